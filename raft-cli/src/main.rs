@@ -1,0 +1,2 @@
+//! raft-cli
+fn main() {}

@@ -1,0 +1,284 @@
+//! Log entries, and runs of them that are shared between the disk, every peer and the state machine
+//! without being copied.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+
+use bytes::Bytes;
+
+use crate::{Index, LogPosition, Membership, Term};
+
+/// One entry of the replicated log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The term of the leader that created the entry.
+    pub term: Term,
+    /// Its place in the log.
+    pub index: Index,
+    /// What it holds.
+    pub payload: Payload,
+}
+
+/// What an entry holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// Nothing: a new leader's first entry, which lets it commit its predecessors' (dissertation §6.4, paper §8).
+    Empty,
+    /// A command for the state machine. The core never looks inside.
+    Command(Bytes),
+    /// A new configuration, effective as soon as it is appended (dissertation §4.1).
+    Membership(Membership),
+}
+
+impl Entry {
+    /// The entry's coordinates.
+    pub fn position(&self) -> LogPosition {
+        LogPosition { index: self.index, term: self.term }
+    }
+
+    /// What the entry counts towards byte budgets: its payload and a fixed overhead.
+    pub fn size_bytes(&self) -> usize {
+        Self::OVERHEAD_BYTES
+            + match &self.payload {
+                Payload::Empty => 0,
+                Payload::Command(command) => command.len(),
+                Payload::Membership(membership) => 8 * membership.len(),
+            }
+    }
+
+    /// What an entry costs in memory beyond its payload, about; counted so that empty commands are not free.
+    pub const OVERHEAD_BYTES: usize = 64;
+}
+
+/// A run of entries with consecutive indexes, cheap to clone and to cut: the entries themselves are shared.
+#[derive(Clone, Default)]
+pub struct Entries {
+    parts: Vec<Part>,
+}
+
+/// A piece of one shared batch. Never empty.
+#[derive(Clone)]
+struct Part {
+    batch: Arc<[Entry]>,
+    start: usize,
+    end: usize,
+}
+
+impl Part {
+    fn as_slice(&self) -> &[Entry] {
+        &self.batch[self.start..self.end]
+    }
+}
+
+/// Why a vector of entries is not a run of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotARun {
+    /// An index does not follow the one before it.
+    #[error("entry {found} follows entry {after}: indexes of a log run are consecutive")]
+    Gap {
+        /// The index of the entry before.
+        after: Index,
+        /// The index that stands where `after + 1` should.
+        found: Index,
+    },
+    /// A term is lower than the one before it.
+    #[error(
+        "entry {at} has term {term}, lower than its predecessor's: terms never fall along a log"
+    )]
+    FallingTerm {
+        /// The offending entry.
+        at: Index,
+        /// Its term.
+        term: Term,
+    },
+    /// Index 0 or term 0, which no entry has.
+    #[error("an entry has index 0 or term 0, which no entry of a log has")]
+    Zero,
+}
+
+impl Entries {
+    /// No entries.
+    pub const fn new() -> Entries {
+        Entries { parts: Vec::new() }
+    }
+
+    /// Checks that `entries` is a run (consecutive indexes from 1 on, terms that never fall) and shares it.
+    ///
+    /// # Errors
+    /// [`NotARun`] names the first entry that does not fit.
+    pub fn try_from_vec(entries: Vec<Entry>) -> Result<Entries, NotARun> {
+        if let Some(first) = entries.first() {
+            if first.index.0 == 0 || first.term.0 == 0 {
+                return Err(NotARun::Zero);
+            }
+        }
+        for pair in entries.windows(2) {
+            if pair[0].index.0.checked_add(1) != Some(pair[1].index.0) {
+                return Err(NotARun::Gap { after: pair[0].index, found: pair[1].index });
+            }
+            if pair[1].term < pair[0].term {
+                return Err(NotARun::FallingTerm { at: pair[1].index, term: pair[1].term });
+            }
+        }
+        Ok(Self::from_run(entries))
+    }
+
+    /// Shares a vector that is known to be a run.
+    pub(crate) fn from_run(entries: Vec<Entry>) -> Entries {
+        if entries.is_empty() {
+            return Entries::new();
+        }
+        let batch: Arc<[Entry]> = entries.into();
+        let end = batch.len();
+        Entries { parts: alloc::vec![Part { batch, start: 0, end }] }
+    }
+
+    /// How many entries.
+    pub fn len(&self) -> usize {
+        self.parts.iter().map(|part| part.end - part.start).sum()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// The first entry.
+    pub fn first(&self) -> Option<&Entry> {
+        self.parts.first().map(|part| &part.batch[part.start])
+    }
+
+    /// The last entry.
+    pub fn last(&self) -> Option<&Entry> {
+        self.parts.last().map(|part| &part.batch[part.end - 1])
+    }
+
+    /// All entries in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.parts.iter().flat_map(|part| part.as_slice().iter())
+    }
+
+    /// The shared slices that make up the run, in order; none is empty.
+    pub fn slices(&self) -> impl Iterator<Item = &[Entry]> {
+        self.parts.iter().map(Part::as_slice)
+    }
+
+    /// The sum of [`Entry::size_bytes`].
+    pub fn size_bytes(&self) -> usize {
+        self.iter().map(Entry::size_bytes).sum()
+    }
+
+    /// The entry at `index`, if it is in the run.
+    pub fn get(&self, index: Index) -> Option<&Entry> {
+        self.parts.iter().find_map(|part| {
+            let slice = part.as_slice();
+            let offset = index.0.checked_sub(slice[0].index.0)?;
+            slice.get(usize::try_from(offset).ok()?)
+        })
+    }
+
+    /// Appends a run that continues this one.
+    ///
+    /// # Panics
+    /// If `other` does not start right after the last entry: a mistake of the caller, never of a peer.
+    pub fn extend(&mut self, other: Entries) {
+        if let (Some(last), Some(first)) = (self.last(), other.first()) {
+            assert_eq!(
+                last.index.next(),
+                first.index,
+                "a run of entries must be continued by its successor"
+            );
+        }
+        self.parts.extend(other.parts);
+    }
+
+    /// Keeps only entries at `index` and after.
+    pub fn drop_before(&mut self, index: Index) {
+        self.parts.retain_mut(|part| {
+            let first = part.batch[part.start].index;
+            let cut = usize::try_from(index.0.saturating_sub(first.0)).unwrap_or(usize::MAX);
+            part.start = part.start.saturating_add(cut).min(part.end);
+            part.start < part.end
+        });
+    }
+
+    /// Keeps only entries before `index`.
+    pub fn truncate_from(&mut self, index: Index) {
+        self.parts.retain_mut(|part| {
+            let first = part.batch[part.start].index;
+            let keep = usize::try_from(index.0.saturating_sub(first.0)).unwrap_or(usize::MAX);
+            part.end = part.start.saturating_add(keep).min(part.end);
+            part.start < part.end
+        });
+    }
+}
+
+impl fmt::Debug for Entries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+impl PartialEq for Entries {
+    /// Equal if the entries are, however they are shared.
+    fn eq(&self, other: &Entries) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Entries {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    fn run(first: u64, count: u64, term: u64) -> Vec<Entry> {
+        (first..first + count)
+            .map(|i| Entry { term: Term(term), index: Index(i), payload: Payload::Empty })
+            .collect()
+    }
+
+    #[test]
+    fn a_run_is_checked_before_it_is_believed() {
+        let mut gap = run(1, 3, 1);
+        gap[2].index = Index(5);
+        assert_eq!(
+            Entries::try_from_vec(gap),
+            Err(NotARun::Gap { after: Index(2), found: Index(5) })
+        );
+        let mut falling = run(1, 3, 2);
+        falling[1].term = Term(1);
+        assert_eq!(
+            Entries::try_from_vec(falling),
+            Err(NotARun::FallingTerm { at: Index(2), term: Term(1) })
+        );
+        assert_eq!(Entries::try_from_vec(run(0, 1, 1)), Err(NotARun::Zero));
+        assert_eq!(Entries::try_from_vec(run(1, 1, 0)), Err(NotARun::Zero));
+        let mut wrapping = run(1, 2, 1);
+        wrapping[0].index = Index(u64::MAX);
+        wrapping[1].index = Index(0);
+        assert!(Entries::try_from_vec(wrapping).is_err());
+        assert_eq!(Entries::try_from_vec(vec![]), Ok(Entries::new()));
+    }
+
+    #[test]
+    fn cutting_at_any_index_equals_cutting_a_plain_vector() {
+        for cut in 0..14 {
+            let mut entries = Entries::from_run(run(3, 4, 1));
+            entries.extend(Entries::from_run(run(7, 3, 2)));
+            let plain: Vec<Entry> = entries.iter().cloned().collect();
+
+            let mut front = entries.clone();
+            front.truncate_from(Index(cut));
+            assert!(front.iter().eq(plain.iter().filter(|e| e.index < Index(cut))));
+
+            let mut back = entries.clone();
+            back.drop_before(Index(cut));
+            assert!(back.iter().eq(plain.iter().filter(|e| e.index >= Index(cut))));
+
+            assert_eq!(entries.get(Index(cut)), plain.iter().find(|e| e.index == Index(cut)));
+        }
+    }
+}

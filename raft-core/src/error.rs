@@ -1,0 +1,223 @@
+//! Everything that can be refused, by name: what a caller asked for, what a peer sent, what a disk held.
+
+use crate::{ConfigError, Index, LogPosition, NodeId, Term, Ticket};
+
+/// Why a proposal or a read was refused. Nothing was changed; it is safe to try again elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// This node does not lead.
+    #[error("not the leader{}", Hint(*.leader))]
+    NotLeader {
+        /// Who does, as far as this node knows.
+        leader: Option<NodeId>,
+    },
+    /// Too many bytes are appended and not yet committed.
+    #[error(
+        "{uncommitted_bytes} bytes wait to be committed, of {max_bytes} allowed: slow down, or wait for a quorum to return"
+    )]
+    QuotaExceeded {
+        /// How many bytes wait.
+        uncommitted_bytes: usize,
+        /// The configured maximum.
+        max_bytes: usize,
+    },
+    /// The batch holds no command.
+    #[error("the batch holds no command")]
+    EmptyBatch,
+    /// The batch alone is larger than the quota, so that it could never be accepted.
+    #[error(
+        "the batch holds {bytes} bytes, more than the {max_bytes} that may ever be uncommitted: split it"
+    )]
+    BatchTooLarge {
+        /// What it holds.
+        bytes: usize,
+        /// The configured maximum.
+        max_bytes: usize,
+    },
+}
+
+struct Hint(Option<NodeId>);
+
+impl core::fmt::Display for Hint {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self.0 {
+            Some(leader) => write!(f, ": try node {leader}"),
+            None => write!(f, ", and none is known at the moment"),
+        }
+    }
+}
+
+/// Why an input was not taken. The core is unchanged, but for its clock.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HandleError {
+    /// The peer broke the protocol: its message was dropped whole.
+    #[error("node {from} broke the protocol: {fault}")]
+    Peer {
+        /// The authenticated sender.
+        from: NodeId,
+        /// What it did.
+        fault: PeerFault,
+    },
+    /// The caller broke the contract of [`Raft::handle`](crate::Raft::handle).
+    #[error("the driver broke the contract: {0}")]
+    Caller(#[from] CallerFault),
+}
+
+/// Every way in which a peer's message can break the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PeerFault {
+    /// The sender's id is the receiver's own.
+    #[error("it sent under this node's own id: two machines run as one member")]
+    OwnId,
+    /// The message carries term 0, in which nobody acts, or the last term, after which there is none.
+    #[error("it sent in term {term}, in which no message can be sent")]
+    ImpossibleTerm {
+        /// The term.
+        term: Term,
+    },
+    /// Two leaders in one term: the election safety property (paper figure 3) is broken somewhere.
+    #[error("it leads term {term}, in which node {leader} was already seen to lead")]
+    SecondLeader {
+        /// The term.
+        term: Term,
+        /// The leader seen before.
+        leader: NodeId,
+    },
+    /// Appended entries do not follow `prev`.
+    #[error("it sent entries that do not continue the log after {prev}")]
+    BrokenRun {
+        /// The claimed position before them.
+        prev: LogPosition,
+    },
+    /// Appended entries are of a later term than the message.
+    #[error("it sent an entry of term {entry_term} in term {term}")]
+    EntryFromTheFuture {
+        /// The entry's term.
+        entry_term: Term,
+        /// The message's term.
+        term: Term,
+    },
+    /// A position of a later term than the message.
+    #[error("it named the position {position} in term {term}")]
+    PositionFromTheFuture {
+        /// The position.
+        position: LogPosition,
+        /// The message's term.
+        term: Term,
+    },
+    /// An append or a snapshot contradicts what is committed here: leader completeness (paper figure 3) is broken.
+    #[error("it would replace the committed entry {index}")]
+    OverwritesCommitted {
+        /// The committed index.
+        index: Index,
+    },
+    /// An acknowledgement of entries that the leader does not have.
+    #[error("it acknowledged index {matched}, beyond the end of the log at {last}")]
+    AcknowledgedTooMuch {
+        /// What it acknowledged.
+        matched: Index,
+        /// Where the leader's log ends.
+        last: Index,
+    },
+    /// An answer that only a leader can be owed, to a node that did not lead in that term.
+    #[error("it answered a leader of term {term}, which this node is not and was not")]
+    AnswerToNobody {
+        /// The answer's term.
+        term: Term,
+    },
+    /// An answer to a read context that was never sent.
+    #[error("it answered read context {read_context}, which was never sent")]
+    UnknownReadContext {
+        /// The context.
+        read_context: u64,
+    },
+    /// A configuration without voters.
+    #[error("it sent a configuration without voters")]
+    NoVoters,
+}
+
+/// Every way in which a driver can break the contract of [`Raft::handle`](crate::Raft::handle).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallerFault {
+    /// A ticket that is not outstanding.
+    #[error("ticket {0} is not outstanding")]
+    UnknownTicket(Ticket),
+    /// An applied index beyond what was handed out, or below what was reported.
+    #[error("index {applied} was reported as applied; it must be within {low} to {high}")]
+    AppliedOutOfRange {
+        /// What was reported.
+        applied: Index,
+        /// The lowest index that fits.
+        low: Index,
+        /// The highest index that fits.
+        high: Index,
+    },
+    /// A snapshot that the state machine can not have.
+    #[error("a snapshot at {position} was reported, which is not in the applied part of the log")]
+    ImpossibleSnapshot {
+        /// Its position.
+        position: LogPosition,
+    },
+    /// A snapshot was reported as received, installed or failed that was not being received or installed.
+    #[error("a snapshot at {position} was reported, which was not asked for")]
+    UnexpectedSnapshot {
+        /// Its position.
+        position: LogPosition,
+    },
+    /// Entries that are not in the log were reported as fetched.
+    #[error("entries were reported as fetched for node {0} that do not belong to this log")]
+    ForeignEntries(NodeId),
+}
+
+/// Why a core can not be built from what was restored. Either the disk is damaged or files of different members were mixed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RestoreError {
+    /// A setting can not work.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The term runs of the log do not rise, or lie outside it.
+    #[error("the restored log's terms are out of order at index {at}: the log store is damaged")]
+    BrokenTerms {
+        /// Where.
+        at: Index,
+    },
+    /// A configuration lies outside the log, out of order, or has no voters.
+    #[error(
+        "the restored configuration at index {at} is out of place or has no voters: the log store is damaged"
+    )]
+    BrokenMembership {
+        /// Where.
+        at: Index,
+    },
+    /// The hard state's commit index lies beyond the log.
+    #[error(
+        "the restored commit index {commit} lies beyond the end of the log at {last}: entries have been lost"
+    )]
+    CommitBeyondLog {
+        /// The commit index.
+        commit: Index,
+        /// The end of the log.
+        last: Index,
+    },
+    /// The log holds terms beyond the hard state's.
+    #[error(
+        "the restored log reaches term {log_term}, beyond the hard state's term {term}: the hard state has been lost"
+    )]
+    TermBeyondHardState {
+        /// The log's last term.
+        log_term: Term,
+        /// The hard state's term.
+        term: Term,
+    },
+    /// The log starts after the state machine's state ends: entries between them are gone.
+    #[error(
+        "the log is compacted through {base}, but the state machine's state ends at {applied}: the entries between are gone; \
+         restore the machine's snapshot, or rejoin with an empty data folder"
+    )]
+    MachineBehindLog {
+        /// The log's base.
+        base: Index,
+        /// What the machine includes.
+        applied: Index,
+    },
+}

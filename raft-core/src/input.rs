@@ -1,0 +1,66 @@
+//! What the world tells the core: one fact at a time.
+
+use alloc::vec::Vec;
+
+use bytes::Bytes;
+
+use crate::{Entries, Index, Message, NodeId, ProposalId, ReadId, SnapshotMeta, Ticket};
+
+/// One fact from the world, for [`Raft::handle`](crate::Raft::handle).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// The time that [`Raft::poll_timeout`](crate::Raft::poll_timeout) asked for has come. Harmless at any other time.
+    Timeout,
+    /// A peer's message. `from` is who the transport has *proved* the sender to be.
+    Message {
+        /// The authenticated sender.
+        from: NodeId,
+        /// What it says; not believed before it is checked.
+        message: Message,
+    },
+    /// Commands to append as one batch: all get consecutive indexes in one term, or all are refused.
+    Propose {
+        /// The caller's name for the batch.
+        id: ProposalId,
+        /// The commands, in order. An empty batch is refused.
+        commands: Vec<Bytes>,
+    },
+    /// A linearizable read: answered with the index to wait for (dissertation §6.4).
+    Read {
+        /// The caller's name for the read.
+        id: ReadId,
+    },
+    /// The write with this ticket, and so every write handed out before it that it overlaps, is durable.
+    /// Completions may arrive in any order.
+    Persisted(Ticket),
+    /// The answer to an [`Action::Fetch`](crate::Action::Fetch).
+    Fetched {
+        /// The peer for which the entries were fetched.
+        peer: NodeId,
+        /// The entries from the requested index on; at least one.
+        entries: Entries,
+    },
+    /// An [`Action::Fetch`](crate::Action::Fetch) could not be served (for instance, because the log was compacted meanwhile).
+    FetchFailed {
+        /// The peer for which the entries were to be fetched.
+        peer: NodeId,
+    },
+    /// The state machine has applied everything up to this index.
+    Applied(Index),
+    /// The state machine has a durable snapshot: the log up to there may be compacted, and it can be offered to peers.
+    /// It must be at or below what was applied.
+    SnapshotTaken(SnapshotMeta),
+    /// A snapshot that an [`Action::ReceiveSnapshot`](crate::Action::ReceiveSnapshot) asked for has arrived whole and verified.
+    SnapshotReceived(SnapshotMeta),
+    /// The machine has durably replaced its state by the snapshot of an [`Action::InstallSnapshot`](crate::Action::InstallSnapshot).
+    SnapshotInstalled(SnapshotMeta),
+    /// A wanted snapshot could not be received or installed. Nothing was changed.
+    SnapshotFailed(SnapshotMeta),
+    /// An [`Action::StreamSnapshot`](crate::Action::StreamSnapshot) ended without success. (Success is reported by the receiver.)
+    SnapshotStreamFailed {
+        /// The peer to which it was streamed.
+        to: NodeId,
+    },
+    /// The transport lost its connection to this peer: what was in flight may be lost.
+    Unreachable(NodeId),
+}
