@@ -38,7 +38,8 @@ pub enum Action {
         through: LogPosition,
     },
     /// Leader: stream the snapshot to a peer that wants it. If the state machine meanwhile has a newer one, tell the core
-    /// ([`Input::SnapshotTaken`](crate::Input::SnapshotTaken)) and fail the stream: the newer will be offered.
+    /// ([`Input::SnapshotTaken`](crate::Input::SnapshotTaken)) and end the stream: the newer will be offered. Answer
+    /// [`Input::SnapshotStreamEnded`](crate::Input::SnapshotStreamEnded) when it is over.
     StreamSnapshot {
         /// The receiver.
         to: NodeId,

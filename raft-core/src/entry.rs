@@ -108,10 +108,10 @@ impl Entries {
     /// # Errors
     /// [`NotARun`] names the first entry that does not fit.
     pub fn try_from_vec(entries: Vec<Entry>) -> Result<Entries, NotARun> {
-        if let Some(first) = entries.first() {
-            if first.index.0 == 0 || first.term.0 == 0 {
-                return Err(NotARun::Zero);
-            }
+        if let Some(first) = entries.first()
+            && (first.index.0 == 0 || first.term.0 == 0)
+        {
+            return Err(NotARun::Zero);
         }
         for pair in entries.windows(2) {
             if pair[0].index.0.checked_add(1) != Some(pair[1].index.0) {

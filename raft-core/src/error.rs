@@ -119,12 +119,6 @@ pub enum PeerFault {
         /// Where the leader's log ends.
         last: Index,
     },
-    /// An answer that only a leader can be owed, to a node that did not lead in that term.
-    #[error("it answered a leader of term {term}, which this node is not and was not")]
-    AnswerToNobody {
-        /// The answer's term.
-        term: Term,
-    },
     /// An answer to a read context that was never sent.
     #[error("it answered read context {read_context}, which was never sent")]
     UnknownReadContext {

@@ -56,8 +56,9 @@ pub enum Input {
     SnapshotInstalled(SnapshotMeta),
     /// A wanted snapshot could not be received or installed. Nothing was changed.
     SnapshotFailed(SnapshotMeta),
-    /// An [`Action::StreamSnapshot`](crate::Action::StreamSnapshot) ended without success. (Success is reported by the receiver.)
-    SnapshotStreamFailed {
+    /// An [`Action::StreamSnapshot`](crate::Action::StreamSnapshot) is over, with success or without: what came of it is reported by the
+    /// receiver. If that report is lost, or there is none, the snapshot is offered again.
+    SnapshotStreamEnded {
         /// The peer to which it was streamed.
         to: NodeId,
     },

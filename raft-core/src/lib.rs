@@ -8,15 +8,26 @@ extern crate std;
 
 mod action;
 mod config;
+mod election;
 mod entry;
 mod error;
+mod follower;
 mod ids;
 mod input;
+mod invariants;
+mod leader;
+mod log;
 mod membership;
 mod message;
+mod outbox;
+mod progress;
 mod quorum;
 mod raft;
+mod reads;
 mod restored;
+mod rng;
+mod role;
+mod snapshots;
 mod status;
 mod time;
 

@@ -1,0 +1,271 @@
+//! Elections: paper §5.2 and §5.4.1, pre-votes after dissertation §9.6, and the protection from disturbers of dissertation §4.2.3.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+
+use crate::progress::Peer;
+use crate::role::{Candidate, Follower, Leader, PreCandidate, Proposals, Reads, Role};
+use crate::snapshots::Incoming;
+use crate::{Body, LogPosition, Message, NodeId, Payload, PeerFault, Raft, Term};
+
+impl Raft {
+    /// Sorts a message by its term, before anything else is believed of it (paper §5.1).
+    pub(crate) fn on_message(&mut self, from: NodeId, message: Message) -> Result<(), PeerFault> {
+        let Message { term, body } = message;
+        if from == self.config.id {
+            return Err(PeerFault::OwnId);
+        }
+        if term == Term(0) || term == Term(u64::MAX) {
+            return Err(PeerFault::ImpossibleTerm { term });
+        }
+        match body {
+            Body::PreVote { last } => self.on_pre_vote(from, term, last),
+            Body::PreVoteResponse { granted } => {
+                self.on_pre_vote_response(from, term, granted);
+                Ok(())
+            }
+            Body::Vote { last } => self.on_vote(from, term, last),
+            Body::VoteResponse { granted } => {
+                if self.meets_term(term) {
+                    self.on_vote_response(from, granted);
+                }
+                Ok(())
+            }
+            Body::Append { .. } | Body::Heartbeat { .. } | Body::SnapshotOffer { .. } => {
+                self.on_leader_message(from, term, body)
+            }
+            Body::AppendResponse(outcome) => {
+                if self.meets_term(term) {
+                    self.on_append_response(from, outcome)
+                } else {
+                    Ok(())
+                }
+            }
+            Body::HeartbeatResponse { read_context } => {
+                if self.meets_term(term) {
+                    self.on_heartbeat_response(from, read_context)
+                } else {
+                    Ok(())
+                }
+            }
+            Body::SnapshotResponse { position, outcome } => {
+                if self.meets_term(term) {
+                    self.on_snapshot_response(from, position, outcome)
+                } else {
+                    Ok(())
+                }
+            }
+        }
+    }
+
+    /// Follows a higher term; says whether `term` is the current one. An answer of an older term is nobody's any more.
+    fn meets_term(&mut self, term: Term) -> bool {
+        if term > self.term {
+            self.become_follower(term, None);
+        }
+        term == self.term
+    }
+
+    pub(crate) fn on_election_timeout(&mut self) {
+        let is_installing = self.incoming.as_ref().is_some_and(Incoming::is_installing);
+        let next_term = self.term.next().filter(|&term| term < Term(u64::MAX));
+        let (true, false, Some(next_term)) = (self.is_voter(), is_installing, next_term) else {
+            // A learner never campaigns, nor does a node whose log is about to be replaced.
+            self.become_follower(self.term, None);
+            return;
+        };
+        self.incoming = None;
+        let election_deadline = self.now + self.rng.jittered(self.config.election_timeout);
+        self.transition(Role::PreCandidate(PreCandidate {
+            granted: BTreeSet::from([self.config.id]),
+            election_deadline,
+        }));
+        let last = self.log.last_position();
+        for peer in self.other_voters() {
+            self.outbox.push(
+                self.term_dependency(),
+                peer,
+                Message { term: next_term, body: Body::PreVote { last } },
+            );
+        }
+        self.count_pre_votes();
+    }
+
+    fn other_voters(&self) -> Vec<NodeId> {
+        let membership = self.log.membership();
+        membership
+            .members()
+            .filter(|&node| node != self.config.id && membership.is_voter(node))
+            .collect()
+    }
+
+    fn on_pre_vote(
+        &mut self,
+        from: NodeId,
+        term: Term,
+        last: LogPosition,
+    ) -> Result<(), PeerFault> {
+        if last.term >= term {
+            return Err(PeerFault::PositionFromTheFuture { position: last, term });
+        }
+        let could_vote =
+            term > self.term || (term == self.term && self.vote.is_none_or(|vote| vote == from));
+        let granted = could_vote
+            && last.is_up_to_date_with(self.log.last_position())
+            && !self.is_content_with_another_leader(from);
+        // Nothing changes here, the election timer least of all (scenario 7). A refusal carries our own term, so that
+        // whoever lags behind in terms learns of it (scenarios 4 and 5).
+        let answer_term = if granted { term } else { self.term };
+        if answer_term > Term(0) {
+            self.outbox.push(
+                self.term_dependency(),
+                from,
+                Message { term: answer_term, body: Body::PreVoteResponse { granted } },
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether a leader other than `asker` was heard within the last election timeout: then an election would only disturb
+    /// (dissertation §4.2.3). An asker whom we take for the leader evidently leads no more (scenario 6).
+    fn is_content_with_another_leader(&self, asker: NodeId) -> bool {
+        match &self.role {
+            Role::Leader(_) => true,
+            Role::Follower(Follower {
+                leader: Some(leader),
+                leader_contact: Some(contact),
+                ..
+            }) => *leader != asker && self.now.since(*contact) < self.config.election_timeout,
+            _ => false,
+        }
+    }
+
+    fn on_pre_vote_response(&mut self, from: NodeId, term: Term, granted: bool) {
+        if granted {
+            if let Role::PreCandidate(candidate) = &mut self.role
+                && Some(term) == self.term.next()
+            {
+                candidate.granted.insert(from);
+                self.count_pre_votes();
+            }
+        } else if term > self.term {
+            self.become_follower(term, None);
+        }
+    }
+
+    fn count_pre_votes(&mut self) {
+        let Role::PreCandidate(candidate) = &self.role else { return };
+        if self.log.membership().has_quorum(|node| candidate.granted.contains(&node)) {
+            self.campaign();
+        }
+    }
+
+    /// Raises the term and asks for votes. They leave, and its own vote counts, once the vote for itself is durable.
+    fn campaign(&mut self) {
+        let Some(term) = self.term.next() else { return };
+        self.term = term;
+        self.vote = Some(self.config.id);
+        self.outbox.clear();
+        let election_deadline = self.now + self.rng.jittered(self.config.election_timeout);
+        let own_vote = self.log.next_ticket();
+        self.transition(Role::Candidate(Candidate {
+            granted: BTreeSet::new(),
+            own_vote,
+            election_deadline,
+        }));
+        let last = self.log.last_position();
+        for peer in self.other_voters() {
+            self.send(peer, Body::Vote { last });
+        }
+    }
+
+    fn on_vote(&mut self, from: NodeId, term: Term, last: LogPosition) -> Result<(), PeerFault> {
+        if last.term >= term {
+            return Err(PeerFault::PositionFromTheFuture { position: last, term });
+        }
+        if term > self.term {
+            if self.is_content_with_another_leader(from) {
+                return Ok(());
+            }
+            self.become_follower(term, None);
+        }
+        let granted = term == self.term
+            && self.vote.is_none_or(|vote| vote == from)
+            && self.leader().is_none()
+            && last.is_up_to_date_with(self.log.last_position());
+        if granted {
+            // A pre-candidate gives up its own plans; the timer starts anew for everybody who votes (paper §5.2).
+            self.become_follower(term, None);
+            self.vote = Some(from);
+        }
+        self.send(from, Body::VoteResponse { granted });
+        Ok(())
+    }
+
+    fn on_vote_response(&mut self, from: NodeId, granted: bool) {
+        if let Role::Candidate(candidate) = &mut self.role
+            && granted
+        {
+            candidate.granted.insert(from);
+            self.count_votes();
+        }
+    }
+
+    pub(crate) fn count_own_vote(&mut self) {
+        let id = self.config.id;
+        if let Role::Candidate(candidate) = &mut self.role
+            && self.log.is_write_durable(candidate.own_vote)
+            && candidate.granted.insert(id)
+        {
+            self.count_votes();
+        }
+    }
+
+    fn count_votes(&mut self) {
+        let Role::Candidate(candidate) = &self.role else { return };
+        // Without its own durable vote it could lead a term in which it votes for another after a restart.
+        let has_voted = candidate.granted.contains(&self.config.id);
+        if has_voted && self.log.membership().has_quorum(|node| candidate.granted.contains(&node)) {
+            self.become_leader();
+        }
+    }
+
+    fn become_leader(&mut self) {
+        let now = self.now;
+        let next = self.log.last().next();
+        let id = self.config.id;
+        let peers: BTreeMap<NodeId, Peer> = self
+            .log
+            .membership()
+            .members()
+            .filter(|&node| node != id)
+            .map(|node| (node, Peer::new(next, now)))
+            .collect();
+        self.transition(Role::Leader(Leader {
+            peers,
+            term_start: next,
+            heartbeat_deadline: now + self.config.heartbeat_interval,
+            quorum_deadline: now + self.config.election_timeout,
+            proposals: Proposals::default(),
+            reads: Reads::default(),
+        }));
+        // The empty entry that lets it commit what its predecessors left (paper §8, dissertation §6.4).
+        self.log.append_payload(self.term, Payload::Empty);
+    }
+
+    /// Steps down if no quorum was heard from within an election timeout (dissertation §6.2): a leader that is cut off must not keep
+    /// its clients waiting.
+    pub(crate) fn check_quorum(&mut self) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        let (now, id, window) = (self.now, self.config.id, self.config.election_timeout);
+        let is_heard = |node: NodeId| {
+            node == id
+                || leader.peers.get(&node).is_some_and(|peer| now.since(peer.last_contact) < window)
+        };
+        if self.log.membership().has_quorum(is_heard) {
+            leader.quorum_deadline = now + window / 2;
+        } else {
+            self.become_follower(self.term, None);
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The receiving side of replication: paper §5.3 and figure 2, "`AppendEntries` RPC".
+
+use crate::role::{Acks, Role};
+use crate::{
+    AppendOutcome, Body, Entries, Index, LogPosition, NodeId, Payload, PeerFault, Raft, Term,
+};
+
+impl Raft {
+    /// Anything that only a leader says.
+    pub(crate) fn on_leader_message(
+        &mut self,
+        from: NodeId,
+        term: Term,
+        body: Body,
+    ) -> Result<(), PeerFault> {
+        if term < self.term {
+            // A leader of the past: our term tells it so.
+            self.send(from, Body::HeartbeatResponse { read_context: 0 });
+            return Ok(());
+        }
+        check_content(term, &body)?;
+        self.follow(from, term)?;
+        match body {
+            Body::Append { prev, entries, commit } => self.on_append(from, prev, entries, commit),
+            Body::Heartbeat { commit, read_context } => {
+                self.on_heartbeat(from, commit, read_context);
+                Ok(())
+            }
+            Body::SnapshotOffer { snapshot } => self.on_snapshot_offer(from, snapshot),
+            _ => Ok(()),
+        }
+    }
+
+    /// Recognizes `from` as the leader of `term`, and puts off the next election.
+    fn follow(&mut self, from: NodeId, term: Term) -> Result<(), PeerFault> {
+        let known = self.leader().filter(|_| term == self.term);
+        if let Some(leader) = known.filter(|&leader| leader != from) {
+            return Err(PeerFault::SecondLeader { term, leader });
+        }
+        match &mut self.role {
+            Role::Follower(follower) if known.is_some() => {
+                follower.leader_contact = Some(self.now);
+                follower.election_deadline =
+                    self.now + self.rng.jittered(self.config.election_timeout);
+            }
+            _ => self.become_follower(term, Some(from)),
+        }
+        Ok(())
+    }
+
+    fn on_append(
+        &mut self,
+        from: NodeId,
+        prev: LogPosition,
+        mut entries: Entries,
+        leader_commit: Index,
+    ) -> Result<(), PeerFault> {
+        self.check_against_commit(prev, &entries)?;
+        let last = entries.last().map_or(prev, super::entry::Entry::position);
+        let (mut prev, commit) = (prev, self.commit);
+        if prev.index < commit {
+            // What is committed here is in every leader's log (leader completeness, paper §5.4.3): it need not be compared.
+            entries.drop_before(commit.next());
+            prev =
+                LogPosition { index: commit, term: self.log.term_at(commit).unwrap_or(prev.term) };
+        }
+        if !self.log.contains(prev) {
+            let hint =
+                self.log.may_agree_up_to(LogPosition { index: prev.index.prev(), term: prev.term });
+            self.send(
+                from,
+                Body::AppendResponse(AppendOutcome::Rejected { prev: prev.index, hint }),
+            );
+            return Ok(());
+        }
+        let matched = last.index.max(prev.index);
+        self.append_new(entries);
+        if let Role::Follower(follower) = &mut self.role {
+            let acks = &mut follower.acks;
+            acks.verified = acks.verified.max(matched);
+            acks.is_due |= matched <= self.log.durable();
+        }
+        self.learn_commit(leader_commit.min(matched));
+        Ok(())
+    }
+
+    /// Refuses what contradicts a committed entry: no leader could send it.
+    fn check_against_commit(&self, prev: LogPosition, entries: &Entries) -> Result<(), PeerFault> {
+        let contradicts = |position: LogPosition| {
+            position.index <= self.commit
+                && self.log.term_at(position.index).is_some_and(|term| term != position.term)
+        };
+        // By log matching the last committed position among the entries speaks for those before it.
+        let last_committed =
+            entries.get(self.commit.min(entries.last().map_or(Index(0), |entry| entry.index)));
+        for position in
+            [Some(prev), last_committed.map(super::entry::Entry::position)].into_iter().flatten()
+        {
+            if contradicts(position) {
+                return Err(PeerFault::OverwritesCommitted { index: position.index });
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends what the log lacks. Only a real conflict truncates: a delayed append that matches must not (scenario 13).
+    fn append_new(&mut self, mut entries: Entries) {
+        let fresh = entries
+            .iter()
+            .find(|entry| self.log.term_at(entry.index) != Some(entry.term))
+            .map(|entry| entry.index);
+        let Some(fresh) = fresh else { return };
+        if fresh <= self.log.last() {
+            self.log.truncate_from(fresh);
+            if let Role::Follower(follower) = &mut self.role {
+                // Cannot happen within one leader's term, since it never contradicts itself; kept so that acknowledgements never
+                // outlive what they were for.
+                follower.acks.verified = follower.acks.verified.min(fresh.prev());
+            }
+        }
+        entries.drop_before(fresh);
+        self.log.append_entries(entries);
+    }
+
+    fn on_heartbeat(&mut self, from: NodeId, commit: Index, read_context: u64) {
+        // The leader bounds it by what this node acknowledged in this term, and that was durable: the entries up to there are the
+        // leader's, even if this node has restarted since.
+        self.learn_commit(commit);
+        self.send(from, Body::HeartbeatResponse { read_context });
+    }
+
+    /// Learns from the leader what is committed (paper §5.3); never goes back.
+    pub(crate) fn learn_commit(&mut self, commit: Index) {
+        self.commit = self.commit.max(commit.min(self.log.last()));
+    }
+
+    /// Acknowledges what is durable by now, once for all appends since the last time.
+    pub(crate) fn make_acknowledgement(&mut self) {
+        if self.term_dependency().is_some() {
+            return;
+        }
+        let durable = self.log.durable();
+        let term = self.term;
+        let Role::Follower(follower) = &mut self.role else { return };
+        let Some(leader) = follower.leader else { return };
+        let Acks { verified, acked, is_due } = &mut follower.acks;
+        let matched = durable.min(*verified);
+        if matched > *acked || *is_due {
+            *is_due = false;
+            *acked = matched;
+            let body = Body::AppendResponse(AppendOutcome::Accepted { matched });
+            let message = crate::Message { term, body };
+            self.actions.push_back(crate::Action::Send { to: leader, message });
+        }
+    }
+}
+
+/// Checks what can be checked without looking at any state.
+fn check_content(term: Term, body: &Body) -> Result<(), PeerFault> {
+    match body {
+        Body::Append { prev, entries, .. } => {
+            if prev.term > term {
+                return Err(PeerFault::PositionFromTheFuture { position: *prev, term });
+            }
+            let Some((first, last)) = entries.first().zip(entries.last()) else { return Ok(()) };
+            if prev.index.0.checked_add(1) != Some(first.index.0) || first.term < prev.term {
+                return Err(PeerFault::BrokenRun { prev: *prev });
+            }
+            if last.term > term {
+                return Err(PeerFault::EntryFromTheFuture { entry_term: last.term, term });
+            }
+            let has_voters = |payload: &Payload| !matches!(payload, Payload::Membership(members) if members.voters.is_empty());
+            if !entries.iter().all(|entry| has_voters(&entry.payload)) {
+                return Err(PeerFault::NoVoters);
+            }
+        }
+        Body::SnapshotOffer { snapshot } => {
+            if snapshot.position.term > term {
+                return Err(PeerFault::PositionFromTheFuture { position: snapshot.position, term });
+            }
+            if snapshot.membership.voters.is_empty() {
+                return Err(PeerFault::NoVoters);
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}

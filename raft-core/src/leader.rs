@@ -1,0 +1,345 @@
+//! The sending side of replication: proposals, the commit rule, and what each peer gets next (paper §5.3, §5.4).
+
+use alloc::vec::Vec;
+
+use bytes::Bytes;
+
+use crate::progress::{Peer, Progress};
+use crate::quorum::quorum_index;
+use crate::role::Role;
+use crate::{
+    Action, AppendOutcome, Body, CallerFault, Entries, Entry, Index, Instant, LogPosition, Message,
+    NodeId, PeerFault, ProposalId, Raft, Refusal, Resolution,
+};
+
+impl Raft {
+    pub(crate) fn on_propose(&mut self, id: ProposalId, commands: Vec<Bytes>) {
+        match self.append_batch(id, commands) {
+            Ok((first, count)) => {
+                let resolution = Resolution::Appended { id, first, count, term: self.term };
+                self.actions.push_back(Action::Resolve(resolution));
+            }
+            Err(reason) => {
+                self.actions.push_back(Action::Resolve(Resolution::Refused { id, reason }));
+            }
+        }
+    }
+
+    fn append_batch(
+        &mut self,
+        id: ProposalId,
+        commands: Vec<Bytes>,
+    ) -> Result<(Index, u64), Refusal> {
+        let leader_hint = self.leader();
+        let Role::Leader(leader) = &mut self.role else {
+            return Err(Refusal::NotLeader { leader: leader_hint });
+        };
+        if commands.is_empty() {
+            return Err(Refusal::EmptyBatch);
+        }
+        let bytes =
+            commands.iter().map(|command| command.len() + Entry::OVERHEAD_BYTES).sum::<usize>();
+        let max_bytes = self.config.uncommitted_bytes_max;
+        if bytes > max_bytes {
+            return Err(Refusal::BatchTooLarge { bytes, max_bytes });
+        }
+        let uncommitted_bytes = leader.proposals.bytes();
+        if uncommitted_bytes + bytes > max_bytes {
+            return Err(Refusal::QuotaExceeded { uncommitted_bytes, max_bytes });
+        }
+        let count = commands.len() as u64;
+        let first = self.log.append_commands(self.term, commands);
+        leader.proposals.push(id, self.log.last(), bytes);
+        Ok((first, count))
+    }
+
+    /// Commits what a quorum has, if it is of this term: entries of earlier terms are never committed by counting, only along with
+    /// one of our own (paper §5.4.2, figure 8; scenario 10). The leader counts itself only as far as its own disk is.
+    pub(crate) fn advance_commit(&mut self) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        let (id, durable) = (self.config.id, self.log.durable());
+        let reached = |node: NodeId| {
+            if node == id {
+                durable
+            } else {
+                leader.peers.get(&node).map_or(Index(0), |p| p.matched)
+            }
+        };
+        let index = quorum_index(self.log.membership(), reached, &mut self.scratch);
+        if index > self.commit && self.log.term_at(index) == Some(self.term) {
+            self.commit = index;
+            leader.proposals.release_through(index);
+        }
+    }
+
+    /// Gives every peer what it may have now.
+    pub(crate) fn make_appends(&mut self) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        let peers: Vec<NodeId> = leader.peers.keys().copied().collect();
+        for peer in peers {
+            self.make_appends_to(peer);
+        }
+    }
+
+    fn make_appends_to(&mut self, to: NodeId) {
+        loop {
+            let (last, base) = (self.log.last(), self.log.base().index);
+            let Some(peer) = self.peer_mut(to) else { return };
+            let Some(next) = peer.next_to_send(last) else { return };
+            if next <= base {
+                // The log can no more say which term stands before `next`: only the snapshot helps.
+                self.offer_snapshot(to);
+                return;
+            }
+            if !self.has_window(to) {
+                return;
+            }
+            let budget = self.config.append_bytes_max;
+            let tail_first = self.log.tail_first();
+            if next <= last && next < tail_first {
+                self.fetch(to, next, tail_first.prev());
+                return;
+            }
+            let entries = self.log.slice(next, last, budget);
+            self.send_append(to, next, entries);
+        }
+    }
+
+    fn has_window(&self, to: NodeId) -> bool {
+        let (messages_max, bytes_max) =
+            (self.config.in_flight_messages_max, self.config.in_flight_bytes_max);
+        match &self.role {
+            Role::Leader(leader) => {
+                leader.peers.get(&to).is_some_and(|peer| match &peer.progress {
+                    Progress::Replicate { in_flight, .. } => {
+                        in_flight.has_room(messages_max, bytes_max)
+                    }
+                    Progress::Probe { sent_at, .. } => sent_at.is_none() && peer.fetching.is_none(),
+                    Progress::Snapshot { .. } => false,
+                })
+            }
+            _ => false,
+        }
+    }
+
+    fn fetch(&mut self, to: NodeId, first: Index, last: Index) {
+        let budget_bytes = self.config.append_bytes_max;
+        let Some(peer) = self.peer_mut(to) else { return };
+        if peer.fetching.is_none() {
+            peer.fetching = Some(first);
+            self.actions.push_back(Action::Fetch { peer: to, first, last, budget_bytes });
+        }
+    }
+
+    fn send_append(&mut self, to: NodeId, next: Index, entries: Entries) {
+        let Some(prev_term) = self.log.term_at(next.prev()) else { return };
+        let prev = LogPosition { index: next.prev(), term: prev_term };
+        let sent_last = entries.last().map_or(prev.index, |entry| entry.index);
+        let bytes = entries.size_bytes();
+        let (now, term, commit) = (self.now, self.term, self.commit);
+        let Some(peer) = self.peer_mut(to) else { return };
+        match &mut peer.progress {
+            Progress::Probe { sent_at, .. } => *sent_at = Some(now),
+            Progress::Replicate { next, in_flight } => {
+                *next = sent_last.next();
+                in_flight.add(sent_last, bytes, now);
+            }
+            Progress::Snapshot { .. } => return,
+        }
+        let message = Message { term, body: Body::Append { prev, entries, commit } };
+        self.actions.push_back(Action::Send { to, message });
+    }
+
+    pub(crate) fn on_fetched(&mut self, to: NodeId, entries: Entries) -> Result<(), CallerFault> {
+        let owns = self.log.owns(&entries);
+        let Some(peer) = self.peer_mut(to) else { return Ok(()) };
+        let Some(first) = peer.fetching.take() else { return Ok(()) };
+        let is_wanted =
+            peer.next() == Some(first) && entries.first().is_some_and(|entry| entry.index == first);
+        if !is_wanted {
+            // The world moved on while the disk was read.
+            return Ok(());
+        }
+        if !owns {
+            return Err(CallerFault::ForeignEntries(to));
+        }
+        if self.has_window(to) {
+            self.send_append(to, first, entries);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn on_fetch_failed(&mut self, to: NodeId) {
+        let now = self.now;
+        if let Some(peer) = self.peer_mut(to) {
+            peer.fetching = None;
+            if let Some(next) = peer.next() {
+                // Tried again at the next heartbeat, not at once: a disk that fails once may fail for a while.
+                peer.progress = Progress::Probe { next, sent_at: Some(now) };
+            }
+        }
+    }
+
+    pub(crate) fn on_append_response(
+        &mut self,
+        from: NodeId,
+        outcome: AppendOutcome,
+    ) -> Result<(), PeerFault> {
+        let (now, last) = (self.now, self.log.last());
+        if !matches!(self.role, Role::Leader(_)) {
+            return Ok(());
+        }
+        if let AppendOutcome::Accepted { matched } = outcome
+            && matched > last
+        {
+            return Err(PeerFault::AcknowledgedTooMuch { matched, last });
+        }
+        let Some(peer) = self.peer_mut(from) else { return Ok(()) };
+        peer.last_contact = now;
+        match outcome {
+            AppendOutcome::Accepted { matched } => peer.on_matched(matched),
+            AppendOutcome::Rejected { prev, hint } => self.on_rejection(from, prev, hint),
+        }
+        Ok(())
+    }
+
+    fn on_rejection(&mut self, from: NodeId, rejected: Index, hint: LogPosition) {
+        let Some(peer) = self.peer_mut(from) else { return };
+        let matched = match &peer.progress {
+            // Only an answer to the outstanding probe counts; even below what it once acknowledged, since a disk that lost
+            // data must be filled again (scenario 35).
+            Progress::Probe { next, .. } if next.prev() == rejected => {
+                peer.matched = peer.matched.min(hint.index);
+                peer.matched
+            }
+            // Something in the middle of the stream was lost. Below what it acknowledged since, the answer is an old one.
+            Progress::Replicate { .. } if rejected > peer.matched => peer.matched,
+            _ => return,
+        };
+        let bound = LogPosition { index: hint.index.min(rejected.prev()), term: hint.term };
+        let agreed = self.log.may_agree_up_to(bound);
+        let agreed = if agreed.index <= bound.index && agreed.term <= bound.term {
+            agreed.index
+        } else {
+            // Not even the base agrees: the probe goes below it, where only the snapshot helps.
+            self.log.base().index.prev()
+        };
+        let next = agreed.max(matched).next();
+        if let Some(peer) = self.peer_mut(from) {
+            peer.probe(next);
+        }
+    }
+
+    pub(crate) fn on_heartbeat_response(
+        &mut self,
+        from: NodeId,
+        read_context: u64,
+    ) -> Result<(), PeerFault> {
+        let now = self.now;
+        let Role::Leader(leader) = &mut self.role else { return Ok(()) };
+        if read_context > leader.reads.last_context {
+            return Err(PeerFault::UnknownReadContext { read_context });
+        }
+        if let Some(peer) = leader.peers.get_mut(&from) {
+            peer.last_contact = now;
+            peer.read_context = peer.read_context.max(read_context);
+            self.finish_reads();
+        }
+        Ok(())
+    }
+
+    /// The connection broke: what was under way is taken for lost, and is looked for again from the next heartbeat on.
+    pub(crate) fn on_unreachable(&mut self, node: NodeId) {
+        let now = self.now;
+        let Some(peer) = self.peer_mut(node) else { return };
+        match &mut peer.progress {
+            Progress::Probe { .. } => {}
+            Progress::Replicate { .. } => {
+                peer.progress = Progress::Probe { next: peer.matched.next(), sent_at: Some(now) };
+            }
+            Progress::Snapshot { offered_at, streaming, .. } => {
+                *streaming = false;
+                *offered_at = now;
+            }
+        }
+    }
+
+    pub(crate) fn on_heartbeat_time(&mut self) {
+        let (now, interval) = (self.now, self.config.heartbeat_interval);
+        let patience = self.config.election_timeout;
+        let Role::Leader(leader) = &mut self.role else { return };
+        if now < leader.heartbeat_deadline {
+            return;
+        }
+        leader.heartbeat_deadline = now + interval;
+        for peer in leader.peers.values_mut() {
+            peer.repeat_what_is_lost(now, interval, patience);
+        }
+        self.repeat_snapshot_offers();
+        self.broadcast_heartbeat();
+    }
+
+    /// Lets every peer hear from the leader. The commit index is bounded by what that peer acknowledged, so that it means
+    /// the same entries there.
+    pub(crate) fn broadcast_heartbeat(&mut self) {
+        let commit = self.commit;
+        let Role::Leader(leader) = &self.role else { return };
+        let read_context = leader.reads.last_context;
+        let beats: Vec<(NodeId, Index)> =
+            leader.peers.iter().map(|(&node, peer)| (node, commit.min(peer.matched))).collect();
+        for (to, commit) in beats {
+            self.send(to, Body::Heartbeat { commit, read_context });
+        }
+    }
+
+    pub(crate) fn peer_mut(&mut self, node: NodeId) -> Option<&mut Peer> {
+        match &mut self.role {
+            Role::Leader(leader) => leader.peers.get_mut(&node),
+            _ => None,
+        }
+    }
+}
+
+impl Peer {
+    /// The next index to send; `None` while a snapshot is on its way.
+    fn next(&self) -> Option<Index> {
+        match &self.progress {
+            Progress::Probe { next, .. } | Progress::Replicate { next, .. } => Some(*next),
+            Progress::Snapshot { .. } => None,
+        }
+    }
+
+    /// Where the next append starts, if one may leave: a probe leaves even if there is nothing new.
+    fn next_to_send(&self, last: Index) -> Option<Index> {
+        match &self.progress {
+            Progress::Probe { next, sent_at: None } => Some(*next),
+            Progress::Replicate { next, .. } if *next <= last => Some(*next),
+            _ => None,
+        }
+    }
+
+    /// At a heartbeat: lets go again what has waited too long for an answer.
+    fn repeat_what_is_lost(
+        &mut self,
+        now: Instant,
+        interval: core::time::Duration,
+        patience: core::time::Duration,
+    ) {
+        let matched = self.matched;
+        match &mut self.progress {
+            Progress::Probe { sent_at, .. } => {
+                *sent_at = sent_at.filter(|at| now.since(*at) < interval);
+            }
+            Progress::Replicate { in_flight, .. } => {
+                if in_flight.oldest().is_some_and(|at| now.since(at) >= patience) {
+                    self.probe(matched.next());
+                }
+            }
+            Progress::Snapshot { offered, offered_at, streaming } => {
+                if !*streaming && now.since(*offered_at) >= patience {
+                    *offered = None;
+                }
+            }
+        }
+    }
+}

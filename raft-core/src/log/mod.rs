@@ -1,0 +1,209 @@
+//! The log as the core holds it: its [shape](shape), its [tail](tail), and what of it is [durable](writes).
+//!
+//! ```text
+//!        base            handed        commit          durable         last
+//!  ───────┼────────────────┼─────────────┼───────────────┼───────────────┤
+//!  compacted   on disk; the end of it is in the tail too │ being written │ staged
+//! ```
+//!
+//! Nothing here decides anything: this is bookkeeping that cannot contradict itself.
+
+mod shape;
+mod tail;
+mod writes;
+
+use bytes::Bytes;
+
+use crate::{
+    Entries, Entry, HardState, Index, LogPosition, Membership, Payload, Persist, RestoreError,
+    RestoredLog, SnapshotMeta, Term, TermRun, Ticket,
+};
+use shape::LogShape;
+use tail::Tail;
+use writes::Writes;
+
+#[derive(Debug)]
+pub(crate) struct Log {
+    shape: LogShape,
+    tail: Tail,
+    writes: Writes,
+    unsaved: Unsaved,
+}
+
+/// What the next write must carry.
+#[derive(Debug, Default)]
+struct Unsaved {
+    reset: Option<SnapshotMeta>,
+    truncate_from: Option<Index>,
+    append_from: Option<Index>,
+}
+
+impl Unsaved {
+    fn touches_from(&self) -> Option<Index> {
+        let reset = self.reset.as_ref().map(|_| Index(1));
+        [reset, self.truncate_from, self.append_from].into_iter().flatten().min()
+    }
+}
+
+impl Log {
+    pub(crate) fn restore(restored: RestoredLog) -> Result<Log, RestoreError> {
+        Ok(Log {
+            shape: LogShape::restore(restored)?,
+            tail: Tail::default(),
+            writes: Writes::default(),
+            unsaved: Unsaved::default(),
+        })
+    }
+
+    pub(crate) fn base(&self) -> LogPosition {
+        self.shape.base()
+    }
+
+    pub(crate) fn last(&self) -> Index {
+        self.shape.last()
+    }
+
+    pub(crate) fn last_position(&self) -> LogPosition {
+        self.shape.last_position()
+    }
+
+    /// The last index that is durable here.
+    pub(crate) fn durable(&self) -> Index {
+        let saved = self.writes.durable_end(self.last());
+        self.unsaved.touches_from().map_or(saved, |from| saved.min(from.prev()))
+    }
+
+    pub(crate) fn term_at(&self, index: Index) -> Option<Term> {
+        self.shape.term_at(index)
+    }
+
+    pub(crate) fn contains(&self, position: LogPosition) -> bool {
+        self.shape.contains(position)
+    }
+
+    pub(crate) fn may_agree_up_to(&self, bound: LogPosition) -> LogPosition {
+        self.shape.may_agree_up_to(bound)
+    }
+
+    pub(crate) fn membership(&self) -> &Membership {
+        self.shape.membership()
+    }
+
+    pub(crate) fn runs(&self) -> impl DoubleEndedIterator<Item = &TermRun> {
+        self.shape.runs()
+    }
+
+    /// Appends entries of a leader's own making; returns the index of the first.
+    pub(crate) fn append_payload(&mut self, term: Term, payload: Payload) -> Index {
+        let index = self.last().next();
+        self.shape.append(index, term, &payload);
+        self.tail.stage(term, index, payload);
+        self.unsaved.append_from.get_or_insert(index);
+        index
+    }
+
+    /// Appends a batch of commands; returns the index of the first.
+    pub(crate) fn append_commands(
+        &mut self,
+        term: Term,
+        commands: alloc::vec::Vec<Bytes>,
+    ) -> Index {
+        let first = self.last().next();
+        for command in commands {
+            self.append_payload(term, Payload::Command(command));
+        }
+        first
+    }
+
+    /// Appends a leader's entries, which start right after the end.
+    pub(crate) fn append_entries(&mut self, entries: Entries) {
+        if let Some(first) = entries.first() {
+            self.unsaved.append_from.get_or_insert(first.index);
+            self.shape.append_all(&entries);
+            self.tail.extend(entries);
+        }
+    }
+
+    /// Forgets `index` and after.
+    pub(crate) fn truncate_from(&mut self, index: Index) {
+        self.shape.truncate_from(index);
+        self.tail.truncate_from(index);
+        let earliest = self.unsaved.truncate_from.map_or(index, |before| before.min(index));
+        self.unsaved.truncate_from = Some(earliest);
+        self.unsaved.append_from = self.unsaved.append_from.filter(|from| *from < index);
+    }
+
+    /// Replaces everything by a snapshot.
+    pub(crate) fn reset(&mut self, snapshot: &SnapshotMeta) {
+        self.shape.reset(snapshot);
+        self.tail.clear();
+        self.unsaved = Unsaved { reset: Some(snapshot.clone()), ..Unsaved::default() };
+    }
+
+    /// Forgets everything through `index`, on which nothing here depends any more; returns the new base.
+    pub(crate) fn compact(&mut self, index: Index) -> LogPosition {
+        self.shape.compact(index);
+        self.shape.base()
+    }
+
+    /// Whether the log waits to be written.
+    pub(crate) fn has_unsaved(&self) -> bool {
+        self.unsaved.touches_from().is_some()
+    }
+
+    /// The ticket that the next write will have.
+    pub(crate) fn next_ticket(&self) -> Ticket {
+        self.writes.next_ticket()
+    }
+
+    /// Takes everything that waits to be written, as one write.
+    pub(crate) fn take_unsaved(&mut self, hard_state: Option<HardState>) -> Persist {
+        let unsaved = core::mem::take(&mut self.unsaved);
+        let ticket = self.writes.issue(unsaved.touches_from());
+        let last = self.last();
+        let entries = unsaved
+            .append_from
+            .map(|from| self.tail.slice(from, last, usize::MAX))
+            .unwrap_or_default();
+        Persist {
+            ticket,
+            hard_state,
+            reset: unsaved.reset,
+            truncate_from: unsaved.truncate_from,
+            entries,
+        }
+    }
+
+    pub(crate) fn complete_write(&mut self, ticket: Ticket) -> bool {
+        self.writes.complete(ticket)
+    }
+
+    pub(crate) fn is_write_durable(&self, ticket: Ticket) -> bool {
+        self.writes.is_durable(ticket)
+    }
+
+    /// The first index in memory, or the one after the end.
+    pub(crate) fn tail_first(&self) -> Index {
+        self.tail.first().unwrap_or(self.last().next())
+    }
+
+    pub(crate) fn slice(&mut self, first: Index, last: Index, budget_bytes: usize) -> Entries {
+        self.tail.slice(first, last, budget_bytes)
+    }
+
+    pub(crate) fn end_of(&mut self, first: Index, last: Index) -> Entries {
+        self.tail.end_of(first, last)
+    }
+
+    /// Lets go of entries beyond the budget, applied or not, as soon as they can be read from the disk.
+    pub(crate) fn evict(&mut self, budget_bytes: usize) {
+        let releasable = self.durable();
+        self.tail.evict(budget_bytes, releasable);
+    }
+
+    /// Whether `entries`, read back from disk, are this log's.
+    pub(crate) fn owns(&self, entries: &Entries) -> bool {
+        !entries.is_empty()
+            && entries.iter().map(Entry::position).all(|position| self.contains(position))
+    }
+}

@@ -1,0 +1,205 @@
+//! The log's *tail*: recent entries with their payloads, for the disk, the peers and the state machine, in shared slices and
+//! within a budget of bytes. What is older is on disk only.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use crate::{Entries, Entry, Index, Payload, Term};
+
+#[derive(Debug, Default)]
+pub(crate) struct Tail {
+    /// Sealed batches, each consecutive to the one before, with their sizes.
+    batches: VecDeque<(Entries, usize)>,
+    /// Entries of this drain, which the next look at the tail seals into one batch: a batch is what the
+    /// disk and the peers see, so it should be as large as the drain was.
+    staged: Vec<Entry>,
+    staged_bytes: usize,
+    size_bytes: usize,
+}
+
+impl Tail {
+    /// Appends one entry.
+    pub(crate) fn stage(&mut self, term: Term, index: Index, payload: Payload) {
+        let entry = Entry { term, index, payload };
+        self.staged_bytes += entry.size_bytes();
+        self.staged.push(entry);
+    }
+
+    /// Appends a run that continues the tail, sharing it.
+    pub(crate) fn extend(&mut self, entries: Entries) {
+        self.seal();
+        let bytes = entries.size_bytes();
+        self.push(entries, bytes);
+    }
+
+    fn push(&mut self, entries: Entries, bytes: usize) {
+        if !entries.is_empty() {
+            self.size_bytes += bytes;
+            self.batches.push_back((entries, bytes));
+        }
+    }
+
+    pub(crate) fn seal(&mut self) {
+        if !self.staged.is_empty() {
+            let staged = core::mem::take(&mut self.staged);
+            let bytes = core::mem::take(&mut self.staged_bytes);
+            self.push(Entries::from_run(staged), bytes);
+        }
+    }
+
+    /// The first index in memory. `None` if nothing is.
+    pub(crate) fn first(&self) -> Option<Index> {
+        let sealed = self.batches.front().and_then(|(batch, _)| batch.first());
+        sealed.or(self.staged.first()).map(|entry| entry.index)
+    }
+
+    pub(crate) fn clear(&mut self) {
+        *self = Tail::default();
+    }
+
+    pub(crate) fn truncate_from(&mut self, index: Index) {
+        self.seal();
+        while let Some((mut batch, bytes)) = self.batches.pop_back() {
+            self.size_bytes -= bytes;
+            if batch.last().is_some_and(|last| last.index >= index) {
+                batch.truncate_from(index);
+                if batch.is_empty() {
+                    continue;
+                }
+            }
+            let bytes = batch.size_bytes();
+            self.push(batch, bytes);
+            break;
+        }
+    }
+
+    /// Drops whole batches from the front while the tail is over its budget, as long as they end at or before `releasable`.
+    pub(crate) fn evict(&mut self, budget_bytes: usize, releasable: Index) {
+        while self.size_bytes > budget_bytes {
+            match self.batches.front() {
+                Some((batch, bytes))
+                    if batch.last().is_some_and(|last| last.index <= releasable) =>
+                {
+                    self.size_bytes -= bytes;
+                    self.batches.pop_front();
+                }
+                _ => break,
+            }
+        }
+    }
+
+    /// The entries from `first` to `last` (inclusive) that are in memory, from `first` on, up to `budget_bytes` but at least one.
+    /// Empty if `first` is not in memory.
+    pub(crate) fn slice(&mut self, first: Index, last: Index, budget_bytes: usize) -> Entries {
+        self.seal();
+        let mut result = Entries::new();
+        if self.first().is_none_or(|start| start > first) {
+            return result;
+        }
+        let start = self
+            .batches
+            .partition_point(|(batch, _)| batch.last().is_some_and(|entry| entry.index < first));
+        let mut left = budget_bytes;
+        for (batch, bytes) in self.batches.iter().skip(start) {
+            let (Some(batch_first), Some(batch_last)) = (batch.first(), batch.last()) else {
+                break;
+            };
+            if batch_first.index > last {
+                break;
+            }
+            let mut piece = batch.clone();
+            if batch_first.index < first {
+                piece.drop_before(first);
+            }
+            if batch_last.index > last {
+                piece.truncate_from(last.next());
+            }
+            let whole = batch_first.index >= first && batch_last.index <= last;
+            if whole && *bytes <= left {
+                left -= bytes;
+                result.extend(piece);
+                continue;
+            }
+            if let Some(cut) = cut_to_budget(&piece, &mut left, result.is_empty()) {
+                piece.truncate_from(cut);
+                result.extend(piece);
+                break;
+            }
+            result.extend(piece);
+        }
+        result
+    }
+
+    /// The end of `first..=last` that is in memory.
+    pub(crate) fn end_of(&mut self, first: Index, last: Index) -> Entries {
+        let start = self.first().unwrap_or(Index(u64::MAX)).max(first);
+        if start > last { Entries::new() } else { self.slice(start, last, usize::MAX) }
+    }
+}
+
+/// Where a piece must be cut to stay within `left`; takes from `left` what it uses. One entry always fits if nothing was taken before.
+fn cut_to_budget(piece: &Entries, left: &mut usize, nothing_before: bool) -> Option<Index> {
+    for (position, entry) in piece.iter().enumerate() {
+        let size = entry.size_bytes();
+        if size > *left && !(nothing_before && position == 0) {
+            return Some(entry.index);
+        }
+        *left = left.saturating_sub(size);
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    fn entry(index: u64, size: usize) -> Entry {
+        Entry {
+            term: Term(1),
+            index: Index(index),
+            payload: Payload::Command(Bytes::from(alloc::vec![0; size])),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn slices_equal_those_of_a_plain_vector(
+            batches in proptest::collection::vec(proptest::collection::vec(0usize..200, 1..6), 1..6),
+            first in 1u64..30, length in 0u64..30, budget in 0usize..2000,
+        ) {
+            let mut tail = Tail::default();
+            let mut plain = Vec::new();
+            for (number, sizes) in batches.iter().enumerate() {
+                let run: Vec<Entry> = sizes.iter().zip(plain.len() as u64 + 1..).map(|(&s, i)| entry(i, s)).collect();
+                plain.extend(run.clone());
+                if number % 2 == 0 {
+                    tail.extend(Entries::from_run(run));
+                } else {
+                    for e in run {
+                        tail.stage(e.term, e.index, e.payload);
+                    }
+                }
+            }
+            let last = first + length;
+            let mut expected: Vec<Entry> = Vec::new();
+            let mut used = 0;
+            for e in plain.iter().filter(|e| e.index.0 >= first && e.index.0 <= last) {
+                if !expected.is_empty() && used + e.size_bytes() > budget {
+                    break;
+                }
+                used += e.size_bytes();
+                expected.push(e.clone());
+            }
+            let got = tail.slice(Index(first), Index(last), budget);
+            prop_assert!(got.iter().eq(expected.iter()), "{:?} {:?}", got, expected);
+
+            tail.truncate_from(Index(first));
+            plain.retain(|e| e.index.0 < first);
+            let rest = tail.slice(Index(1), Index(100), usize::MAX);
+            prop_assert!(rest.iter().eq(plain.iter()));
+            prop_assert_eq!(tail.size_bytes, rest.size_bytes());
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! What a leader knows of one peer, and what it does next for it.
+
+use alloc::collections::VecDeque;
+
+use crate::{Index, Instant, LogPosition, ReplicationKind};
+
+/// One peer, as its leader sees it.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    /// The last index known to be durable there and equal to the leader's.
+    pub(crate) matched: Index,
+    pub(crate) progress: Progress,
+    /// When it last answered in this term.
+    pub(crate) last_contact: Instant,
+    /// The highest read context that it has answered (dissertation §6.4).
+    pub(crate) read_context: u64,
+    /// The first index of the fetch that is under way for it.
+    pub(crate) fetching: Option<Index>,
+}
+
+/// How the peer is being served. What belongs to one way cannot be named in another.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    /// Looking for where the logs agree: one append at a time, from `next`.
+    Probe {
+        next: Index,
+        /// When the outstanding append left; `None` if one may leave now.
+        sent_at: Option<Instant>,
+    },
+    /// Streaming: appends leave before earlier ones are answered.
+    Replicate { next: Index, in_flight: InFlight },
+    /// It needs entries that the log has no more.
+    Snapshot {
+        /// What was offered last; `None` if nothing was yet.
+        offered: Option<LogPosition>,
+        /// When; the offer is repeated until it is answered.
+        offered_at: Instant,
+        /// Whether the driver is streaming.
+        streaming: bool,
+    },
+}
+
+impl Peer {
+    pub(crate) fn new(next: Index, now: Instant) -> Peer {
+        Peer {
+            matched: Index(0),
+            progress: Progress::Probe { next, sent_at: None },
+            last_contact: now,
+            read_context: 0,
+            fetching: None,
+        }
+    }
+
+    /// Starts over from `next`. Everything about earlier appends goes with the old state, the in-flight count too (scenario 15).
+    pub(crate) fn probe(&mut self, next: Index) {
+        self.progress = Progress::Probe { next: next.max(self.matched.next()), sent_at: None };
+    }
+
+    /// Notes that the peer has everything up to `matched`.
+    pub(crate) fn on_matched(&mut self, matched: Index) {
+        self.matched = self.matched.max(matched);
+        let matched = self.matched;
+        match &mut self.progress {
+            Progress::Replicate { next, in_flight } => {
+                in_flight.release_through(matched);
+                *next = (*next).max(matched.next());
+            }
+            Progress::Probe { .. } => {
+                self.progress =
+                    Progress::Replicate { next: matched.next(), in_flight: InFlight::default() };
+            }
+            Progress::Snapshot { offered, .. } => {
+                if offered.is_some_and(|position| position.index <= matched) {
+                    self.probe(matched.next());
+                }
+            }
+        }
+    }
+
+    pub(crate) fn kind(&self) -> ReplicationKind {
+        match self.progress {
+            Progress::Probe { .. } => ReplicationKind::Probe,
+            Progress::Replicate { .. } => ReplicationKind::Replicate,
+            Progress::Snapshot { .. } => ReplicationKind::Snapshot,
+        }
+    }
+}
+
+/// Appends under way to one peer.
+#[derive(Debug, Default)]
+pub(crate) struct InFlight {
+    queue: VecDeque<Sent>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Sent {
+    last: Index,
+    bytes: usize,
+    at: Instant,
+}
+
+impl InFlight {
+    pub(crate) fn has_room(&self, messages_max: usize, bytes_max: usize) -> bool {
+        self.queue.len() < messages_max && self.bytes < bytes_max
+    }
+
+    pub(crate) fn add(&mut self, last: Index, bytes: usize, at: Instant) {
+        self.bytes += bytes;
+        self.queue.push_back(Sent { last, bytes, at });
+    }
+
+    fn release_through(&mut self, matched: Index) {
+        while self.queue.front().is_some_and(|sent| sent.last <= matched) {
+            if let Some(sent) = self.queue.pop_front() {
+                self.bytes -= sent.bytes;
+            }
+        }
+    }
+
+    /// When the oldest unanswered append left.
+    pub(crate) fn oldest(&self) -> Option<Instant> {
+        self.queue.front().map(|sent| sent.at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn going_back_to_probe_forgets_what_was_in_flight() {
+        // scenario 15: a byte counter that survives the change stalls replication for ever
+        let mut peer = Peer::new(Index(1), Instant(0));
+        peer.on_matched(Index(0));
+        let Progress::Replicate { in_flight, .. } = &mut peer.progress else { panic!("{peer:?}") };
+        in_flight.add(Index(1), 1000, Instant(0));
+        assert!(!in_flight.has_room(10, 1000));
+        peer.probe(Index(1));
+        peer.on_matched(Index(1));
+        let Progress::Replicate { in_flight, next } = &peer.progress else { panic!("{peer:?}") };
+        assert!(in_flight.has_room(10, 1000));
+        assert_eq!(*next, Index(2));
+    }
+}

@@ -1,0 +1,133 @@
+//! What a member does at the moment. Each role carries what belongs to it and nothing else.
+
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::vec::Vec;
+
+use crate::progress::Peer;
+use crate::{Index, Instant, NodeId, ProposalId, ReadId, Ticket};
+
+#[derive(Debug)]
+pub(crate) enum Role {
+    Follower(Follower),
+    PreCandidate(PreCandidate),
+    Candidate(Candidate),
+    Leader(Leader),
+}
+
+/// Follows a leader, or waits for one (also as a learner).
+#[derive(Debug)]
+pub(crate) struct Follower {
+    pub(crate) leader: Option<NodeId>,
+    /// When that leader was last heard.
+    pub(crate) leader_contact: Option<Instant>,
+    pub(crate) election_deadline: Instant,
+    pub(crate) acks: Acks,
+}
+
+/// What a follower owes its leader: acknowledgements are made when polled, from what is durable then, so that many appends and one
+/// fsync give one answer.
+#[derive(Debug, Default)]
+pub(crate) struct Acks {
+    /// The log equals the leader's up to here.
+    pub(crate) verified: Index,
+    /// The last index acknowledged.
+    pub(crate) acked: Index,
+    /// Whether an answer is owed even if nothing new is durable: to a probe, or to something sent twice.
+    pub(crate) is_due: bool,
+}
+
+/// Asks whether a campaign would succeed, without disturbing anyone (dissertation §9.6).
+#[derive(Debug)]
+pub(crate) struct PreCandidate {
+    pub(crate) granted: BTreeSet<NodeId>,
+    pub(crate) election_deadline: Instant,
+}
+
+/// Campaigns (paper §5.2).
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    pub(crate) granted: BTreeSet<NodeId>,
+    /// The write that makes its own vote durable: the vote counts from then on.
+    pub(crate) own_vote: Ticket,
+    pub(crate) election_deadline: Instant,
+}
+
+/// Leads.
+#[derive(Debug)]
+pub(crate) struct Leader {
+    pub(crate) peers: BTreeMap<NodeId, Peer>,
+    /// Its first entry: nothing is committed by counting, and no read is served, before it (paper §5.4.2, §8).
+    pub(crate) term_start: Index,
+    pub(crate) heartbeat_deadline: Instant,
+    /// By when a quorum must have been heard from again (dissertation §6.2).
+    pub(crate) quorum_deadline: Instant,
+    pub(crate) proposals: Proposals,
+    pub(crate) reads: Reads,
+}
+
+/// Batches that are appended and not yet committed, in the order of their indexes. Their bytes are what the quota counts; they
+/// leave with the batch or with the role, so the count can not leak.
+#[derive(Debug, Default)]
+pub(crate) struct Proposals {
+    queue: VecDeque<Pending>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Pending {
+    id: ProposalId,
+    last: Index,
+    bytes: usize,
+}
+
+impl Proposals {
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn push(&mut self, id: ProposalId, last: Index, bytes: usize) {
+        self.bytes += bytes;
+        self.queue.push_back(Pending { id, last, bytes });
+    }
+
+    pub(crate) fn release_through(&mut self, commit: Index) {
+        while self.queue.front().is_some_and(|pending| pending.last <= commit) {
+            if let Some(pending) = self.queue.pop_front() {
+                self.bytes -= pending.bytes;
+            }
+        }
+    }
+
+    pub(crate) fn into_ids(self) -> impl Iterator<Item = ProposalId> {
+        self.queue.into_iter().map(|pending| pending.id)
+    }
+}
+
+/// Reads that wait for proof that this leader still leads (dissertation §6.4).
+#[derive(Debug, Default)]
+pub(crate) struct Reads {
+    /// The last context sent. Contexts are never used twice in a term (scenario 21).
+    pub(crate) last_context: u64,
+    /// Reads that no heartbeat asks for yet.
+    pub(crate) waiting: Vec<ReadId>,
+    /// Reads whose heartbeats are under way, in the order of their contexts.
+    pub(crate) rounds: VecDeque<ReadRound>,
+}
+
+/// A batch of reads that one round of heartbeats confirms.
+#[derive(Debug)]
+pub(crate) struct ReadRound {
+    pub(crate) context: u64,
+    /// The commit index when the round began.
+    pub(crate) index: Index,
+    pub(crate) reads: Vec<ReadId>,
+}
+
+impl Reads {
+    /// How many rounds may be under way at once: more reads meanwhile wait and share the next one.
+    pub(crate) const ROUNDS_MAX: usize = 4;
+
+    pub(crate) fn into_ids(self) -> impl Iterator<Item = ReadId> {
+        self.rounds.into_iter().flat_map(|round| round.reads).chain(self.waiting)
+    }
+}

@@ -1,0 +1,242 @@
+//! Snapshots and compaction: paper §7. The core decides who needs which snapshot; drivers carry the data.
+
+use crate::progress::Progress;
+use crate::role::Role;
+use crate::{
+    Action, Body, CallerFault, Index, LogPosition, Message, NodeId, PeerFault, Raft, SnapshotMeta,
+    SnapshotOutcome,
+};
+
+/// A snapshot on its way into this node.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    snapshot: SnapshotMeta,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The driver collects its data. Can be given up at any time.
+    Receiving,
+    /// The state machine is being replaced. Nothing else may touch it.
+    Installing,
+}
+
+impl Incoming {
+    pub(crate) fn is_installing(&self) -> bool {
+        self.phase == Phase::Installing
+    }
+}
+
+impl Raft {
+    /// The state machine has a durable snapshot: the log before it may go, but for a reserve for followers that lag.
+    pub(crate) fn on_snapshot_taken(&mut self, meta: SnapshotMeta) -> Result<(), CallerFault> {
+        let position = meta.position;
+        let before = self.snapshot.as_ref().map_or(Index(0), |snapshot| snapshot.position.index);
+        if position.index < before {
+            // A report that was overtaken by a newer snapshot, or by one that was installed meanwhile.
+            return Ok(());
+        }
+        if position.index > self.applied || !self.log.contains(position) {
+            return Err(CallerFault::ImpossibleSnapshot { position });
+        }
+        self.snapshot = Some(meta);
+        self.compact_up_to(Index(position.index.0.saturating_sub(self.config.retained_entries)));
+        Ok(())
+    }
+
+    fn compact_up_to(&mut self, index: Index) {
+        if index > self.log.base().index && index <= self.log.durable() {
+            let through = self.log.compact(index);
+            self.actions.push_back(Action::Compact { through });
+        }
+    }
+
+    /// Leader: the peer needs entries that are gone.
+    pub(crate) fn offer_snapshot(&mut self, to: NodeId) {
+        let now = self.now;
+        let Some(snapshot) = self.snapshot.clone() else { return };
+        let Some(peer) = self.peer_mut(to) else { return };
+        let offered = Some(snapshot.position);
+        peer.progress = Progress::Snapshot { offered, offered_at: now, streaming: false };
+        self.send_now(to, Body::SnapshotOffer { snapshot });
+    }
+
+    /// Leader: repeats offers that were not answered, or whose stream failed.
+    pub(crate) fn repeat_snapshot_offers(&mut self) {
+        let Role::Leader(leader) = &self.role else { return };
+        let unanswered: alloc::vec::Vec<NodeId> = leader
+            .peers
+            .iter()
+            .filter(|(_, peer)| matches!(peer.progress, Progress::Snapshot { offered: None, .. }))
+            .map(|(&node, _)| node)
+            .collect();
+        for node in unanswered {
+            self.offer_snapshot(node);
+        }
+    }
+
+    pub(crate) fn on_snapshot_response(
+        &mut self,
+        from: NodeId,
+        position: LogPosition,
+        outcome: SnapshotOutcome,
+    ) -> Result<(), PeerFault> {
+        let (now, term, last) = (self.now, self.term, self.log.last());
+        let latest = self.snapshot.clone();
+        let Some(peer) = self.peer_mut(from) else { return Ok(()) };
+        peer.last_contact = now;
+        if let SnapshotOutcome::Matched(matched) = outcome {
+            if matched > last {
+                return Err(PeerFault::AcknowledgedTooMuch { matched, last });
+            }
+            peer.on_matched(matched);
+            if let Progress::Snapshot { .. } = peer.progress {
+                // It has something else than what was offered: see what it needs now.
+                peer.probe(matched.next());
+            }
+            return Ok(());
+        }
+        let Progress::Snapshot { offered, offered_at, streaming } = &mut peer.progress else {
+            return Ok(());
+        };
+        if *offered != Some(position) {
+            return Ok(());
+        }
+        match (outcome, latest.filter(|snapshot| snapshot.position == position)) {
+            (SnapshotOutcome::Wanted, Some(snapshot)) if !*streaming => {
+                *streaming = true;
+                self.actions.push_back(Action::StreamSnapshot { to: from, term, snapshot });
+            }
+            (SnapshotOutcome::Wanted, Some(_)) => {}
+            // A newer one was taken meanwhile: offer that.
+            (SnapshotOutcome::Wanted, None) => *offered = None,
+            _ => {
+                *streaming = false;
+                *offered_at = now;
+            }
+        }
+        Ok(())
+    }
+
+    /// The driver streams no more. Unless the receiver reports success, the latest snapshot is offered again after a while (scenario 45).
+    pub(crate) fn on_snapshot_stream_ended(&mut self, to: NodeId) {
+        let now = self.now;
+        if let Some(Progress::Snapshot { offered_at, streaming, .. }) =
+            self.peer_mut(to).map(|peer| &mut peer.progress)
+        {
+            *streaming = false;
+            *offered_at = now;
+        }
+    }
+
+    /// Follower: takes the offer, unless it has all that already.
+    pub(crate) fn on_snapshot_offer(
+        &mut self,
+        from: NodeId,
+        snapshot: SnapshotMeta,
+    ) -> Result<(), PeerFault> {
+        let position = snapshot.position;
+        let contradicts_commit = position.index <= self.commit
+            && self.log.term_at(position.index).is_some_and(|term| term != position.term);
+        if contradicts_commit {
+            return Err(PeerFault::OverwritesCommitted { index: position.index });
+        }
+        if self.incoming.as_ref().is_some_and(Incoming::is_installing) {
+            // Answered when the installation is over.
+            return Ok(());
+        }
+        if position.index <= self.commit || self.log.contains(position) {
+            // What a snapshot includes is committed, so the log matches at least up to there.
+            self.learn_commit(position.index);
+            self.note_verified(self.commit);
+            let matched = SnapshotOutcome::Matched(self.commit.min(self.log.durable()));
+            self.send(from, Body::SnapshotResponse { position, outcome: matched });
+            return Ok(());
+        }
+        self.incoming = Some(Incoming { snapshot: snapshot.clone(), phase: Phase::Receiving });
+        let term = self.term;
+        self.actions.push_back(Action::ReceiveSnapshot { from, term, snapshot });
+        self.send(from, Body::SnapshotResponse { position, outcome: SnapshotOutcome::Wanted });
+        Ok(())
+    }
+
+    pub(crate) fn on_snapshot_received(&mut self, meta: &SnapshotMeta) -> Result<(), CallerFault> {
+        let position = meta.position;
+        let outcome = match &mut self.incoming {
+            Some(incoming) if incoming.is_installing() => {
+                return Err(CallerFault::UnexpectedSnapshot { position });
+            }
+            Some(incoming) if incoming.snapshot == *meta && position.index > self.commit => {
+                incoming.phase = Phase::Installing;
+                self.actions.push_back(Action::InstallSnapshot(meta.clone()));
+                return Ok(());
+            }
+            // Appends have caught up meanwhile; installing it would throw the machine back.
+            _ if position.index <= self.commit => {
+                SnapshotOutcome::Matched(self.commit.min(self.log.durable()))
+            }
+            // Given up by a campaign, or replaced by another offer.
+            _ => SnapshotOutcome::Failed,
+        };
+        self.incoming = self.incoming.take().filter(|incoming| incoming.snapshot != *meta);
+        self.answer_leader(position, outcome);
+        Ok(())
+    }
+
+    fn answer_leader(&mut self, position: LogPosition, outcome: SnapshotOutcome) {
+        let Role::Follower(follower) = &self.role else { return };
+        if let Some(leader) = follower.leader {
+            // If it says that the log matches, the log must be durable first.
+            let until = Some(self.log.next_ticket()).filter(|_| self.log.has_unsaved());
+            let message =
+                Message { term: self.term, body: Body::SnapshotResponse { position, outcome } };
+            self.outbox.push(until.or(self.term_dependency()), leader, message);
+        }
+    }
+
+    pub(crate) fn on_snapshot_installed(&mut self, meta: SnapshotMeta) -> Result<(), CallerFault> {
+        let position = meta.position;
+        if !self
+            .incoming
+            .as_ref()
+            .is_some_and(|incoming| incoming.is_installing() && incoming.snapshot == meta)
+        {
+            return Err(CallerFault::UnexpectedSnapshot { position });
+        }
+        self.incoming = None;
+        let matched = if self.log.contains(position) {
+            position.index.min(self.log.durable())
+        } else {
+            // Also a log that has another entry there goes whole (scenario 34): none of it is committed beyond.
+            self.log.reset(&meta);
+            position.index
+        };
+        self.commit = self.commit.max(position.index);
+        self.handed = position.index;
+        self.applied = position.index;
+        self.snapshot = Some(meta);
+        self.note_verified(position.index);
+        self.answer_leader(position, SnapshotOutcome::Matched(matched));
+        Ok(())
+    }
+
+    pub(crate) fn on_snapshot_failed(&mut self, meta: &SnapshotMeta) -> Result<(), CallerFault> {
+        if self.incoming.as_ref().is_some_and(|incoming| incoming.snapshot == *meta) {
+            self.incoming = None;
+            self.answer_leader(meta.position, SnapshotOutcome::Failed);
+        }
+        Ok(())
+    }
+
+    fn note_verified(&mut self, index: Index) {
+        if let Role::Follower(follower) = &mut self.role {
+            follower.acks.verified = follower.acks.verified.max(index);
+        }
+    }
+
+    fn send_now(&mut self, to: NodeId, body: Body) {
+        let message = Message { term: self.term, body };
+        self.actions.push_back(Action::Send { to, message });
+    }
+}
