@@ -173,7 +173,8 @@ impl Raft {
                 self.on_snapshot_installed(meta).map_err(HandleError::Caller)
             }
             Input::SnapshotFailed(meta) => {
-                self.on_snapshot_failed(&meta).map_err(HandleError::Caller)
+                self.on_snapshot_failed(&meta);
+                Ok(())
             }
             Input::SnapshotStreamEnded { to } => {
                 self.on_snapshot_stream_ended(to);

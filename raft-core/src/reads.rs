@@ -7,7 +7,7 @@ impl Raft {
     pub(crate) fn on_read(&mut self, id: ReadId) {
         let hint = self.leader();
         if let Role::Leader(leader) = &mut self.role {
-            leader.reads.waiting.push(id)
+            leader.reads.waiting.push(id);
         } else {
             let reason = Refusal::NotLeader { leader: hint };
             self.actions.push_back(Action::Resolve(Resolution::ReadRefused { id, reason }));

@@ -221,12 +221,11 @@ impl Raft {
         Ok(())
     }
 
-    pub(crate) fn on_snapshot_failed(&mut self, meta: &SnapshotMeta) -> Result<(), CallerFault> {
+    pub(crate) fn on_snapshot_failed(&mut self, meta: &SnapshotMeta) {
         if self.incoming.as_ref().is_some_and(|incoming| incoming.snapshot == *meta) {
             self.incoming = None;
             self.answer_leader(meta.position, SnapshotOutcome::Failed);
         }
-        Ok(())
     }
 
     fn note_verified(&mut self, index: Index) {
