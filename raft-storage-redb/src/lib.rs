@@ -1,1 +1,18 @@
-//! raft-storage-redb
+//! A durable Raft log in one [redb](redb) file: `raft-node`'s [`LogStore`](raft_node::LogStore).
+//!
+//! What it is not: it decides nothing about the protocol, and stores no state of the application.
+
+mod backend;
+mod chunking;
+mod error;
+mod format;
+mod open;
+mod plan;
+mod reader;
+mod store;
+mod tables;
+
+pub use error::OpenError;
+pub use open::Options;
+pub use reader::RedbLogReader;
+pub use store::RedbLogStore;

@@ -1,0 +1,223 @@
+//! Opening and creating the file: whose it is, and everything that can be wrong with it.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use raft_core::{NodeId, SnapshotMeta};
+use redb::{Database, DatabaseError, ReadableDatabase, StorageBackend, TableError};
+
+use crate::backend::LogFile;
+use crate::format::{FORMAT_VERSION, Head, Identity, Malformed, NumberedState};
+use crate::store::{RedbLogStore, write_head};
+use crate::tables::{IDENTITY_KEY, LOG, MEMBERSHIPS, META, RowFault, TERMS};
+
+/// How every redb file begins.
+const REDB_MAGIC: [u8; 9] = *b"redb\x1A\x0A\xA9\x0D\x0A";
+
+/// Which file, whose log, and how much memory.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The log's file. Its folder must exist.
+    pub path: PathBuf,
+    /// The cluster that the log belongs to.
+    pub cluster: [u8; 16],
+    /// The node that the log belongs to.
+    pub node: NodeId,
+    /// How many bytes of the file are kept in memory, beyond what the operating system caches: 16 MiB unless changed. Half of it
+    /// buffers a write until it is flushed, so it should be at least twice the largest group commit.
+    pub cache_bytes: usize,
+    /// How much of a new file is filled with zeros right away, in bytes: overwriting is cheaper to fsync than growing.
+    /// 64 MiB unless changed. A file that has to grow does.
+    pub preallocate_bytes: u64,
+}
+
+impl Options {
+    /// The usual amounts of memory and disk.
+    pub fn new(path: impl Into<PathBuf>, cluster: [u8; 16], node: NodeId) -> Options {
+        Options {
+            path: path.into(),
+            cluster,
+            node,
+            cache_bytes: 16 << 20,
+            preallocate_bytes: 64 << 20,
+        }
+    }
+}
+
+use crate::OpenError;
+
+impl RedbLogStore {
+    /// Opens the log, and creates it if there is nothing at the path.
+    ///
+    /// A new file is made under another name and renamed when it is complete and durable, so a crash leaves no half-made log.
+    /// The file is locked as long as the store or one of its readers lives.
+    ///
+    /// # Errors
+    /// Each way in which the file can be unusable is its own [`OpenError`]; nothing was modified then.
+    pub fn open(options: Options) -> Result<RedbLogStore, OpenError> {
+        let path = options.path.as_path();
+        match File::open(path) {
+            Ok(file) => check_magic(path, file)?,
+            Err(error) if error.kind() == ErrorKind::NotFound => create(&options)?,
+            Err(error) => return Err(OpenError::io(path, error)),
+        }
+        if let Some(identity) = identity_without_writing(&options)? {
+            check_identity(&options, &identity)?;
+        }
+        let backend = LogFile::open(path, 0).map_err(|error| OpenError::io(path, error))?;
+        Self::open_backend(&options, backend)
+    }
+
+    /// Opens a complete log on any backend.
+    pub(crate) fn open_backend(
+        options: &Options,
+        backend: impl StorageBackend,
+    ) -> Result<RedbLogStore, OpenError> {
+        let path = options.path.as_path();
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            let database = Database::builder()
+                .set_cache_size(options.cache_bytes)
+                .create_with_backend(backend)
+                .map_err(|error| database_error(path, error))?;
+            let identity = read_identity(path, &database)?;
+            check_identity(options, &identity)?;
+            RedbLogStore::new(database, path.to_path_buf(), identity).map_err(|fault| match fault {
+                RowFault::Malformed { fault: Malformed::Version { found }, .. } => {
+                    unknown_version(path, found)
+                }
+                RowFault::Redb(error) => OpenError::redb(path, error),
+                fault => OpenError::damaged(path, fault),
+            })
+        }));
+        opened.unwrap_or_else(|_| Err(OpenError::damaged(path, "its pages make no sense")))
+    }
+}
+
+/// Refuses what is no redb file before redb sees it.
+fn check_magic(path: &Path, file: File) -> Result<(), OpenError> {
+    let mut magic = Vec::new();
+    let read = file.take(REDB_MAGIC.len() as u64).read_to_end(&mut magic);
+    let detail = match read {
+        Ok(_) if magic == REDB_MAGIC => return Ok(()),
+        Ok(0) => "it is empty".to_owned(),
+        Ok(_) => "it does not begin like a redb file".to_owned(),
+        Err(error) if error.kind() == ErrorKind::IsADirectory => "it is a folder".to_owned(),
+        Err(error) => return Err(OpenError::io(path, error)),
+    };
+    Err(OpenError::NotALog { path: path.to_path_buf(), detail })
+}
+
+/// Looks at the identity without modifying anything. `None` if the file was not closed cleanly: redb repairs such a file
+/// before it shows anything, which rolls back at most a write that was never acknowledged.
+fn identity_without_writing(options: &Options) -> Result<Option<Identity>, OpenError> {
+    let path = options.path.as_path();
+    let looked = catch_unwind(AssertUnwindSafe(|| {
+        match Database::builder().set_cache_size(1 << 20).open_read_only(path) {
+            Ok(database) => read_identity(path, &database).map(Some),
+            Err(DatabaseError::RepairAborted) => Ok(None),
+            Err(error) => Err(database_error(path, error)),
+        }
+    }));
+    looked.unwrap_or_else(|_| Err(OpenError::damaged(path, "its pages make no sense")))
+}
+
+fn database_error(path: &Path, error: DatabaseError) -> OpenError {
+    match error {
+        DatabaseError::UpgradeRequired(found) => unknown_version(path, u16::from(found)),
+        error => OpenError::redb(path, error),
+    }
+}
+
+fn unknown_version(path: &Path, found: u16) -> OpenError {
+    OpenError::UnknownVersion { path: path.to_path_buf(), found, supported: FORMAT_VERSION }
+}
+
+fn read_identity(path: &Path, database: &impl ReadableDatabase) -> Result<Identity, OpenError> {
+    let not_a_log = |detail: &str| OpenError::NotALog { path: path.to_path_buf(), detail: detail.into() };
+    let transaction = database.begin_read().map_err(|error| OpenError::redb(path, error))?;
+    let meta = match transaction.open_table(META) {
+        Ok(meta) => meta,
+        Err(TableError::Storage(error)) => return Err(OpenError::redb(path, error)),
+        Err(_) => return Err(not_a_log("it is a redb file without the tables of a log")),
+    };
+    let row = meta.get(IDENTITY_KEY).map_err(|error| OpenError::redb(path, error))?;
+    let row = row.ok_or_else(|| OpenError::damaged(path, "its identity is missing"))?;
+    Identity::decode(row.value()).map_err(|fault| match fault {
+        Malformed::Version { found } => unknown_version(path, found),
+        Malformed::Magic => not_a_log("its identity is of something else"),
+        fault => OpenError::damaged(path, format!("its identity is malformed: {fault}")),
+    })
+}
+
+fn check_identity(options: &Options, identity: &Identity) -> Result<(), OpenError> {
+    let path = options.path.clone();
+    if identity.cluster != options.cluster {
+        let (found, expected) = (identity.cluster, options.cluster);
+        return Err(OpenError::OtherCluster { path, found, expected });
+    }
+    if identity.node != options.node {
+        let (found, expected) = (identity.node, options.node);
+        return Err(OpenError::OtherNode { path, found, expected });
+    }
+    Ok(())
+}
+
+/// Makes a complete, durable, empty log at the path.
+fn create(options: &Options) -> Result<(), OpenError> {
+    let path = options.path.as_path();
+    let io = |error| OpenError::io(path, error);
+    let name = path.file_name().ok_or_else(|| OpenError::NotALog {
+        path: path.to_path_buf(),
+        detail: "the path names no file".into(),
+    })?;
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let mut unfinished = name.to_owned();
+    unfinished.push(".unfinished");
+    let unfinished = folder.join(unfinished);
+    match std::fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(io(error)),
+        _ => {}
+    }
+    let backend = LogFile::open(&unfinished, options.preallocate_bytes).map_err(io)?;
+    let identity = Identity {
+        cluster: options.cluster,
+        node: options.node,
+        store: random_id().map_err(io)?,
+    };
+    initialize(backend, &identity).map_err(|error| OpenError::redb(path, error))?;
+    std::fs::rename(&unfinished, path).map_err(io)?;
+    // Without this the loss of power could take the name away again (the file itself is durable).
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)
+}
+
+/// Writes the rows of an empty log to an empty backend.
+pub(crate) fn initialize(
+    backend: impl StorageBackend,
+    identity: &Identity,
+) -> Result<(), redb::Error> {
+    let database = Database::builder().set_cache_size(1 << 20).create_with_backend(backend)?;
+    let transaction = database.begin_write()?;
+    transaction.open_table(META)?.insert(IDENTITY_KEY, identity.encode().as_slice())?;
+    transaction.open_table(LOG)?;
+    transaction.open_table(TERMS)?;
+    transaction.open_table(MEMBERSHIPS)?;
+    let base = SnapshotMeta {
+        position: raft_core::LogPosition::ORIGIN,
+        membership: raft_core::Membership::default(),
+    };
+    write_head(&transaction, &Head { state: NumberedState::default(), base })?;
+    transaction.commit()?;
+    database.close()?;
+    Ok(())
+}
+
+fn random_id() -> Result<[u8; 16], std::io::Error> {
+    let mut id = [0; 16];
+    getrandom::fill(&mut id).map_err(std::io::Error::other)?;
+    Ok(id)
+}

@@ -1,0 +1,86 @@
+//! Reading entries while the log is being written: redb's read transactions see one state of the file, whole.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use raft_core::{Entries, Entry, Index};
+use raft_node::{LogReader, ReadError, StorageError};
+use redb::{Database, ReadableDatabase};
+
+use crate::error::{damaged, storage_error};
+use crate::format::Chunk;
+use crate::tables::LOG;
+
+/// What a store shares with its readers.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) database: Database,
+    pub(crate) path: std::path::PathBuf,
+    /// Entries up to here are compacted, though their rows may still be there.
+    pub(crate) base: AtomicU64,
+}
+
+/// Reads entries from the file of a [`RedbLogStore`](crate::RedbLogStore), from any thread. The file stays open, and locked,
+/// until the store and all its readers are gone.
+#[derive(Clone, Debug)]
+pub struct RedbLogReader {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl LogReader for RedbLogReader {
+    fn read(&self, first: Index, last: Index, budget_bytes: usize) -> Result<Entries, ReadError> {
+        if first.0 <= self.shared.base.load(Ordering::Acquire) || last < first {
+            return Err(ReadError::NotThere { first });
+        }
+        let path = &self.shared.path;
+        // redb is hardened against damaged files, but does not promise never to panic on one.
+        catch_unwind(AssertUnwindSafe(|| self.read_rows(first, last, budget_bytes)))
+            .unwrap_or_else(|_| Err(damaged(path, format!("no row for entry {first} can be found")).into()))
+    }
+}
+
+impl RedbLogReader {
+    fn read_rows(&self, first: Index, last: Index, mut budget: usize) -> Result<Entries, ReadError> {
+        let path: &Path = &self.shared.path;
+        let transaction = self.shared.database.begin_read().map_err(|e| reading(path, e))?;
+        let log = transaction.open_table(LOG).map_err(|e| reading(path, e))?;
+        let start = match log.range(..=first.0).map_err(|e| reading(path, e))?.next_back() {
+            Some(row) => row.map_err(|e| reading(path, e))?.0.value(),
+            None => return Err(ReadError::NotThere { first }),
+        };
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut wanted = first;
+        for row in log.range(start..=last.0).map_err(|e| reading(path, e))? {
+            let (key, row) = row.map_err(|e| reading(path, e))?;
+            let bad = |fault: &dyn std::fmt::Display| {
+                damaged(path, format!("the chunk of entry {} is malformed: {fault}", key.value()))
+            };
+            let chunk = Chunk::parse(row.value()).map_err(|fault| bad(&fault))?;
+            if chunk.first().0 != key.value() {
+                return Err(bad(&"it begins elsewhere").into());
+            }
+            if entries.is_empty() && chunk.last() < wanted {
+                return Err(ReadError::NotThere { first });
+            }
+            if !(chunk.first()..=chunk.last()).contains(&wanted) || (!entries.is_empty() && chunk.first() != wanted) {
+                return Err(damaged(path, format!("entry {wanted} is missing")).into());
+            }
+            let to = chunk.last().min(last);
+            let all = chunk
+                .decode_into(wanted, to, &mut budget, &mut entries)
+                .map_err(|fault| bad(&fault))?;
+            if !all || to == last {
+                break;
+            }
+            wanted = to.next();
+        }
+        Entries::try_from_vec(entries)
+            .map_err(|fault| damaged(path, format!("from entry {first} on: {fault}")).into())
+    }
+}
+
+fn reading(path: &Path, error: impl Into<redb::Error>) -> StorageError {
+    storage_error(path, "reading", error)
+}
