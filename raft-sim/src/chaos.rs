@@ -83,10 +83,10 @@ impl<M: Machine> World<'_, M> {
             }
         }
         // A crash in the middle of an installation leaves the old state or the new one, whole.
-        if let (true, Some(Job::Install(meta))) = (finish_install, it.jobs.front()) {
-            if it.received.as_ref().is_some_and(|held| held.meta == *meta) {
-                it.checkpoint.clone_from(&it.received);
-            }
+        if let (true, Some(Job::Install(meta))) = (finish_install, it.jobs.front())
+            && it.received.as_ref().is_some_and(|held| held.meta == *meta)
+        {
+            it.checkpoint.clone_from(&it.received);
         }
         it.jobs.clear();
         it.expecting = None;

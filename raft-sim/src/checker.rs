@@ -212,7 +212,7 @@ impl Checker {
         node: NodeId,
         index: Index,
         log: &Image,
-        disks: impl Iterator<Item = (NodeId, &'a Image)> + Clone,
+        disks: &(impl Iterator<Item = (NodeId, &'a Image)> + Clone),
     ) -> Result<(), Violation> {
         if index <= self.committed() {
             let agrees = index < log.base.index || log.term_at(index) == self.committed_term(index);
@@ -292,10 +292,8 @@ impl Checker {
         disk: &Image,
     ) -> Result<(), Violation> {
         let rule = "durable before said";
-        let binds = match message.body {
-            Body::PreVote { .. } | Body::PreVoteResponse { granted: true } => false,
-            _ => true,
-        };
+        let binds =
+            !matches!(message.body, Body::PreVote { .. } | Body::PreVoteResponse { granted: true });
         if binds && disk.hard_state.term < message.term {
             return broken(
                 rule,
@@ -320,10 +318,10 @@ impl Checker {
                 ),
             );
         }
-        let matched = match message.body {
-            Body::AppendResponse(AppendOutcome::Accepted { matched })
-            | Body::SnapshotResponse { outcome: SnapshotOutcome::Matched(matched), .. } => matched,
-            _ => return Ok(()),
+        let (Body::AppendResponse(AppendOutcome::Accepted { matched })
+        | Body::SnapshotResponse { outcome: SnapshotOutcome::Matched(matched), .. }) = message.body
+        else {
+            return Ok(());
         };
         // A node that has moved on to a later term may have truncated since; the receiver does not count the answer any more.
         if same_term && matched > disk.last().index {
@@ -407,13 +405,13 @@ mod tests {
         let mut checker = checker();
         let (full, empty) = (image(&[1], 1), image(&[], 1));
         let one = [(NodeId(1), &full), (NodeId(2), &empty), (NodeId(3), &empty)];
-        let result = checker.on_commit(NodeId(1), Index(1), &full, one.iter().copied());
+        let result = checker.on_commit(NodeId(1), Index(1), &full, &one.iter().copied());
         assert_eq!(rule(result), "commit is durable");
         let two = [(NodeId(1), &full), (NodeId(2), &full), (NodeId(3), &empty)];
-        assert_eq!(checker.on_commit(NodeId(1), Index(1), &full, two.iter().copied()), Ok(()));
+        assert_eq!(checker.on_commit(NodeId(1), Index(1), &full, &two.iter().copied()), Ok(()));
         // Another node that takes another entry for committed there.
         let other = image(&[2], 2);
-        let result = checker.on_commit(NodeId(3), Index(1), &other, two.iter().copied());
+        let result = checker.on_commit(NodeId(3), Index(1), &other, &two.iter().copied());
         assert_eq!(rule(result), "state machine safety");
         // A leader without it.
         assert_eq!(rule(checker.on_leader(NodeId(3), Term(3), &empty)), "leader completeness");
@@ -485,7 +483,7 @@ mod tests {
         let mut checker = checker();
         let log = image(&[1], 1);
         let disks = [(NodeId(1), &log), (NodeId(2), &log)];
-        checker.on_commit(NodeId(1), Index(1), &log, disks.iter().copied()).unwrap();
+        checker.on_commit(NodeId(1), Index(1), &log, &disks.iter().copied()).unwrap();
         let at = LogPosition { index: Index(1), term: Term(1) };
         assert_eq!(checker.on_applied(NodeId(1), at, 7), Ok(()));
         assert_eq!(rule(checker.on_applied(NodeId(2), at, 8)), "state machine safety");

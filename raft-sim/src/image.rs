@@ -68,14 +68,14 @@ impl Image {
             let keep = usize::try_from(from.0 - self.base.index.0 - 1).unwrap_or(usize::MAX);
             self.entries.truncate(keep);
         }
-        if let Some(first) = write.entries.first() {
-            if first.index != self.last().index.next() {
-                return Err(format!(
-                    "appends from {} to a log that ends at {}",
-                    first.index,
-                    self.last()
-                ));
-            }
+        if let Some(first) = write.entries.first()
+            && first.index != self.last().index.next()
+        {
+            return Err(format!(
+                "appends from {} to a log that ends at {}",
+                first.index,
+                self.last()
+            ));
         }
         self.entries.extend(write.entries.iter().cloned());
         Ok(())

@@ -7,7 +7,7 @@ use raft_core::{
 
 use crate::checker::broken;
 use crate::machine::Progress;
-use crate::world::{DiskOp, Event, FetchRequest, Job, Snapshot, World};
+use crate::world::{DiskOp, Event, FetchRequest, Job, Snapshot, World, index_of};
 use crate::{Image, Machine, Violation};
 
 impl<M: Machine> World<'_, M> {
@@ -114,7 +114,7 @@ impl<M: Machine> World<'_, M> {
     fn on_commit_claim(&mut self, node: usize, index: Index) -> Result<(), Violation> {
         let it = &self.nodes[node];
         let disks = self.nodes.iter().map(|other| (other.id, &other.disk));
-        self.checker.on_commit(it.id, index, &it.log, disks)
+        self.checker.on_commit(it.id, index, &it.log, &disks)
     }
 
     fn on_send(&mut self, node: usize, to: NodeId, message: Message) -> Result<(), Violation> {
@@ -144,7 +144,7 @@ impl<M: Machine> World<'_, M> {
             Body::AppendResponse(AppendOutcome::Accepted { matched })
             | Body::SnapshotResponse { outcome: SnapshotOutcome::Matched(matched), .. } => {
                 self.mix(matched.0);
-                let leader = (to, &self.nodes[self.index_of(to)].log);
+                let leader = (to, &self.nodes[index_of(to)].log);
                 let disk = &self.nodes[node].disk;
                 self.checker.on_acknowledge(from, message.term, *matched, disk, leader)?;
             }
@@ -158,7 +158,7 @@ impl<M: Machine> World<'_, M> {
     }
 
     fn transmit(&mut self, node: usize, to: NodeId, message: Message) {
-        let (from, to) = (self.nodes[node].id, self.index_of(to));
+        let (from, to) = (self.nodes[node].id, index_of(to));
         if self.blocked[node][to] {
             self.coverage.hit("messages cut off");
             return;
@@ -316,7 +316,7 @@ impl<M: Machine> World<'_, M> {
             self.at(delay, Event::Tell { node, life, input });
             return;
         };
-        let to = self.index_of(to);
+        let to = index_of(to);
         let lost = self.blocked[node][to] || (!self.calm && self.rng.chance(self.plan.stream_loss));
         self.at(delay, Event::Streamed { from: node, life, to, snapshot, lost });
     }

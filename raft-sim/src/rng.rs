@@ -1,4 +1,4 @@
-//! The only source of chance: SplitMix64 over one seed. Integers only, so that a seed means the same on every machine.
+//! The only source of chance: `SplitMix64` over one seed. Integers only, so that a seed means the same on every machine.
 
 /// A pseudo-random generator. Not for cryptography.
 #[derive(Clone, Debug)]

@@ -389,10 +389,6 @@ impl<'a, M: Machine> World<'a, M> {
         self.nodes[node].raft.is_some() && self.nodes[node].life == life
     }
 
-    pub(crate) fn index_of(&self, id: NodeId) -> usize {
-        id.0 as usize - 1
-    }
-
     /// Starts a node from its disk.
     pub(crate) fn start(&mut self, node: usize) -> Result<(), Violation> {
         let (seed, offset) = (self.rng.draw(), self.rng.below(1 << 40));
@@ -623,4 +619,9 @@ fn waits_for<M>(event: &Event<M>) -> Option<usize> {
         | Event::Fetch { node, .. } => Some(*node),
         _ => None,
     }
+}
+
+/// Nodes are numbered from 1 on.
+pub(crate) fn index_of(id: NodeId) -> usize {
+    id.0 as usize - 1
 }
