@@ -1,1 +1,33 @@
-//! raft-sim
+//! A deterministic world for many [`raft_core::Raft`]s: virtual network, disks, clocks and state machines, faults, and checkers
+//! that keep their own truth. One `u64` seed decides everything, so every failure is a number.
+//!
+//! ```
+//! let outcome = raft_sim::run_seed(7);
+//! assert!(outcome.failure.is_none(), "{}", outcome.failure.unwrap());
+//! ```
+//!
+//! What it is not: a test of `raft-node`, of a real store or of sockets. It drives the core from a loop of its own ([`World`]), without
+//! threads and without real time.
+//!
+//! Reading order: `plan` (what a seed draws), `image` (what a disk holds), `world` (the event loop and the driver), `perform` (what is
+//! done with each action), `chaos` (faults), `checker` and `ledger` (what must hold).
+
+mod chaos;
+mod checker;
+mod image;
+mod ledger;
+mod machine;
+mod outcome;
+mod perform;
+mod plan;
+mod rng;
+mod world;
+
+pub use checker::{Checker, Violation};
+pub use image::Image;
+pub use ledger::Ledger;
+pub use machine::{HashMachine, Machine};
+pub use outcome::{Coverage, Failure, Outcome, run_seed, run_seed_with, run_seed_with_timeline};
+pub use plan::Plan;
+pub use rng::Rng;
+pub use world::World;

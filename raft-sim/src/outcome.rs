@@ -1,0 +1,112 @@
+//! Runs one seed and says what came of it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::{HashMachine, Machine, Violation, World};
+
+/// How often each thing happened. Faults that never fire test nothing, so runs report them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Coverage(BTreeMap<&'static str, u64>);
+
+impl Coverage {
+    /// Counts one.
+    pub fn hit(&mut self, what: &'static str) {
+        self.add(what, 1);
+    }
+
+    /// Counts several.
+    pub fn add(&mut self, what: &'static str, count: u64) {
+        *self.0.entry(what).or_default() += count;
+    }
+
+    /// Adds all of another run's counts.
+    pub fn merge(&mut self, other: &Coverage) {
+        for (what, count) in &other.0 {
+            self.add(what, *count);
+        }
+    }
+
+    /// How often `what` happened.
+    pub fn count(&self, what: &str) -> u64 {
+        self.0.get(what).copied().unwrap_or(0)
+    }
+
+    /// All counts, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        self.0.iter().map(|(what, count)| (*what, *count))
+    }
+}
+
+/// A property that did not hold, with the seed that shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The seed.
+    pub seed: u64,
+    /// When, in virtual microseconds.
+    pub at_us: u64,
+    /// What.
+    pub violation: Violation,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "seed {}: at {} us: {}\n  replay: cargo xtask sim --seed {} --verbose",
+            self.seed, self.at_us, self.violation, self.seed
+        )
+    }
+}
+
+/// What came of one run.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The seed.
+    pub seed: u64,
+    /// A hash over every action of every node, in order: equal for equal seeds.
+    pub hash: u64,
+    /// How long the run was, in virtual microseconds.
+    pub simulated_us: u64,
+    /// What happened in it.
+    pub coverage: Coverage,
+    /// The first property that did not hold.
+    pub failure: Option<Failure>,
+}
+
+/// Runs one seed with the standard machine.
+pub fn run_seed(seed: u64) -> Outcome {
+    run_seed_with::<HashMachine>(seed, None)
+}
+
+/// Runs one seed and hands every step, in words, to `timeline`.
+pub fn run_seed_with_timeline(seed: u64, timeline: &mut dyn FnMut(&str)) -> Outcome {
+    run_seed_with::<HashMachine>(seed, Some(timeline))
+}
+
+/// Runs one seed with a state machine of the caller's choice. A panic in the core is a failure like any other.
+pub fn run_seed_with<M: Machine>(seed: u64, timeline: Option<&mut dyn FnMut(&str)>) -> Outcome {
+    let mut world = World::<M>::new(seed, timeline);
+    let result = catch_unwind(AssertUnwindSafe(|| world.run()));
+    let violation = match result {
+        Ok(Ok(())) => None,
+        Ok(Err(violation)) => Some(violation),
+        Err(panic) => {
+            let text = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("a panic without a message");
+            Some(Violation { rule: "no panic", detail: text.to_owned() })
+        }
+    };
+    let at_us = world.now_us();
+    Outcome {
+        seed,
+        hash: world.hash(),
+        simulated_us: at_us,
+        coverage: world.coverage().clone(),
+        failure: violation.map(|violation| Failure { seed, at_us, violation }),
+    }
+}

@@ -1,0 +1,42 @@
+//! A bounded number of seeds, and that a seed decides everything. `cargo xtask sim` runs more.
+
+use raft_sim::{Coverage, run_seed};
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    for seed in 1000..1010 {
+        let (first, second) = (run_seed(seed), run_seed(seed));
+        assert_eq!(first.hash, second.hash, "seed {seed}");
+        assert_eq!(first.coverage, second.coverage, "seed {seed}");
+        assert_eq!(first.simulated_us, second.simulated_us, "seed {seed}");
+    }
+    assert_ne!(run_seed(1).hash, run_seed(2).hash);
+}
+
+#[test]
+fn a_bounded_number_of_seeds_holds_and_exercises_every_fault() {
+    let mut coverage = Coverage::default();
+    for seed in 0..60 {
+        let outcome = run_seed(seed);
+        assert!(outcome.failure.is_none(), "{}", outcome.failure.unwrap());
+        coverage.merge(&outcome.coverage);
+    }
+    for what in [
+        "crashes",
+        "crashes that lost writes",
+        "pauses",
+        "partitions",
+        "one-way partitions",
+        "messages dropped",
+        "messages duplicated",
+        "messages late",
+        "truncations",
+        "compactions",
+        "snapshots installed",
+        "fetches",
+        "reads answered",
+        "entries applied",
+    ] {
+        assert!(coverage.count(what) > 0, "no {what} in any seed: {coverage:?}");
+    }
+}
