@@ -1,1 +1,35 @@
-//! raft-net-quic
+//! `raft_node`'s [`Transport`](raft_node::Transport) over QUIC with mutual TLS, and a request/response layer ("services") on
+//! the same endpoint.
+//!
+//! One [`Endpoint`] owns one UDP socket. Nodes dial each other through it ([`Endpoint::transport`]), and clients open streams of
+//! frames on it ([`Endpoint::accept_service`] here, [`ClientEndpoint::connect`] there). Who somebody is stands in the
+//! certificate ([`pki`]); nothing that is merely claimed is believed. The bytes on the wire are described in
+//! `docs/wire-format.md`.
+//!
+//! This crate knows nothing of the protocol's rules, of the log store, or of what services say to each other.
+
+mod accept;
+mod backoff;
+mod client;
+mod config;
+mod endpoint;
+mod error;
+mod framing;
+mod hello;
+mod identity;
+mod link;
+pub mod pki;
+mod queue;
+mod service;
+mod tls;
+mod transport;
+mod tuning;
+pub mod wire;
+
+pub use client::ClientEndpoint;
+pub use config::{EndpointConfig, Limits, PeerAddress, QueueLimits};
+pub use endpoint::Endpoint;
+pub use error::{CloseCode, NetError};
+pub use identity::{BadClusterId, ClusterId, IdentityFault, PeerIdentity};
+pub use service::{FrameReader, FrameWriter, ServiceStream};
+pub use transport::{Peers, QuicTransport};

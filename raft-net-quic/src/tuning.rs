@@ -1,0 +1,98 @@
+//! How QUIC is tuned for few, busy, long-lived connections; and the socket beneath it.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::config::Limits;
+use crate::error::NetError;
+
+/// The largest datagram looked for. Loopback and jumbo frames carry more than Ethernet's 1,452 bytes; discovery finds what the
+/// path allows, and each datagram saved is a packet not sealed, sent and acknowledged.
+const DATAGRAM_BYTES_MAX: u16 = 16 << 10;
+
+/// What one stream may have under way. A gigabit over 60 ms needs 7.5 MB.
+const STREAM_WINDOW: u32 = 8 << 20;
+
+/// What a peer's connection may have under way: more than its three streams together, so that a clogged class can take nothing
+/// from another. On the sending side the same holds for the send window, since no stream can buffer more than its own window.
+const PEER_WINDOW: u32 = 4 * STREAM_WINDOW;
+
+/// What a client's connection may have under way until it is known to be a peer's.
+const CLIENT_WINDOW: u32 = STREAM_WINDOW;
+
+/// How many one-way streams a peer may have open: one for each class, and those of a predecessor that are being closed.
+pub(crate) const PEER_STREAMS_MAX: u32 = 8;
+
+/// Asked of the system, which may give less: a burst must fit while the process is not scheduled.
+const SOCKET_BUFFER_BYTES: usize = 4 << 20;
+
+fn base(limits: &Limits) -> TransportConfig {
+    let mut config = TransportConfig::default();
+    let mut mtu = MtuDiscoveryConfig::default();
+    mtu.upper_bound(DATAGRAM_BYTES_MAX);
+    config
+        .mtu_discovery_config(Some(mtu))
+        .max_idle_timeout(IdleTimeout::try_from(limits.idle_timeout).ok())
+        .keep_alive_interval(Some(limits.keep_alive))
+        // Members are near each other more often than not; a first packet that is lost is sent again after three of these.
+        .initial_rtt(Duration::from_millis(100))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .send_window(u64::from(PEER_WINDOW))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None);
+    config
+}
+
+/// For the side that accepts.
+pub(crate) fn accepting(limits: &Limits) -> Arc<TransportConfig> {
+    let mut config = base(limits);
+    config
+        .receive_window(VarInt::from_u32(CLIENT_WINDOW))
+        .max_concurrent_bidi_streams(VarInt::from_u32(limits.streams_per_connection_max));
+    Arc::new(config)
+}
+
+/// For the side that dials: the other opens no streams.
+pub(crate) fn dialing(limits: &Limits) -> Arc<TransportConfig> {
+    let mut config = base(limits);
+    config
+        .receive_window(VarInt::from_u32(PEER_WINDOW))
+        .max_concurrent_bidi_streams(VarInt::from_u32(0));
+    Arc::new(config)
+}
+
+/// Once the other side is known to be a peer, it gets a peer's windows and streams.
+pub(crate) fn promote_to_peer(connection: &quinn::Connection) {
+    connection.set_receive_window(VarInt::from_u32(PEER_WINDOW));
+    connection.set_max_concurrent_uni_streams(VarInt::from_u32(PEER_STREAMS_MAX));
+}
+
+/// For both.
+pub(crate) fn endpoint() -> EndpointConfig {
+    let mut config = EndpointConfig::default();
+    // Can not fail: the size is within what QUIC allows (at least 1,200).
+    let _ = config.max_udp_payload_size(DATAGRAM_BYTES_MAX);
+    config
+}
+
+/// Opens the socket, with large buffers if the system gives them.
+pub(crate) fn socket(address: SocketAddr) -> Result<UdpSocket, NetError> {
+    let open = || {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        if address.is_ipv6() {
+            // One socket for both families; where the system can not, IPv6 alone is still of use.
+            let _ = socket.set_only_v6(false);
+        }
+        // Smaller buffers cost throughput, not correctness.
+        let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
+        let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
+        socket.bind(&address.into())?;
+        socket.set_nonblocking(true)?;
+        Ok(UdpSocket::from(socket))
+    };
+    open().map_err(|source| NetError::Bind { address, source })
+}
