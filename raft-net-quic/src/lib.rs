@@ -9,6 +9,8 @@
 //! This crate knows nothing of the protocol's rules, of the log store, or of what services say to each other.
 
 mod accept;
+#[cfg(test)]
+mod accept_tests;
 mod backoff;
 mod client;
 mod config;

@@ -125,10 +125,11 @@ impl Link {
         }
     }
 
-    /// The peer is one no longer: whatever it sends on is closed.
+    /// Nobody takes what the peer sends any more: it was removed, or the transport has ended.
     pub(crate) fn hang_up(&self) {
         if let Some(connection) = self.lock_call().take() {
-            connection.close(CloseCode::NotAllowed.code(), b"no longer a peer of this node");
+            connection
+                .close(CloseCode::Shutdown.code(), b"this node takes no more messages from it");
         }
     }
 

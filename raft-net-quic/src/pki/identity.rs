@@ -106,6 +106,13 @@ impl Identity {
         Arc::clone(&self.inner.roots)
     }
 
+    /// The same certificate, but another CA to check others against.
+    #[cfg(test)]
+    pub(crate) fn trusting(&self, ca_pem: &str) -> Identity {
+        let Inner { cert_pem, key_pem, .. } = &*self.inner;
+        Self::issued(cert_pem.clone(), key_pem.clone(), ca_pem.into()).unwrap()
+    }
+
     /// What a CA of this process has just issued.
     pub(super) fn issued(
         cert_pem: String,
@@ -209,4 +216,86 @@ fn certificates(pem: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, 
         return Err(malformed("there is no CERTIFICATE block in it".into()));
     }
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use raft_core::NodeId;
+
+    use super::super::ClusterCa;
+    use super::*;
+
+    /// Valid files of node 1 in a folder of their own.
+    fn files(ca: &ClusterCa) -> (tempfile::TempDir, IdentityPaths) {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = IdentityPaths::in_folder(folder.path(), "node");
+        ca.issue_node(NodeId(1), &["localhost".into(), "127.0.0.1".into()])
+            .unwrap()
+            .save(&paths)
+            .unwrap();
+        (folder, paths)
+    }
+
+    fn ca() -> ClusterCa {
+        ClusterCa::generate(ClusterId::random().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn what_is_saved_loads_again_and_the_keys_are_secret() {
+        let ca = ca();
+        let (folder, paths) = files(&ca);
+        let loaded = Identity::load(&paths).unwrap();
+        assert_eq!(loaded.names(ca.cluster()), Ok(PeerIdentity::Node(NodeId(1))));
+        ca.save(folder.path()).unwrap();
+        let again = ClusterCa::load(folder.path()).unwrap();
+        assert_eq!(again.cluster(), ca.cluster());
+        again.issue_client("x").unwrap().save(&paths).unwrap();
+        let client = Identity::load(&paths).unwrap();
+        assert_eq!(client.names(ca.cluster()), Ok(PeerIdentity::Client { name: "x".into() }));
+        #[cfg(unix)]
+        for secret in [&paths.key, &folder.path().join(ClusterCa::KEY_FILE)] {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = std::fs::metadata(secret).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{}", secret.display());
+        }
+    }
+
+    #[test]
+    fn each_defect_is_named_with_its_file() {
+        let (ca, other) = (ca(), ca());
+        let fault = |spoil: &dyn Fn(&IdentityPaths)| {
+            let (_folder, paths) = files(&ca);
+            spoil(&paths);
+            Identity::load(&paths).unwrap_err()
+        };
+        let error = fault(&|paths| std::fs::remove_file(&paths.key).unwrap());
+        assert!(matches!(&error, PkiError::Read { path, .. } if path.ends_with("node.key")));
+        let error = fault(&|paths| std::fs::write(&paths.cert, "no PEM").unwrap());
+        assert!(matches!(&error, PkiError::Malformed { path, .. } if path.ends_with("node.pem")));
+        let error = fault(&|paths| std::fs::write(&paths.key, "no PEM").unwrap());
+        assert!(matches!(&error, PkiError::Malformed { path, .. } if path.ends_with("node.key")));
+        let error = fault(&|paths| std::fs::write(&paths.ca, "").unwrap());
+        assert!(matches!(&error, PkiError::Malformed { path, .. } if path.ends_with("ca.pem")));
+        let error = fault(&|paths| {
+            let (_other, others) = files(&ca);
+            std::fs::copy(&others.key, &paths.key).unwrap();
+        });
+        assert!(matches!(error, PkiError::KeyMismatch { .. }), "{error}");
+        let error = fault(&|paths| std::fs::write(&paths.ca, other.cert_pem()).unwrap());
+        assert!(matches!(error, PkiError::NotSignedByCa { .. }), "{error}");
+        for years in [(2000, 2001), (2090, 2091)] {
+            let error = fault(&|paths| {
+                ca.issue_node_valid(NodeId(1), &[], years).unwrap().save(paths).unwrap();
+            });
+            assert!(matches!(error, PkiError::NotValidNow { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_identity_can_not_be_smuggled_in_as_a_host() {
+        let ca = ca();
+        let name = crate::identity::node_dns_name(NodeId(2), ca.cluster());
+        let error = ca.issue_node(NodeId(1), &[name]).unwrap_err();
+        assert!(matches!(error, PkiError::BadHost { .. }), "{error}");
+    }
 }

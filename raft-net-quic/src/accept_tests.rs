@@ -1,0 +1,191 @@
+//! What somebody with a certificate, but without manners, gets from the accepting side. Tests only.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use quinn::Connection;
+use raft_core::NodeId;
+use raft_node::{Delivery, Inbox, Transport};
+use tokio::sync::mpsc::Receiver;
+
+use crate::client::dial;
+use crate::hello::{Hello, Role, VERSIONS};
+use crate::pki::{ClusterCa, Identity};
+use crate::transport::QuicTransport;
+use crate::{
+    CloseCode, ClusterId, Endpoint, EndpointConfig, Limits, NetError, PeerAddress, tls, tuning,
+};
+
+const CLUSTER: ClusterId = ClusterId([5; 16]);
+
+struct World {
+    ca: ClusterCa,
+    endpoint: Endpoint,
+    _transport: QuicTransport,
+    inbox: Receiver<Delivery>,
+    socket: quinn::Endpoint,
+}
+
+/// Node 1, which has a peer 2 (that never answers), and a socket to bother it from.
+fn world() -> World {
+    let ca = ClusterCa::generate(CLUSTER).unwrap();
+    let listen = ([127, 0, 0, 1], 0).into();
+    let identity = ca.issue_node(NodeId(1), &[]).unwrap();
+    let config = EndpointConfig::new(listen, identity, NodeId(1), CLUSTER);
+    let endpoint = Endpoint::bind(config).unwrap();
+    let mut transport =
+        endpoint.transport(BTreeMap::from([(NodeId(2), PeerAddress::from("127.0.0.1:1"))]));
+    let (inbox, receiver) = Inbox::channel(8);
+    transport.start(inbox).unwrap();
+    let socket = quinn::Endpoint::client(listen).unwrap();
+    World { ca, endpoint, _transport: transport, inbox: receiver, socket }
+}
+
+fn hello(claimed: u64) -> Hello {
+    Hello {
+        versions: VERSIONS,
+        role: Role::Peer,
+        cluster: CLUSTER,
+        claimed: NodeId(claimed),
+        target: NodeId(1),
+        incarnation: 1,
+    }
+}
+
+impl World {
+    async fn dial(&self, identity: &Identity, hello: Hello) -> Result<Connection, NetError> {
+        let config = tls::client(identity, tuning::dialing(&Limits::default())).unwrap();
+        let address = self.endpoint.local_addr().to_string();
+        dial(&self.socket, &config, &address, &hello).await.map(|(connection, _)| connection)
+    }
+
+    async fn refusal(&self, identity: &Identity, hello: Hello) -> (CloseCode, String) {
+        match self.dial(identity, hello).await {
+            Err(NetError::Refused { code, reason, .. }) => (code, reason),
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    /// Writes bytes as node 2 would write a class of messages, and waits for the verdict.
+    async fn verdict_on(&self, connection: &Connection, bytes: &[u8]) -> (CloseCode, String) {
+        let mut stream = connection.open_uni().await.unwrap();
+        // The verdict may come while this is being written.
+        let _ = stream.write_all(bytes).await;
+        let _ = stream.finish();
+        let closed = tokio::time::timeout(Duration::from_secs(20), connection.closed());
+        match crate::error::lost("it", &closed.await.unwrap()) {
+            NetError::Refused { code, reason, .. } => (code, reason),
+            other => panic!("not refused: {other}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_is_who_its_certificate_says_and_nobody_else() {
+    let world = world();
+    let of = |node| world.ca.issue_node(NodeId(node), &[]).unwrap();
+    let two = of(2);
+
+    let (code, reason) = world.refusal(&world.ca.issue_client("c").unwrap(), hello(2)).await;
+    assert_eq!(code, CloseCode::NotAllowed);
+    assert!(reason.contains("client \"c\"") && reason.contains("does not make a peer"), "{reason}");
+
+    let (code, reason) = world.refusal(&of(3), hello(2)).await;
+    assert_eq!(code, CloseCode::Identity);
+    assert!(reason.contains("node 3") && reason.contains("it says that it is node 2"), "{reason}");
+
+    let (code, reason) = world.refusal(&of(3), hello(3)).await;
+    assert_eq!(code, CloseCode::NotAllowed);
+    assert!(reason.contains("not a peer of node 1"), "{reason}");
+
+    let (code, reason) = world.refusal(&two, Hello { target: NodeId(9), ..hello(2) }).await;
+    assert_eq!(code, CloseCode::WrongNode);
+    assert!(reason.contains("wants node 9, and this is node 1"), "{reason}");
+
+    let cluster = ClusterId([6; 16]);
+    // The dialing side would not believe the server's name, so only the hello is of the other cluster.
+    let config = tls::client(&two, tuning::dialing(&Limits::default())).unwrap();
+    let connecting = world.socket.connect_with(
+        config,
+        world.endpoint.local_addr(),
+        &crate::identity::node_dns_name(NodeId(1), CLUSTER),
+    );
+    let connection = connecting.unwrap().await.unwrap();
+    let error =
+        crate::hello::introduce(&connection, &Hello { cluster, ..hello(2) }, "node 1").await;
+    assert!(matches!(error, Err(NetError::Refused { code: CloseCode::Identity, .. })), "{error:?}");
+
+    let (code, reason) = world.refusal(&two, Hello { versions: (7, 9), ..hello(2) }).await;
+    assert_eq!(code, CloseCode::Protocol);
+    assert!(reason.contains("7 to 9"), "{reason}");
+
+    world.dial(&two, hello(2)).await.unwrap();
+}
+
+/// A CA that was made for another cluster, or a second CA of the same name: TLS refuses, and the dialing side learns it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_of_another_ca_is_refused_by_the_server() {
+    let world = world();
+    let other = ClusterCa::generate(CLUSTER).unwrap();
+    // It trusts the right CA, but shows the wrong certificate.
+    let two = other.issue_node(NodeId(2), &[]).unwrap().trusting(world.ca.cert_pem());
+    let (code, reason) = world.refusal(&two, hello(2)).await;
+    assert_eq!(code, CloseCode::Certificate);
+    assert!(reason.contains("not signed by the cluster's CA"), "{reason}");
+    // It trusts the wrong CA.
+    let two = other.issue_node(NodeId(2), &[]).unwrap();
+    let error = world.dial(&two, hello(2)).await.unwrap_err();
+    assert!(matches!(error, NetError::WrongCertificate { .. }), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_that_are_no_messages_end_the_connection_with_a_reason() {
+    let mut world = world();
+    let two = world.ca.issue_node(NodeId(2), &[]).unwrap();
+    for (bytes, says) in [
+        (&[9][..], "unknown traffic class 9"),
+        (&[1, 0xff, 0xff, 0xff, 0xff], "a frame of 4294967295 bytes"),
+        (&[1, 2, 0, 0, 0, 0, 0], "the frame ends within its head"),
+        (&[1, 5, 0, 0, 0, 1, 0, 0, 0, 0], "the head is not valid"),
+        (&[1, 5, 0, 0, 0], "within a frame"),
+    ] {
+        let connection = world.dial(&two, hello(2)).await.unwrap();
+        let (code, reason) = world.verdict_on(&connection, bytes).await;
+        assert_eq!(code, CloseCode::Protocol, "{reason}");
+        assert!(reason.contains(says), "{reason}");
+    }
+    assert!(world.inbox.try_recv().is_err(), "nothing of it was believed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_connection_of_a_peer_takes_the_firsts_place() {
+    let world = world();
+    let two = world.ca.issue_node(NodeId(2), &[]).unwrap();
+    let first = world.dial(&two, hello(2)).await.unwrap();
+    let second = world.dial(&two, hello(2)).await.unwrap();
+    let error = crate::error::lost("it", &first.closed().await);
+    assert!(matches!(error, NetError::Refused { code: CloseCode::Superseded, .. }), "{error}");
+    assert!(second.close_reason().is_none());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever arrives on a stream, in whatever pieces, the frames' memory stays within the limit, and nothing panics.
+    #[test]
+    fn any_stream_of_bytes_yields_messages_or_an_error(
+        pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..64), 0..32),
+    ) {
+        let limits = crate::wire::WireLimits { frame_bytes_max: 512 };
+        let mut assembler = crate::framing::Assembler::new(512);
+        for piece in pieces {
+            assembler.push(Bytes::from(piece));
+            while let Ok(Some(frame)) = assembler.pop() {
+                prop_assert!(frame.len() <= 512);
+                let _ = crate::wire::decode(frame, &limits);
+            }
+        }
+    }
+}
