@@ -315,7 +315,7 @@ impl<'a, M: StateMachine, R: LogReader> Applier<'a, M, R> {
             Ok(None) => tracing::warn!(%to, "the state machine has no snapshot to stream"),
             Err(error) => tracing::warn!(%to, %error, "the snapshot can not be opened"),
         }
-        self.reporter.input(Input::SnapshotStreamFailed { to });
+        self.reporter.input(Input::SnapshotStreamEnded { to });
     }
 
     /// Replaces the state by a received snapshot.

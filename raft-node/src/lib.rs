@@ -35,6 +35,7 @@ mod snapshot_send;
 mod state_machine;
 mod status;
 mod storage;
+pub mod testing;
 mod transport;
 mod waiting;
 

@@ -149,12 +149,14 @@ pub(crate) fn spawn(
         let end = run.unwrap_or_else(|_| Err(StreamEnd::Failed("its reader panicked".into())));
         match end {
             Ok(()) => tracing::info!(%to, %position, "streamed a snapshot"),
-            Err(StreamEnd::Aborted) => {}
-            Err(StreamEnd::Failed(why)) if !control.lock().aborted => {
+            Err(StreamEnd::Failed(why)) => {
                 tracing::warn!(%to, %position, why, "a snapshot stream failed");
-                reporter.input(Input::SnapshotStreamFailed { to });
             }
-            Err(StreamEnd::Failed(_)) => {}
+            Err(StreamEnd::Aborted) => {}
+        }
+        // A stream that was let go of may have a successor already, which its end must not be taken for.
+        if !control.lock().aborted {
+            reporter.input(Input::SnapshotStreamEnded { to });
         }
     })
 }
