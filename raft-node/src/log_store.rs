@@ -31,7 +31,8 @@ pub trait LogStore: Send + 'static {
     fn write(&mut self, writes: &[Persist]) -> Result<(), StorageError>;
 
     /// Forgets everything up to and including `through`, which becomes the base; the configuration as of there is remembered. May be
-    /// done lazily or in part, as long as what `restore` reports stays consistent, and need not be durable on return.
+    /// done lazily or in part, as long as what `restore` reports stays consistent, and need not be durable on return. A `through` at or
+    /// before the base changes nothing (a snapshot may have replaced the log meanwhile).
     ///
     /// # Errors
     /// As for `write`.
@@ -43,7 +44,7 @@ pub trait LogStore: Send + 'static {
 
 /// Reads entries while the log is being written.
 pub trait LogReader: Send + 'static {
-    /// Reads from `first` to `last` (both inclusive), and stops early once `budget_bytes`
+    /// Reads from `first` to `last` (both inclusive, at most to the end of the log), and stops early once `budget_bytes`
     /// ([`Entry::size_bytes`](raft_core::Entry::size_bytes)) are read; at least one entry is returned.
     ///
     /// # Errors

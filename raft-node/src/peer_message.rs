@@ -40,7 +40,7 @@ pub enum SnapshotChunk {
     Data {
         /// Where they belong.
         offset: u64,
-        /// The bytes; at most [`SnapshotChunk::DATA_BYTES_MAX`].
+        /// The bytes; at most [`SnapshotChunk::DATA_BYTES_MAX`]. None at all is a question: the receiver answers where to start.
         data: Bytes,
         /// xxh3-64 of `data`, checked before it is written.
         checksum: u64,
@@ -54,7 +54,7 @@ pub enum SnapshotChunk {
     },
     /// Receiver: everything before `offset` is here; go on there. Also opens the window, and says where to resume.
     Ack {
-        /// The next byte wanted.
+        /// The next byte wanted; [`SnapshotChunk::ACK_COMPLETE`] once the whole is verified.
         offset: u64,
     },
     /// Either side: the stream can not go on.
@@ -64,4 +64,7 @@ pub enum SnapshotChunk {
 impl SnapshotChunk {
     /// The most bytes of data in one frame.
     pub const DATA_BYTES_MAX: usize = 256 << 10;
+
+    /// The offset of the last acknowledgement of all: the whole has arrived, and its digest fits.
+    pub const ACK_COMPLETE: u64 = u64::MAX;
 }

@@ -55,6 +55,7 @@ pub trait StateMachine: Send + 'static {
     fn open_snapshot(&self) -> Result<Option<SnapshotSource>, MachineError>;
 
     /// Replaces the whole state by a snapshot that a peer's `open_snapshot` produced, durably (checkpointed under `meta`) when it returns.
+    /// Never called while a checkpoint runs.
     /// After a crash in the middle, `restore` reports the old state or the new one, whole.
     ///
     /// # Errors

@@ -1,0 +1,355 @@
+//! The apply thread: owns the state machine, applies what is committed, and answers whoever waits for it.
+//!
+//! Nothing here decides what is committed; that is the core's. Checkpoints are started here, see `checkpoint.rs`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use raft_core::{
+    Apply, Entry, Index, Input, LogPosition, Membership, NodeId, Payload, ProposalId, SnapshotMeta,
+    Term,
+};
+use tokio::sync::oneshot;
+
+use crate::checkpoint::{CheckpointReply, Checkpoints};
+use crate::error::{CheckpointFailed, ProposeError};
+use crate::feedback::{Reporter, WorkerResult, with_causes};
+use crate::handle::{Permit, ProposalWaiter, ReadWaiter};
+use crate::handover::Handover;
+use crate::metrics::{Counters, count};
+use crate::snapshot_send::{self, StreamControl, StreamSettings};
+use crate::storage::CloseOnDrop;
+use crate::waiting::{Batch, WaitingBatches, is_command};
+use crate::{LogReader, MachineError, StateMachine};
+
+/// What is handed to the apply thread. All of it is bounded by permits of the handle, or by the core.
+pub(crate) enum ApplyWork<M: StateMachine> {
+    /// A batch is in the log at this place; answer it when it is applied.
+    Expect { id: ProposalId, first: Index, count: u64, term: Term, waiter: ProposalWaiter<M> },
+    /// Its leader leads no more.
+    Abandon(ProposalId),
+    /// Committed entries.
+    Apply(Apply),
+    /// Queries to answer once `index` is applied.
+    Read { index: Index, waiters: Vec<ReadWaiter<M>> },
+    /// A query to answer now.
+    Query(ReadWaiter<M>),
+    /// A checkpoint on demand.
+    Checkpoint { reply: oneshot::Sender<Result<SnapshotMeta, CheckpointFailed>>, _permit: Permit },
+    /// The running checkpoint has ended.
+    CheckpointDone { meta: SnapshotMeta, result: Result<(), MachineError> },
+    /// Stream the latest snapshot to a peer, if it is this one.
+    Stream { to: NodeId, term: Term, snapshot: SnapshotMeta, control: Arc<StreamControl> },
+    /// Replace the state by the snapshot in this file.
+    Install { snapshot: SnapshotMeta, file: PathBuf },
+}
+
+/// What the apply thread starts with.
+pub(crate) struct ApplierParts<M: StateMachine, R> {
+    pub(crate) machine: M,
+    pub(crate) log: R,
+    pub(crate) queue: Arc<Handover<ApplyWork<M>>>,
+    pub(crate) counters: Arc<Counters>,
+    /// What the machine's durable state includes.
+    pub(crate) restored: Option<SnapshotMeta>,
+    /// The configuration as of the log's base, for a machine that starts empty.
+    pub(crate) base_membership: Membership,
+    pub(crate) replay_bytes: usize,
+    pub(crate) checkpoint_log_bytes: u64,
+    pub(crate) stream: StreamSettings,
+}
+
+/// Runs until the queue is closed and worked off, or the machine fails.
+pub(crate) fn run<M: StateMachine, R: LogReader>(
+    parts: ApplierParts<M, R>,
+    reporter: &Reporter,
+) -> WorkerResult {
+    let queue = Arc::clone(&parts.queue);
+    let _close = CloseOnDrop(Arc::clone(&queue));
+    let mut applier = Applier::new(parts, reporter);
+    let mut taken = VecDeque::new();
+    while queue.take_all(&mut taken) {
+        for work in taken.drain(..) {
+            applier.work(work)?;
+        }
+    }
+    applier.streams.drain(..).for_each(|stream| drop(stream.join()));
+    Ok(())
+}
+
+struct Applier<'a, M: StateMachine, R> {
+    machine: M,
+    log: R,
+    queue: Arc<Handover<ApplyWork<M>>>,
+    counters: Arc<Counters>,
+    reporter: &'a Reporter,
+    replay_bytes: usize,
+    stream: StreamSettings,
+    /// The last applied position, and the configuration as of there.
+    applied: LogPosition,
+    membership: Membership,
+    batches: WaitingBatches<M::Response, ProposalWaiter<M>>,
+    reads: BTreeMap<Index, Vec<ReadWaiter<M>>>,
+    checkpoints: Checkpoints,
+    /// A snapshot to install once the running checkpoint has ended: a machine never has to do both at a time.
+    install: Option<(SnapshotMeta, PathBuf)>,
+    /// The threads that stream to peers.
+    streams: Vec<JoinHandle<()>>,
+    /// Reused for every slice.
+    responses: Vec<M::Response>,
+}
+
+impl<'a, M: StateMachine, R: LogReader> Applier<'a, M, R> {
+    fn new(parts: ApplierParts<M, R>, reporter: &'a Reporter) -> Self {
+        let checkpoints = Checkpoints::new(parts.checkpoint_log_bytes, parts.restored.clone());
+        let (applied, membership) = match parts.restored {
+            Some(snapshot) => (snapshot.position, snapshot.membership),
+            None => (LogPosition::ORIGIN, parts.base_membership),
+        };
+        Applier {
+            machine: parts.machine,
+            log: parts.log,
+            queue: parts.queue,
+            counters: parts.counters,
+            reporter,
+            replay_bytes: parts.replay_bytes,
+            stream: parts.stream,
+            applied,
+            membership,
+            batches: WaitingBatches::new(),
+            reads: BTreeMap::new(),
+            checkpoints,
+            install: None,
+            streams: Vec::new(),
+            responses: Vec::new(),
+        }
+    }
+
+    fn work(&mut self, work: ApplyWork<M>) -> WorkerResult {
+        match work {
+            ApplyWork::Expect { id, first, count, term, waiter } => {
+                let batch = Batch { id, first, count, term, responses: Vec::new(), waiter };
+                self.batches.expect(batch, self.applied.index, &mut answer_batch);
+            }
+            ApplyWork::Abandon(id) => {
+                if let Some(waiter) = self.batches.abandon(id) {
+                    answer_batch::<M>((waiter, None));
+                }
+            }
+            ApplyWork::Apply(span) => self.apply(&span)?,
+            ApplyWork::Read { index, waiters } if index <= self.applied.index => {
+                self.answer(waiters);
+            }
+            ApplyWork::Read { index, waiters } => {
+                self.reads.entry(index).or_default().extend(waiters);
+            }
+            ApplyWork::Query(waiter) => self.answer(vec![waiter]),
+            ApplyWork::Checkpoint { reply, _permit } => self.checkpoint_on_demand(reply)?,
+            ApplyWork::CheckpointDone { meta, result } => self.on_checkpoint_done(meta, result)?,
+            ApplyWork::Stream { to, term, snapshot, control } => {
+                self.stream(to, term, &snapshot, control);
+            }
+            ApplyWork::Install { snapshot, file } if self.checkpoints.is_running() => {
+                self.install = Some((snapshot, file));
+            }
+            ApplyWork::Install { snapshot, file } => self.install(&snapshot, &file),
+        }
+        Ok(())
+    }
+
+    /// Applies a span: first what has to be read from the log, then what came with it.
+    fn apply(&mut self, span: &Apply) -> WorkerResult {
+        if span.first != self.applied.index.next() {
+            let applied = self.applied;
+            return Err(format!("the core handed out entry {} after {applied}", span.first).into());
+        }
+        let in_memory = span.entries.first().map_or(span.last.next(), |entry| entry.index);
+        while self.applied.index.next() < in_memory {
+            let (first, last) = (self.applied.index.next(), in_memory.prev());
+            let read = self.log.read(first, last, self.replay_bytes);
+            let entries = read.map_err(|error| {
+                Arc::from(format!("committed entries can not be read: {}", with_causes(&error)))
+            })?;
+            let fits = entries.first().is_some_and(|entry| entry.index == first)
+                && entries.last().is_some_and(|entry| entry.index <= last);
+            if !fits {
+                return Err(
+                    format!("the log store gave other entries than {first} to {last}").into()
+                );
+            }
+            entries.slices().try_for_each(|slice| self.apply_slice(slice))?;
+            self.reporter.input(Input::Applied(self.applied.index));
+        }
+        if !span.entries.is_empty() {
+            span.entries.slices().try_for_each(|slice| self.apply_slice(slice))?;
+            self.reporter.input(Input::Applied(self.applied.index));
+        }
+        Ok(())
+    }
+
+    fn apply_slice(&mut self, entries: &[Entry]) -> WorkerResult {
+        let Some(last) = entries.last() else { return Ok(()) };
+        self.responses.clear();
+        self.machine
+            .apply(entries, &mut self.responses)
+            .map_err(|error| Arc::from(with_causes(&error)))?;
+        let (mut commands, mut bytes) = (0, 0);
+        for entry in entries {
+            bytes += entry.size_bytes() as u64;
+            commands += usize::from(is_command(entry));
+            if let Payload::Membership(membership) = &entry.payload {
+                self.membership = membership.clone();
+            }
+        }
+        if self.responses.len() != commands {
+            let given = self.responses.len();
+            return Err(format!(
+                "the state machine gave {given} responses to {commands} commands up to entry {}: it must give one for each",
+                last.index
+            )
+            .into());
+        }
+        self.applied = last.position();
+        count(&self.counters.entries_applied, entries.len() as u64);
+        count(&self.counters.bytes_applied, bytes);
+        let counters = &self.counters;
+        self.batches.resolve(entries, &mut self.responses, &mut |outcome| {
+            count(&counters.batches_answered, 1);
+            answer_batch(outcome);
+        });
+        self.answer_reads();
+        if self.checkpoints.on_applied(bytes) {
+            self.start_checkpoint()?;
+        }
+        Ok(())
+    }
+
+    /// Answers the reads whose index has come.
+    fn answer_reads(&mut self) {
+        while let Some(first) = self.reads.first_entry() {
+            if *first.key() > self.applied.index {
+                break;
+            }
+            let waiters = first.remove();
+            self.answer(waiters);
+        }
+    }
+
+    fn answer(&self, waiters: Vec<ReadWaiter<M>>) {
+        for waiter in waiters {
+            // Whoever has given up needs no answer.
+            if waiter.reply.is_closed() {
+                continue;
+            }
+            count(&self.counters.queries_answered, waiter.queries.len() as u64);
+            let answers = waiter.queries.into_iter().map(|query| self.machine.query(query));
+            drop(waiter.reply.send(Ok(answers.collect())));
+        }
+    }
+
+    fn checkpoint_on_demand(&mut self, reply: CheckpointReply) -> WorkerResult {
+        if self.applied == LogPosition::ORIGIN {
+            drop(reply.send(Err(CheckpointFailed::NothingApplied)));
+            return Ok(());
+        }
+        if self.checkpoints.on_demand(self.applied, reply) {
+            self.start_checkpoint()?;
+        }
+        Ok(())
+    }
+
+    fn start_checkpoint(&mut self) -> WorkerResult {
+        let meta = SnapshotMeta { position: self.applied, membership: self.membership.clone() };
+        self.checkpoints.on_started();
+        let queue = Arc::clone(&self.queue);
+        let reported = meta.clone();
+        // May be called on any thread, even this one: pushing never waits. After the end of this thread nobody is told.
+        let done = crate::CheckpointDone::new(move |result| {
+            let _ = queue.push(ApplyWork::CheckpointDone { meta: reported, result }, 0);
+        });
+        let started = self.machine.checkpoint(meta, done);
+        started.map_err(|error| Arc::from(with_causes(&error)))
+    }
+
+    fn on_checkpoint_done(
+        &mut self,
+        meta: SnapshotMeta,
+        result: Result<(), MachineError>,
+    ) -> WorkerResult {
+        result.map_err(|error| Arc::from(with_causes(&error)))?;
+        count(&self.counters.checkpoints, 1);
+        self.reporter.input(Input::SnapshotTaken(meta.clone()));
+        let again = self.checkpoints.on_done(meta);
+        if let Some((snapshot, file)) = self.install.take() {
+            self.install(&snapshot, &file);
+        }
+        if again { self.start_checkpoint() } else { Ok(()) }
+    }
+
+    /// Opens the latest snapshot and starts to stream it, if it is the one that the core offered.
+    fn stream(
+        &mut self,
+        to: NodeId,
+        term: Term,
+        wanted: &SnapshotMeta,
+        control: Arc<StreamControl>,
+    ) {
+        self.streams.retain(|stream| !stream.is_finished());
+        match self.machine.open_snapshot() {
+            Ok(Some(source)) if source.meta.position == wanted.position => {
+                let stream = snapshot_send::Stream { to, term, source, control };
+                let reporter = self.reporter.clone();
+                match snapshot_send::spawn(stream, self.stream.clone(), reporter) {
+                    Ok(thread) => return self.streams.push(thread),
+                    Err(error) => {
+                        tracing::warn!(%to, %error, "no thread to stream a snapshot");
+                    }
+                }
+            }
+            Ok(Some(newer)) => {
+                tracing::debug!(%to, position = %newer.meta.position, "a newer snapshot is there");
+                self.reporter.input(Input::SnapshotTaken(newer.meta));
+            }
+            Ok(None) => tracing::warn!(%to, "the state machine has no snapshot to stream"),
+            Err(error) => tracing::warn!(%to, %error, "the snapshot can not be opened"),
+        }
+        self.reporter.input(Input::SnapshotStreamEnded { to });
+    }
+
+    /// Replaces the state by a received snapshot.
+    fn install(&mut self, snapshot: &SnapshotMeta, file: &Path) {
+        let installed = std::fs::File::open(file)
+            .map_err(|error| {
+                let message = format!("the received snapshot {} can not be read", file.display());
+                MachineError { message, source: Some(Box::new(error)) }
+            })
+            .and_then(|data| {
+                let mut data = std::io::BufReader::with_capacity(256 << 10, data);
+                self.machine.install_snapshot(snapshot.clone(), &mut data)
+            });
+        // Installed or malformed: it is of no more use.
+        drop(std::fs::remove_file(file));
+        if let Err(error) = installed {
+            let why = with_causes(&error);
+            tracing::warn!(position = %snapshot.position, why, "a snapshot was not installed");
+            self.reporter.input(Input::SnapshotFailed(snapshot.clone()));
+            return;
+        }
+        self.applied = snapshot.position;
+        self.membership = snapshot.membership.clone();
+        self.checkpoints.on_installed(snapshot.clone());
+        count(&self.counters.snapshots_installed, 1);
+        self.batches.skip_through(snapshot.position.index, &mut answer_batch);
+        self.answer_reads();
+        self.reporter.input(Input::SnapshotInstalled(snapshot.clone()));
+    }
+}
+
+/// Tells a waiter how its batch ended. Whoever has given up needs no answer.
+fn answer_batch<M: StateMachine>(
+    (waiter, responses): (ProposalWaiter<M>, Option<Vec<M::Response>>),
+) {
+    drop(waiter.reply.send(responses.ok_or(ProposeError::OutcomeUnknown)));
+}

@@ -1,0 +1,126 @@
+//! When to make a checkpoint: one at a time, and none forgotten.
+
+use raft_core::{LogPosition, SnapshotMeta};
+use tokio::sync::oneshot;
+
+use crate::error::CheckpointFailed;
+
+/// Somebody who waits for a checkpoint.
+pub(crate) type CheckpointReply = oneshot::Sender<Result<SnapshotMeta, CheckpointFailed>>;
+
+/// The state of a node's checkpoints.
+#[derive(Debug)]
+pub(crate) struct Checkpoints {
+    /// How many applied bytes make one due.
+    every_bytes: u64,
+    /// How many were applied since the last one was started.
+    bytes: u64,
+    /// The last durable one.
+    last: Option<SnapshotMeta>,
+    running: bool,
+    /// Who waits for the running one.
+    now: Vec<CheckpointReply>,
+    /// Who came while it was running, and so waits for the next.
+    next: Vec<CheckpointReply>,
+}
+
+impl Checkpoints {
+    pub(crate) fn new(every_bytes: u64, last: Option<SnapshotMeta>) -> Checkpoints {
+        let (now, next) = (Vec::new(), Vec::new());
+        Checkpoints { every_bytes, bytes: 0, last, running: false, now, next }
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.running
+    }
+
+    /// Entries were applied. Whether to start a checkpoint. What comes due while one is running is not forgotten: the bytes
+    /// go on counting, and decide when it ends (scenario 38).
+    pub(crate) fn on_applied(&mut self, bytes: u64) -> bool {
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.is_due()
+    }
+
+    /// Somebody wants one that includes `applied`. Whether to start it.
+    pub(crate) fn on_demand(&mut self, applied: LogPosition, reply: CheckpointReply) -> bool {
+        match &self.last {
+            Some(last) if last.position == applied => {
+                drop(reply.send(Ok(last.clone())));
+                false
+            }
+            _ => {
+                self.next.push(reply);
+                self.is_due()
+            }
+        }
+    }
+
+    pub(crate) fn on_started(&mut self) {
+        self.running = true;
+        self.bytes = 0;
+        self.now.append(&mut self.next);
+    }
+
+    /// The running one is durable. Whether to start another.
+    pub(crate) fn on_done(&mut self, meta: SnapshotMeta) -> bool {
+        self.running = false;
+        for reply in self.now.drain(..) {
+            drop(reply.send(Ok(meta.clone())));
+        }
+        self.last = Some(meta);
+        self.is_due()
+    }
+
+    /// A received snapshot is durable: as good as a checkpoint.
+    pub(crate) fn on_installed(&mut self, meta: SnapshotMeta) {
+        self.bytes = 0;
+        self.last = Some(meta);
+    }
+
+    fn is_due(&self) -> bool {
+        !self.running && (self.bytes >= self.every_bytes || !self.next.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raft_core::{Index, Membership, Term};
+
+    fn meta(index: u64) -> SnapshotMeta {
+        let position = LogPosition { index: Index(index), term: Term(1) };
+        SnapshotMeta { position, membership: Membership::default() }
+    }
+
+    #[test]
+    fn a_trigger_while_one_is_being_built_fires_afterwards() {
+        // scenario 38 (openraft 1829)
+        let mut checkpoints = Checkpoints::new(100, None);
+        assert!(!checkpoints.on_applied(99));
+        assert!(checkpoints.on_applied(1));
+        checkpoints.on_started();
+        assert!(!checkpoints.on_applied(150), "one at a time");
+        assert!(checkpoints.on_done(meta(1)), "the trigger was remembered");
+        checkpoints.on_started();
+        assert!(!checkpoints.on_done(meta(2)));
+    }
+
+    #[test]
+    fn a_demand_during_a_checkpoint_waits_for_the_next_one() {
+        let mut checkpoints = Checkpoints::new(100, None);
+        let (reply, mut early) = oneshot::channel();
+        assert!(checkpoints.on_demand(meta(1).position, reply));
+        checkpoints.on_started();
+        let (reply, mut late) = oneshot::channel();
+        assert!(!checkpoints.on_demand(meta(2).position, reply));
+        assert!(checkpoints.on_done(meta(1)), "somebody waits for a newer one");
+        assert_eq!(early.try_recv(), Ok(Ok(meta(1))));
+        assert!(late.try_recv().is_err());
+        checkpoints.on_started();
+        assert!(!checkpoints.on_done(meta(2)));
+        assert_eq!(late.try_recv(), Ok(Ok(meta(2))));
+        let (reply, mut same) = oneshot::channel();
+        assert!(!checkpoints.on_demand(meta(2).position, reply), "nothing has changed since");
+        assert_eq!(same.try_recv(), Ok(Ok(meta(2))));
+    }
+}

@@ -1,0 +1,438 @@
+//! The driver's task: owns the core, drains every waiting input, then carries out what the core wants done.
+//!
+//! It decides nothing about the protocol, and it never waits but for input.
+//!
+//! # Why no queue can grow without bound, and nothing can deadlock
+//!
+//! The worker threads (storage, apply, fetch, snapshots) wait for the driver: their reports go through one bounded channel, and a full
+//! one makes them wait. So the driver must never wait for them, or both could wait for each other. It does not: pushing to a
+//! [`Handover`] never waits, the transport's `send` does not block by contract, and waiters are answered through one-shot channels.
+//! Reports are taken in every round, whatever else is going on, so every worker gets on.
+//!
+//! What the driver pushes is bounded all the same:
+//! * *storage*: when more waits there than is configured, the driver stops to take requests and messages, which are what makes the
+//!   core write, until a report says that a write is done. One round takes a bounded number of inputs, so the excess is bounded. Timers go
+//!   on; what they write is a hard state per election timeout.
+//! * *apply*: entries by the core (`apply_entries_max`); batches, reads and queries by the permits that each holds from the moment when a handle takes
+//!   it until it is answered.
+//! * *fetch* and *streams*: one per peer, by the core. *Received frames*: dropped while too many wait; the sender repeats them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use raft_core::{
+    Action, CallerFault, Event, HandleError, Input, Instant, LogPosition, NodeId, ProposalId, Raft,
+    ReadId, Resolution, RoleKind, SnapshotMeta, Term,
+};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Sleep;
+
+use crate::apply::ApplyWork;
+use crate::error::{ProposeError, ReadFailed};
+use crate::feedback::{Feedback, WorkerResult};
+use crate::fetch::FetchWork;
+use crate::handle::{ProposalWaiter, ReadWaiter, Request};
+use crate::handover::{Fill, Handover};
+use crate::metrics::{Counters, count};
+use crate::snapshot_receive::{ReceiveWork, received_file};
+use crate::snapshot_send::{StreamControl, StreamGuard};
+use crate::status::NodeStatus;
+use crate::storage::StorageWork;
+use crate::{Delivery, PeerMessage, SnapshotChunk, SnapshotFrame, StateMachine, Transport};
+
+/// Where the driver's inputs come from.
+pub(crate) struct Sources<M: StateMachine> {
+    pub(crate) requests: mpsc::Receiver<Request<M>>,
+    pub(crate) inbox: mpsc::Receiver<Delivery>,
+    pub(crate) feedback: mpsc::Receiver<Feedback>,
+    pub(crate) stop: watch::Receiver<bool>,
+}
+
+/// The queues to the worker threads.
+pub(crate) struct Queues<M: StateMachine> {
+    pub(crate) storage: Arc<Handover<StorageWork>>,
+    pub(crate) applier: Arc<Handover<ApplyWork<M>>>,
+    pub(crate) fetcher: Arc<Handover<FetchWork>>,
+    pub(crate) receiver: Arc<Handover<ReceiveWork>>,
+}
+
+impl<M: StateMachine> Clone for Queues<M> {
+    fn clone(&self) -> Self {
+        Queues {
+            storage: Arc::clone(&self.storage),
+            applier: Arc::clone(&self.applier),
+            fetcher: Arc::clone(&self.fetcher),
+            receiver: Arc::clone(&self.receiver),
+        }
+    }
+}
+
+/// What the driver needs of the configuration.
+#[derive(Clone, Debug)]
+pub(crate) struct DriverSettings {
+    pub(crate) waiting_writes: Fill,
+    pub(crate) received_bytes_max: usize,
+    pub(crate) drain_max: usize,
+    pub(crate) scratch_dir: PathBuf,
+    pub(crate) status_interval: Duration,
+}
+
+pub(crate) struct Driver<M: StateMachine, T> {
+    pub(crate) raft: Raft,
+    /// The origin of the core's time.
+    pub(crate) origin: tokio::time::Instant,
+    pub(crate) transport: T,
+    pub(crate) queues: Queues<M>,
+    pub(crate) settings: DriverSettings,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) requests: Waiting<M>,
+    /// The snapshots that are being streamed, one per peer at most.
+    pub(crate) streams: BTreeMap<NodeId, StreamGuard>,
+    pub(crate) status: StatusPublisher,
+    pub(crate) out: Out<M>,
+}
+
+/// Requests that the core has not answered yet.
+pub(crate) struct Waiting<M: StateMachine> {
+    next_id: u64,
+    proposals: HashMap<ProposalId, ProposalWaiter<M>>,
+    reads: HashMap<ReadId, Vec<ReadWaiter<M>>>,
+    /// The reads that came in this round: one question to the core is enough for all.
+    new_reads: Vec<ReadWaiter<M>>,
+}
+
+/// What one round hands to the threads, collected so that each queue is locked once.
+pub(crate) struct Out<M: StateMachine> {
+    storage: Vec<StorageWork>,
+    storage_bytes: usize,
+    applier: Vec<ApplyWork<M>>,
+}
+
+/// Publishes the status, not too often.
+pub(crate) struct StatusPublisher {
+    pub(crate) sender: Arc<watch::Sender<NodeStatus>>,
+    pub(crate) published: tokio::time::Instant,
+    /// Something has changed since.
+    pub(crate) stale: bool,
+    /// Something that must show at once.
+    pub(crate) urgent: bool,
+}
+
+/// What ended a wait.
+enum Woken<M: StateMachine> {
+    Stop,
+    Feedback(Option<Feedback>),
+    Delivery(Option<Delivery>),
+    Request(Option<Request<M>>),
+    Time,
+}
+
+impl<M: StateMachine, T: Transport> Driver<M, T> {
+    /// Runs until the node is to stop (`Ok`), or a part of it has failed.
+    pub(crate) async fn run(mut self, mut sources: Sources<M>) -> WorkerResult {
+        let mut sleep = Box::pin(tokio::time::sleep_until(self.origin));
+        let mut inbox_open = true;
+        self.act();
+        loop {
+            self.arm(&mut sleep);
+            let takes = !self.is_throttled();
+            let woken = tokio::select! {
+                biased; // every round drains all of them, so none can starve another
+                _ = sources.stop.wait_for(|stop| *stop) => Woken::Stop,
+                feedback = sources.feedback.recv() => Woken::Feedback(feedback),
+                delivery = sources.inbox.recv(), if takes && inbox_open => Woken::Delivery(delivery),
+                request = sources.requests.recv(), if takes => Woken::Request(request),
+                () = &mut sleep => Woken::Time,
+            };
+            count(&self.counters.drains, 1);
+            match woken {
+                // The last handle is gone, or somebody asked for it.
+                Woken::Stop | Woken::Request(None) => return Ok(()),
+                Woken::Feedback(None) => return Err("all worker threads are gone".into()),
+                Woken::Delivery(None) => inbox_open = false,
+                Woken::Feedback(Some(feedback)) => self.on_feedback(feedback)?,
+                Woken::Delivery(Some(delivery)) => self.on_delivery(delivery),
+                Woken::Request(Some(request)) => self.on_request(request),
+                Woken::Time => {}
+            }
+            self.drain(&mut sources, takes)?;
+            self.act();
+        }
+    }
+
+    /// Takes everything that waits, up to a bound.
+    fn drain(&mut self, sources: &mut Sources<M>, takes: bool) -> WorkerResult {
+        for _ in 0..self.settings.drain_max {
+            let Ok(feedback) = sources.feedback.try_recv() else { break };
+            self.on_feedback(feedback)?;
+        }
+        if takes {
+            for _ in 0..self.settings.drain_max {
+                let Ok(delivery) = sources.inbox.try_recv() else { break };
+                self.on_delivery(delivery);
+            }
+            for _ in 0..self.settings.drain_max {
+                let Ok(request) = sources.requests.try_recv() else { break };
+                self.on_request(request);
+            }
+        }
+        if !self.requests.new_reads.is_empty() {
+            let id = ReadId(self.requests.next_id());
+            let waiters = std::mem::take(&mut self.requests.new_reads);
+            self.requests.reads.insert(id, waiters);
+            self.handle(Input::Read { id });
+        }
+        // After the messages: what a leader said before its time was up still counts.
+        if self.raft.poll_timeout().is_some_and(|at| at <= self.now()) {
+            self.handle(Input::Timeout);
+        }
+        Ok(())
+    }
+
+    fn on_feedback(&mut self, feedback: Feedback) -> WorkerResult {
+        match feedback {
+            Feedback::Persisted(tickets) => {
+                for ticket in tickets {
+                    self.handle(Input::Persisted(ticket));
+                }
+            }
+            Feedback::Input(input) => self.handle(input),
+            Feedback::Frame { to, frame } => self.send(to, PeerMessage::Snapshot(frame)),
+            Feedback::Failed(why) => return Err(why),
+        }
+        Ok(())
+    }
+
+    fn on_delivery(&mut self, delivery: Delivery) {
+        match delivery {
+            Delivery::Message { from, message } => {
+                count(&self.counters.messages_received, 1);
+                match message {
+                    PeerMessage::Raft(message) => self.handle(Input::Message { from, message }),
+                    PeerMessage::Snapshot(frame) => self.on_frame(from, frame),
+                }
+            }
+            Delivery::Unreachable(peer) => self.handle(Input::Unreachable(peer)),
+        }
+    }
+
+    /// Routes a frame: answers to the stream that they belong to, everything else to the receiving thread.
+    fn on_frame(&mut self, from: NodeId, frame: SnapshotFrame) {
+        let stream = self
+            .streams
+            .get(&from)
+            .filter(|stream| (stream.term, stream.position) == (frame.term, frame.position));
+        match (&frame.chunk, stream) {
+            (SnapshotChunk::Ack { offset }, Some(stream)) => stream.control.on_ack(*offset),
+            (SnapshotChunk::Abort, Some(stream)) => stream.control.on_abort(),
+            // An answer to a stream that has ended, or has not begun: the stream will ask again.
+            (SnapshotChunk::Ack { .. }, None) => {}
+            _ => {
+                let bytes = match &frame.chunk {
+                    SnapshotChunk::Data { data, .. } => data.len() + FRAME_OVERHEAD_BYTES,
+                    _ => FRAME_OVERHEAD_BYTES,
+                };
+                if self.queues.receiver.fill().bytes < self.settings.received_bytes_max {
+                    let _ = self.queues.receiver.push(ReceiveWork::Frame { from, frame }, bytes);
+                }
+            }
+        }
+    }
+
+    fn on_request(&mut self, request: Request<M>) {
+        match request {
+            Request::Propose { commands, waiter } => {
+                let id = ProposalId(self.requests.next_id());
+                count(&self.counters.batches_proposed, 1);
+                count(&self.counters.commands_proposed, commands.len() as u64);
+                self.requests.proposals.insert(id, waiter);
+                self.handle(Input::Propose { id, commands });
+            }
+            Request::Read(waiter) => self.requests.new_reads.push(waiter),
+        }
+    }
+
+    fn handle(&mut self, input: Input) {
+        count(&self.counters.inputs, 1);
+        self.status.stale = true;
+        let Err(error) = self.raft.handle(self.now(), input) else { return };
+        count(&self.counters.inputs_refused, 1);
+        match error {
+            // A report about a snapshot that the core has lost interest in meanwhile.
+            HandleError::Caller(CallerFault::UnexpectedSnapshot { .. }) => {
+                tracing::debug!(%error, "a late report");
+            }
+            HandleError::Caller(_) => tracing::error!(%error, "a mistake in the driver"),
+            HandleError::Peer { .. } => tracing::warn!(%error, "a peer's message was refused"),
+        }
+    }
+
+    /// Carries out everything that the core wants done.
+    fn act(&mut self) {
+        while let Some(action) = self.raft.poll_action() {
+            match action {
+                Action::Persist(persist) => {
+                    self.out.storage_bytes += persist.entries.size_bytes();
+                    self.out.storage.push(StorageWork::Persist(persist));
+                }
+                Action::Compact { through } => {
+                    self.out.storage.push(StorageWork::Compact(through));
+                }
+                Action::Send { to, message } => self.send(to, PeerMessage::Raft(message)),
+                Action::Apply(span) => self.out.applier.push(ApplyWork::Apply(span)),
+                Action::Resolve(resolution) => self.resolve(resolution),
+                Action::Fetch { peer, first, last, budget_bytes } => {
+                    let work = FetchWork { peer, first, last, budget_bytes };
+                    let _ = self.queues.fetcher.push(work, 0);
+                }
+                Action::StreamSnapshot { to, term, snapshot } => self.stream(to, term, snapshot),
+                Action::ReceiveSnapshot { from, term, snapshot } => {
+                    let work = ReceiveWork::Begin { from, term, snapshot };
+                    let _ = self.queues.receiver.push(work, FRAME_OVERHEAD_BYTES);
+                }
+                Action::InstallSnapshot(snapshot) => {
+                    let file = received_file(&self.settings.scratch_dir, snapshot.position);
+                    self.out.applier.push(ApplyWork::Install { snapshot, file });
+                }
+                Action::Event(event) => self.on_event(event),
+            }
+        }
+        // The disk first: it takes longest. A queue that is closed drops what it is given: its thread has failed, and has said so.
+        if !self.out.storage.is_empty() {
+            let bytes = std::mem::take(&mut self.out.storage_bytes);
+            let _ = self.queues.storage.push_all(self.out.storage.drain(..), bytes);
+        }
+        if !self.out.applier.is_empty() {
+            let _ = self.queues.applier.push_all(self.out.applier.drain(..), 0);
+        }
+        self.out.storage.clear();
+        self.out.applier.clear();
+        self.transport.flush();
+        self.publish_status();
+    }
+
+    fn send(&mut self, to: NodeId, message: PeerMessage) {
+        count(&self.counters.messages_sent, 1);
+        self.transport.send(to, message);
+    }
+
+    fn stream(&mut self, to: NodeId, term: Term, snapshot: SnapshotMeta) {
+        let control = Arc::new(StreamControl::default());
+        let position: LogPosition = snapshot.position;
+        let guard = StreamGuard { term, position, control: Arc::clone(&control) };
+        // Letting go of an older one ends it.
+        self.streams.insert(to, guard);
+        self.out.applier.push(ApplyWork::Stream { to, term, snapshot, control });
+    }
+
+    fn resolve(&mut self, resolution: Resolution) {
+        match resolution {
+            Resolution::Appended { id, first, count, term } => {
+                if let Some(waiter) = self.requests.proposals.remove(&id) {
+                    let work = ApplyWork::Expect { id, first, count, term, waiter };
+                    self.out.applier.push(work);
+                }
+            }
+            Resolution::Refused { id, reason } => {
+                if let Some(waiter) = self.requests.proposals.remove(&id) {
+                    let error = ProposeError::from(reason);
+                    if error == ProposeError::Busy {
+                        count(&self.counters.busy, 1);
+                    }
+                    let _ = waiter.reply.send(Err(error));
+                }
+            }
+            Resolution::Abandoned { id } => match self.requests.proposals.remove(&id) {
+                Some(waiter) => {
+                    let _ = waiter.reply.send(Err(ProposeError::OutcomeUnknown));
+                }
+                None => self.out.applier.push(ApplyWork::Abandon(id)),
+            },
+            Resolution::ReadReady { id, index } => {
+                if let Some(waiters) = self.requests.reads.remove(&id) {
+                    self.out.applier.push(ApplyWork::Read { index, waiters });
+                }
+            }
+            Resolution::ReadRefused { id, reason } => {
+                for waiter in self.requests.reads.remove(&id).into_iter().flatten() {
+                    let _ = waiter.reply.send(Err(ReadFailed::from(reason)));
+                }
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        self.status.urgent = true;
+        match event {
+            Event::RoleChanged { role, term } => {
+                tracing::info!(%role, %term, "role changed");
+                if role != RoleKind::Leader {
+                    self.streams.clear();
+                }
+            }
+            Event::LeaderChanged { leader, term } => {
+                tracing::info!(leader = leader.map(|leader| leader.0), %term, "leader changed");
+            }
+        }
+    }
+
+    fn is_throttled(&self) -> bool {
+        let (fill, max) = (self.queues.storage.fill(), self.settings.waiting_writes);
+        fill.items >= max.items || fill.bytes >= max.bytes
+    }
+
+    /// The core's time: microseconds since the start, by tokio's clock, so that tests can stop it.
+    fn now(&self) -> Instant {
+        let micros = self.origin.elapsed().as_micros();
+        Instant(u64::try_from(micros).unwrap_or(u64::MAX))
+    }
+
+    /// Sets the alarm to whatever comes first: the core's deadline, or that of a status to publish.
+    fn arm(&self, sleep: &mut std::pin::Pin<Box<Sleep>>) {
+        let core = self.raft.poll_timeout().map(|at| self.origin + Duration::from_micros(at.0));
+        let status =
+            self.status.stale.then(|| self.status.published + self.settings.status_interval);
+        let far = tokio::time::Instant::now() + Duration::from_secs(3600);
+        let deadline = [core, status].into_iter().flatten().min().unwrap_or(far).min(far);
+        if sleep.deadline() != deadline {
+            sleep.as_mut().reset(deadline);
+        }
+    }
+
+    fn publish_status(&mut self) {
+        let StatusPublisher { sender, published, stale, urgent } = &mut self.status;
+        if !*urgent && !(*stale && published.elapsed() >= self.settings.status_interval) {
+            return;
+        }
+        (*published, *stale, *urgent) = (tokio::time::Instant::now(), false, false);
+        let raft = self.raft.status();
+        sender.send_if_modified(|status| {
+            let changed = status.raft != raft;
+            status.raft = raft;
+            changed
+        });
+    }
+}
+
+/// What a frame counts for beside its data.
+const FRAME_OVERHEAD_BYTES: usize = 256;
+
+impl<M: StateMachine> Waiting<M> {
+    pub(crate) fn new() -> Waiting<M> {
+        let (proposals, reads) = (HashMap::new(), HashMap::new());
+        Waiting { next_id: 0, proposals, reads, new_reads: Vec::new() }
+    }
+
+    fn next_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+}
+
+impl<M: StateMachine> Out<M> {
+    pub(crate) fn new() -> Out<M> {
+        Out { storage: Vec::new(), storage_bytes: 0, applier: Vec::new() }
+    }
+}

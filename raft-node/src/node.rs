@@ -1,0 +1,299 @@
+//! Starting a node, and seeing to it that it ends as a whole.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use raft_core::{Config, Instant, LogPosition, Raft, Restored, SnapshotMeta};
+use tokio::sync::{mpsc, watch};
+
+use crate::apply::{self, ApplierParts};
+use crate::config::NodeConfig;
+use crate::driver::{Driver, DriverSettings, Out, Queues, Sources, StatusPublisher, Waiting};
+use crate::error::StartError;
+use crate::feedback::{Reporter, WorkerResult, panic_text, spawn_worker};
+use crate::handle::{Budget, NodeHandle, Shared};
+use crate::handover::{Fill, Handover};
+use crate::metrics::Counters;
+use crate::snapshot_send::StreamSettings;
+use crate::status::{Health, NodeStatus};
+use crate::{Inbox, LogStore, StateMachine, Transport};
+use crate::{fetch, snapshot_receive, storage};
+
+/// How many reports of worker threads may wait for the driver.
+const FEEDBACK_MAX: usize = 1024;
+
+/// A member of a group, run by this process. See [`Node::start`].
+#[derive(Debug)]
+pub struct Node;
+
+impl Node {
+    /// Restores the log and the machine, and starts to take part in the group. The node runs in tasks of the current tokio runtime (which needs its
+    /// time driver) and in threads of its own, until it is shut down, the last handle is dropped, or it fails.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is running then.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub async fn start<L: LogStore, T: Transport, M: StateMachine>(
+        config: NodeConfig,
+        store: L,
+        mut transport: T,
+        machine: M,
+    ) -> Result<NodeHandle<M>, StartError> {
+        config.validate().map_err(StartError::Config)?;
+        let to_restore = config.clone();
+        let restore = tokio::task::spawn_blocking(move || restore(&to_restore, store, machine));
+        let Stores { store, machine, restored } = match restore.await {
+            Ok(result) => result?,
+            Err(error) => return Err(StartError::Panicked(join_error_text(error))),
+        };
+
+        let origin = tokio::time::Instant::now();
+        let base_membership = restored.log.base_membership.clone();
+        let snapshot = restored.snapshot.clone();
+        let raft = Raft::new(config.raft.clone(), config.seed, Instant(0), restored)?;
+        let (inbox, deliveries) = Inbox::channel(config.inbox_messages_max);
+        transport.start(inbox)?;
+
+        let counters = Arc::new(Counters::default());
+        let (reporter, feedback) = Reporter::channel(FEEDBACK_MAX);
+        let queues = new_queues::<M>();
+        let mut workers = Workers { queues: queues.clone(), threads: Vec::new() };
+        let machine = Machine { machine, snapshot, base_membership };
+        workers.spawn(&config, store, machine, &reporter, &counters)?;
+
+        let (requests, taken) = mpsc::channel(config.waiting_batches_max);
+        let (stop, stopping) = watch::channel(false);
+        let status = NodeStatus { raft: raft.status(), health: Health::Ok };
+        let (publisher, status) = watch::channel(status);
+        let publisher = Arc::new(publisher);
+        let driver = Driver {
+            raft,
+            origin,
+            transport,
+            queues: queues.clone(),
+            settings: driver_settings(&config),
+            counters: Arc::clone(&counters),
+            requests: Waiting::new(),
+            streams: BTreeMap::new(),
+            status: StatusPublisher {
+                sender: Arc::clone(&publisher),
+                published: origin,
+                stale: false,
+                urgent: true,
+            },
+            out: Out::new(),
+        };
+        let sources = Sources { requests: taken, inbox: deliveries, feedback, stop: stopping };
+        let running = tokio::spawn(driver.run(sources));
+        tokio::spawn(supervise(running, workers, publisher));
+
+        Ok(NodeHandle::new(Shared {
+            requests,
+            applier: queues.applier,
+            status,
+            stop,
+            counters,
+            proposals: Budget::new(config.waiting_batches_max, config.waiting_bytes_max),
+            queries: Budget::new(config.waiting_queries_max, usize::MAX),
+        }))
+    }
+}
+
+/// The restored log and machine, and what they report.
+struct Stores<L, M> {
+    store: L,
+    machine: M,
+    restored: Restored,
+}
+
+/// A machine with what it starts from.
+struct Machine<M> {
+    machine: M,
+    snapshot: Option<SnapshotMeta>,
+    base_membership: raft_core::Membership,
+}
+
+/// Everything at start that waits for a disk.
+fn restore<L: LogStore, M: StateMachine>(
+    config: &NodeConfig,
+    mut store: L,
+    mut machine: M,
+) -> Result<Stores<L, M>, StartError> {
+    make_scratch(&config.scratch_dir)?;
+    let mut log = store.restore()?;
+    let is_empty = log.base_membership.is_empty()
+        && log.base == LogPosition::ORIGIN
+        && log.last == LogPosition::ORIGIN.index;
+    if let (true, Some(founding)) = (is_empty, &config.founding) {
+        store.found(founding)?;
+        log.base_membership = founding.clone();
+    }
+    let snapshot = machine.restore()?;
+    Ok(Stores { store, machine, restored: Restored { log, snapshot } })
+}
+
+fn make_scratch(folder: &Path) -> Result<(), StartError> {
+    std::fs::create_dir_all(folder).map_err(|source| {
+        let what = format!("make the folder for incoming snapshots, {}", folder.display());
+        StartError::System { what, source }
+    })
+}
+
+fn new_queues<M: StateMachine>() -> Queues<M> {
+    Queues {
+        storage: Arc::new(Handover::new()),
+        applier: Arc::new(Handover::new()),
+        fetcher: Arc::new(Handover::new()),
+        receiver: Arc::new(Handover::new()),
+    }
+}
+
+fn driver_settings(config: &NodeConfig) -> DriverSettings {
+    let window = usize::try_from(config.snapshot_window_bytes).unwrap_or(usize::MAX);
+    DriverSettings {
+        waiting_writes: Fill {
+            items: config.waiting_writes_max,
+            bytes: config.waiting_write_bytes_max,
+        },
+        // What a sender may have under way, twice: it may send it again.
+        received_bytes_max: window.saturating_mul(2).saturating_add(1 << 20),
+        drain_max: config.drain_max,
+        scratch_dir: config.scratch_dir.clone(),
+        status_interval: config.status_interval,
+    }
+}
+
+/// The worker threads. Dropped, it closes their queues, so that they end by themselves.
+struct Workers<M: StateMachine> {
+    queues: Queues<M>,
+    threads: Vec<JoinHandle<WorkerResult>>,
+}
+
+impl<M: StateMachine> Workers<M> {
+    fn spawn<L: LogStore>(
+        &mut self,
+        config: &NodeConfig,
+        store: L,
+        machine: Machine<M>,
+        reporter: &Reporter,
+        counters: &Arc<Counters>,
+    ) -> Result<(), StartError> {
+        let Config { id, .. } = config.raft;
+        let (for_applier, for_fetcher) = (store.reader(), store.reader());
+
+        let (queue, counted) = (Arc::clone(&self.queues.storage), Arc::clone(counters));
+        self.spawn_one(format!("raft-{id}-storage"), reporter, move |reporter| {
+            storage::run(store, &queue, reporter, &counted)
+        })?;
+
+        let parts = ApplierParts {
+            machine: machine.machine,
+            log: for_applier,
+            queue: Arc::clone(&self.queues.applier),
+            counters: Arc::clone(counters),
+            restored: machine.snapshot,
+            base_membership: machine.base_membership,
+            replay_bytes: config.replay_bytes,
+            checkpoint_log_bytes: config.checkpoint_log_bytes,
+            stream: StreamSettings {
+                bytes_per_second: config.snapshot_bytes_per_second,
+                window_bytes: config.snapshot_window_bytes,
+                stall_timeout: config.snapshot_stall_timeout,
+            },
+        };
+        self.spawn_one(format!("raft-{id}-apply"), reporter, move |reporter| {
+            apply::run(parts, reporter)
+        })?;
+
+        let queue = Arc::clone(&self.queues.fetcher);
+        self.spawn_one(format!("raft-{id}-fetch"), reporter, move |reporter| {
+            fetch::run(&for_fetcher, &queue, reporter)
+        })?;
+
+        let queue = Arc::clone(&self.queues.receiver);
+        let (scratch, max) = (config.scratch_dir.clone(), config.snapshot_bytes_max);
+        self.spawn_one(format!("raft-{id}-receive"), reporter, move |reporter| {
+            snapshot_receive::run(&scratch, max, &queue, reporter)
+        })
+    }
+
+    fn spawn_one(
+        &mut self,
+        name: String,
+        reporter: &Reporter,
+        run: impl FnOnce(&Reporter) -> WorkerResult + Send + 'static,
+    ) -> Result<(), StartError> {
+        let what = format!("start the thread {name}");
+        let thread = spawn_worker(name, reporter.clone(), run);
+        self.threads.push(thread.map_err(|source| StartError::System { what, source })?);
+        Ok(())
+    }
+
+    /// Takes no more work. The storage thread finishes the writes that are queued, the apply thread what is committed.
+    fn close(&self) {
+        self.queues.storage.close();
+        self.queues.applier.close();
+        self.queues.fetcher.close_and_clear();
+        self.queues.receiver.close_and_clear();
+    }
+
+    /// Waits for all threads; the first failure, if there was one.
+    fn join(mut self) -> WorkerResult {
+        self.close();
+        let results = self
+            .threads
+            .drain(..)
+            .map(|thread| thread.join().unwrap_or_else(|panic| Err(panic_text(&*panic).into())));
+        // All of them are joined, whatever the first one says.
+        results.collect::<Vec<_>>().into_iter().collect()
+    }
+}
+
+impl<M: StateMachine> Drop for Workers<M> {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Waits for the driver's end, tells the world, and joins the threads. The status' sender is dropped last.
+async fn supervise<M: StateMachine>(
+    running: tokio::task::JoinHandle<WorkerResult>,
+    workers: Workers<M>,
+    status: Arc<watch::Sender<NodeStatus>>,
+) {
+    let ended = match running.await {
+        Ok(result) => result,
+        Err(error) => Err(format!("the driver panicked: {}", join_error_text(error)).into()),
+    };
+    // At once: those whose requests were dropped with the driver ask for it. The threads may take a while.
+    publish_end(&status, &ended);
+    let joined = tokio::task::spawn_blocking(move || workers.join()).await;
+    if let (Ok(()), Ok(joined @ Err(_))) = (&ended, joined) {
+        publish_end(&status, &joined);
+    }
+}
+
+fn publish_end(status: &watch::Sender<NodeStatus>, ended: &WorkerResult) {
+    let health = match ended {
+        Ok(()) => {
+            tracing::info!("the node has stopped");
+            Health::Stopped
+        }
+        Err(why) => {
+            tracing::error!(%why, "the node has failed");
+            Health::Failed { why: Arc::clone(why) }
+        }
+    };
+    status.send_modify(|status| status.health = health);
+}
+
+fn join_error_text(error: tokio::task::JoinError) -> String {
+    match error.try_into_panic() {
+        Ok(panic) => panic_text(&*panic).to_owned(),
+        Err(error) => error.to_string(),
+    }
+}

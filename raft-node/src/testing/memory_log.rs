@@ -1,0 +1,263 @@
+//! A log store in memory, over a disk that can fail, stall and lose its power.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use raft_core::{
+    Entries, Entry, HardState, Index, LogPosition, Membership, Payload, Persist, RestoredLog,
+    TermRun,
+};
+
+use crate::{LogReader, LogStore, ReadError, StorageError};
+
+/// The disk under a [`MemoryLog`]: it outlives the node, and does to it what disks do. Clones are the same disk.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryDisk {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What readers see.
+    current: Log,
+    /// What survives a loss of power.
+    durable: Log,
+    failure: Option<String>,
+    panics: bool,
+    held: bool,
+    /// How many stores were opened; those before the last are dead.
+    opened: u64,
+    write_calls: u64,
+}
+
+/// A whole log.
+#[derive(Clone, Debug, Default)]
+struct Log {
+    hard_state: HardState,
+    base: LogPosition,
+    base_membership: Membership,
+    entries: Entries,
+}
+
+impl MemoryDisk {
+    /// An empty disk.
+    pub fn new() -> MemoryDisk {
+        MemoryDisk::default()
+    }
+
+    /// Opens the log on this disk. Stores opened before are cut off, as if their process had been killed: their calls fail.
+    pub fn open(&self) -> MemoryLog {
+        let mut state = self.lock();
+        state.opened += 1;
+        MemoryLog { disk: self.clone(), session: state.opened }
+    }
+
+    /// Loses the power: whatever was not durable is gone, and stores that are open are cut off.
+    pub fn crash(&self) {
+        let mut state = self.lock();
+        state.current = state.durable.clone();
+        state.opened += 1;
+        state.held = false;
+        drop(state);
+        self.shared.wake.notify_all();
+    }
+
+    /// From now on, every write fails with this message.
+    pub fn fail_writes(&self, message: &str) {
+        self.lock().failure = Some(message.to_owned());
+    }
+
+    /// From now on, every write panics.
+    pub fn panic_on_write(&self) {
+        self.lock().panics = true;
+    }
+
+    /// Stalls: writes wait until [`MemoryDisk::release_writes`].
+    pub fn hold_writes(&self) {
+        self.lock().held = true;
+    }
+
+    /// Ends a stall.
+    pub fn release_writes(&self) {
+        self.lock().held = false;
+        self.shared.wake.notify_all();
+    }
+
+    /// How often a store was asked to write: the number of groups, not of writes.
+    pub fn write_calls(&self) -> u64 {
+        self.lock().write_calls
+    }
+
+    /// Every entry that would survive a loss of power.
+    pub fn durable_entries(&self) -> Entries {
+        self.lock().durable.entries.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state, if the store of this session is still alive.
+    fn session(&self, session: u64) -> Result<MutexGuard<'_, State>, StorageError> {
+        alive(self.lock(), session)
+    }
+}
+
+fn alive(
+    state: MutexGuard<'_, State>,
+    session: u64,
+) -> Result<MutexGuard<'_, State>, StorageError> {
+    if state.opened == session { Ok(state) } else { Err(failed("the power was lost")) }
+}
+
+fn failed(message: &str) -> StorageError {
+    StorageError { message: message.to_owned(), source: None }
+}
+
+/// A [`LogStore`] on a [`MemoryDisk`].
+#[derive(Debug)]
+pub struct MemoryLog {
+    disk: MemoryDisk,
+    session: u64,
+}
+
+/// The reader of a [`MemoryLog`].
+#[derive(Debug)]
+pub struct MemoryLogReader {
+    disk: MemoryDisk,
+}
+
+impl LogStore for MemoryLog {
+    type Reader = MemoryLogReader;
+
+    fn restore(&mut self) -> Result<RestoredLog, StorageError> {
+        Ok(self.disk.session(self.session)?.current.restored())
+    }
+
+    fn found(&mut self, membership: &Membership) -> Result<(), StorageError> {
+        let mut state = self.disk.session(self.session)?;
+        state.current.base_membership = membership.clone();
+        state.durable = state.current.clone();
+        Ok(())
+    }
+
+    fn write(&mut self, writes: &[Persist]) -> Result<(), StorageError> {
+        let mut state = self.disk.session(self.session)?;
+        state.write_calls += 1;
+        while state.held {
+            let waited = self.disk.shared.wake.wait(state);
+            state = alive(waited.unwrap_or_else(PoisonError::into_inner), self.session)?;
+        }
+        assert!(!state.panics, "the disk was told to panic");
+        if let Some(failure) = &state.failure {
+            return Err(failed(failure));
+        }
+        // All or nothing: a write that does not fit leaves no trace of those before it.
+        let mut log = state.current.clone();
+        writes.iter().try_for_each(|write| log.apply(write))?;
+        state.current = log.clone();
+        state.durable = log;
+        Ok(())
+    }
+
+    /// Not durable on purpose: a crash may bring back what was compacted.
+    fn compact(&mut self, through: LogPosition) -> Result<(), StorageError> {
+        self.disk.session(self.session)?.current.compact(through);
+        Ok(())
+    }
+
+    fn reader(&self) -> MemoryLogReader {
+        MemoryLogReader { disk: self.disk.clone() }
+    }
+}
+
+impl LogReader for MemoryLogReader {
+    fn read(&self, first: Index, last: Index, budget_bytes: usize) -> Result<Entries, ReadError> {
+        let mut entries = self.disk.lock().current.entries.clone();
+        if entries.get(first).is_none() {
+            return Err(ReadError::NotThere { first });
+        }
+        entries.drop_before(first);
+        entries.truncate_from(last.next());
+        let mut bytes = 0;
+        let end = entries.iter().find_map(|entry| {
+            let is_over = bytes >= budget_bytes && entry.index > first;
+            bytes += entry.size_bytes();
+            is_over.then_some(entry.index)
+        });
+        entries.truncate_from(end.unwrap_or(last.next()));
+        Ok(entries)
+    }
+}
+
+impl Log {
+    fn last(&self) -> Index {
+        self.entries.last().map_or(self.base.index, |entry| entry.index)
+    }
+
+    fn apply(&mut self, write: &Persist) -> Result<(), StorageError> {
+        if let Some(hard_state) = write.hard_state {
+            self.hard_state = hard_state;
+        }
+        if let Some(reset) = &write.reset {
+            self.base = reset.position;
+            self.base_membership = reset.membership.clone();
+            self.entries = Entries::new();
+        }
+        if let Some(from) = write.truncate_from {
+            self.entries.truncate_from(from);
+        }
+        match write.entries.first() {
+            Some(first) if first.index != self.last().next() => {
+                Err(failed(&format!("entry {} can not follow {}", first.index, self.last())))
+            }
+            _ => {
+                self.entries.extend(write.entries.clone());
+                Ok(())
+            }
+        }
+    }
+
+    fn compact(&mut self, through: LogPosition) {
+        if through.index <= self.base.index {
+            return;
+        }
+        self.base_membership = self.membership_at(through.index);
+        self.entries.drop_before(through.index.next());
+        self.base = through;
+    }
+
+    fn memberships(&self) -> impl Iterator<Item = (Index, Membership)> {
+        self.entries.iter().filter_map(|entry: &Entry| match &entry.payload {
+            Payload::Membership(membership) => Some((entry.index, membership.clone())),
+            _ => None,
+        })
+    }
+
+    fn membership_at(&self, index: Index) -> Membership {
+        let before = self.memberships().take_while(|(at, _)| *at <= index).last();
+        before.map_or_else(|| self.base_membership.clone(), |(_, membership)| membership)
+    }
+
+    fn restored(&self) -> RestoredLog {
+        let mut terms: Vec<TermRun> = Vec::new();
+        for entry in self.entries.iter() {
+            if terms.last().is_none_or(|run| run.term < entry.term) {
+                terms.push(TermRun { term: entry.term, first: entry.index });
+            }
+        }
+        RestoredLog {
+            hard_state: self.hard_state,
+            base: self.base,
+            base_membership: self.base_membership.clone(),
+            terms,
+            last: self.last(),
+            memberships: self.memberships().collect(),
+        }
+    }
+}
