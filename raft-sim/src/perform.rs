@@ -312,7 +312,7 @@ impl<M: Machine> World<'_, M> {
             self.nodes[node].checkpoint.clone().filter(|held| held.meta == *wanted)
         else {
             self.coverage.hit("streams superseded");
-            let input = Input::SnapshotStreamFailed { to };
+            let input = Input::SnapshotStreamEnded { to };
             self.at(delay, Event::Tell { node, life, input });
             return;
         };
@@ -337,6 +337,10 @@ impl<M: Machine> World<'_, M> {
         if expected {
             self.nodes[to].expecting = None;
         }
+        if self.alive(from, life) {
+            let input = Input::SnapshotStreamEnded { to: self.nodes[to].id };
+            self.at(0, Event::Tell { node: from, life, input });
+        }
         if arrived {
             self.coverage.hit("snapshots received");
             let meta = snapshot.meta.clone();
@@ -346,10 +350,6 @@ impl<M: Machine> World<'_, M> {
         self.coverage.hit("streams broken");
         if expected && self.rng.chance(500) {
             self.tell(to, Input::SnapshotFailed(snapshot.meta))?;
-        }
-        if self.alive(from, life) {
-            let input = Input::SnapshotStreamFailed { to: self.nodes[to].id };
-            self.at(0, Event::Tell { node: from, life, input });
         }
         Ok(())
     }
