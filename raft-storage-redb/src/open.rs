@@ -135,7 +135,8 @@ fn unknown_version(path: &Path, found: u16) -> OpenError {
 }
 
 fn read_identity(path: &Path, database: &impl ReadableDatabase) -> Result<Identity, OpenError> {
-    let not_a_log = |detail: &str| OpenError::NotALog { path: path.to_path_buf(), detail: detail.into() };
+    let not_a_log =
+        |detail: &str| OpenError::NotALog { path: path.to_path_buf(), detail: detail.into() };
     let transaction = database.begin_read().map_err(|error| OpenError::redb(path, error))?;
     let meta = match transaction.open_table(META) {
         Ok(meta) => meta,
@@ -184,11 +185,8 @@ fn create(options: &Options) -> Result<(), OpenError> {
         _ => {}
     }
     let backend = LogFile::open(&unfinished, options.preallocate_bytes).map_err(io)?;
-    let identity = Identity {
-        cluster: options.cluster,
-        node: options.node,
-        store: random_id().map_err(io)?,
-    };
+    let identity =
+        Identity { cluster: options.cluster, node: options.node, store: random_id().map_err(io)? };
     initialize(backend, &identity).map_err(|error| OpenError::redb(path, error))?;
     std::fs::rename(&unfinished, path).map_err(io)?;
     // Without this the loss of power could take the name away again (the file itself is durable).
