@@ -41,7 +41,13 @@ fn report(what: &str, per_commit: u64, mut times: Vec<Duration>) {
     );
 }
 
-fn time_writes(store: &mut RedbLogStore, next: &mut u64, count: u64, seconds: f64, bytes: u64) -> Vec<Duration> {
+fn time_writes(
+    store: &mut RedbLogStore,
+    next: &mut u64,
+    count: u64,
+    seconds: f64,
+    bytes: u64,
+) -> Vec<Duration> {
     let payload = Bytes::from(vec![7u8; 256]);
     let start = Instant::now();
     let mut times = Vec::new();
@@ -57,7 +63,8 @@ fn time_writes(store: &mut RedbLogStore, next: &mut u64, count: u64, seconds: f6
 
 fn plain(folder: &Path, count: u64, seconds: f64) -> Vec<Duration> {
     let path = folder.join("plain");
-    let mut file = OpenOptions::new().create(true).write(true).truncate(true).open(&path).expect("made");
+    let mut file =
+        OpenOptions::new().create(true).write(true).truncate(true).open(&path).expect("made");
     for _ in 0..64 {
         file.write_all(&vec![0u8; 1 << 20]).expect("filled");
     }
@@ -86,13 +93,24 @@ fn main() {
     if what == "all" || what == "rates" {
         for count in [1, 64, 512, 2048] {
             report("plain preallocated file", count, plain(folder.path(), count, seconds));
-            let options = Options::new(folder.path().join(format!("log-{count}")), [1; 16], NodeId(1));
+            let options =
+                Options::new(folder.path().join(format!("log-{count}")), [1; 16], NodeId(1));
             let mut store = RedbLogStore::open(options).expect("opened");
             let mut next = 1;
-            report("redb, new log", count, time_writes(&mut store, &mut next, count, seconds, 1 << 30));
-            store.compact(LogPosition { index: Index(next - 1), term: Term(1) }).expect("compacted");
+            report(
+                "redb, new log",
+                count,
+                time_writes(&mut store, &mut next, count, seconds, 1 << 30),
+            );
+            store
+                .compact(LogPosition { index: Index(next - 1), term: Term(1) })
+                .expect("compacted");
             time_writes(&mut store, &mut next, count, seconds, 1 << 30);
-            report("redb, after a compaction", count, time_writes(&mut store, &mut next, count, seconds, 1 << 30));
+            report(
+                "redb, after a compaction",
+                count,
+                time_writes(&mut store, &mut next, count, seconds, 1 << 30),
+            );
             let path = store.path().to_path_buf();
             drop(store);
             std::fs::remove_file(path).expect("removed");
@@ -120,7 +138,11 @@ fn burst(folder: &Path) {
     let began = Instant::now();
     let mut crashed = Options::new(folder.join("crashed"), [1; 16], NodeId(1));
     crashed.cache_bytes = options.cache_bytes;
-    drop(RedbLogStore::open(crashed.clone()).map(|mut s| s.restore().expect("restored")).expect("opened"));
+    drop(
+        RedbLogStore::open(crashed.clone())
+            .map(|mut s| s.restore().expect("restored"))
+            .expect("opened"),
+    );
     println!("open after a crash: {:?}", began.elapsed());
     std::fs::remove_file(crashed.path).expect("removed");
     store.compact(LogPosition { index: Index(next - 1), term: Term(1) }).expect("compacted");

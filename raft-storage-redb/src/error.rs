@@ -120,7 +120,11 @@ impl OpenError {
 }
 
 /// An error of the file beneath an open store.
-pub(crate) fn storage_error(path: &Path, doing: &str, error: impl Into<redb::Error>) -> StorageError {
+pub(crate) fn storage_error(
+    path: &Path,
+    doing: &str,
+    error: impl Into<redb::Error>,
+) -> StorageError {
     let error = error.into();
     let remedy = match &error {
         redb::Error::Io(source) if source.kind() == std::io::ErrorKind::StorageFull => {
@@ -151,7 +155,10 @@ pub(crate) fn damaged(path: &Path, what: impl std::fmt::Display) -> StorageError
 /// A call that no correct driver makes.
 pub(crate) fn misuse(path: &Path, what: impl std::fmt::Display) -> StorageError {
     StorageError {
-        message: format!("{what}; nothing was written to {}: this is a defect of the caller", path.display()),
+        message: format!(
+            "{what}; nothing was written to {}: this is a defect of the caller",
+            path.display()
+        ),
         source: None,
     }
 }

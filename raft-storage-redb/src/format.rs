@@ -105,8 +105,7 @@ fn seal(row: &mut Vec<u8>) {
 
 /// The row without its checksum, once that is found to be right.
 fn unseal(row: &[u8]) -> Result<&[u8], Malformed> {
-    let (body, checksum) =
-        row.split_last_chunk::<CHECKSUM_BYTES>().ok_or(Malformed::Length)?;
+    let (body, checksum) = row.split_last_chunk::<CHECKSUM_BYTES>().ok_or(Malformed::Length)?;
     if xxh3_64(body) == u64::from_le_bytes(*checksum) { Ok(body) } else { Err(Malformed::Checksum) }
 }
 
@@ -346,8 +345,7 @@ impl<'a> Chunk<'a> {
         cursor.take(4)?;
         let first = cursor.u64()?;
         span(first, count)?;
-        let state =
-            if flags & FLAG_STATE == 0 { None } else { Some(take_state(&mut cursor)?) };
+        let state = if flags & FLAG_STATE == 0 { None } else { Some(take_state(&mut cursor)?) };
         let runs = cursor.take(run_count.checked_mul(RUN_BYTES).ok_or(Malformed::Length)?)?;
         let words =
             cursor.take((count as usize).checked_mul(WORD_BYTES).ok_or(Malformed::Length)?)?;

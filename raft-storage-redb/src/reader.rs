@@ -36,13 +36,19 @@ impl LogReader for RedbLogReader {
         }
         let path = &self.shared.path;
         // redb is hardened against damaged files, but does not promise never to panic on one.
-        catch_unwind(AssertUnwindSafe(|| self.read_rows(first, last, budget_bytes)))
-            .unwrap_or_else(|_| Err(damaged(path, format!("no row for entry {first} can be found")).into()))
+        catch_unwind(AssertUnwindSafe(|| self.read_rows(first, last, budget_bytes))).unwrap_or_else(
+            |_| Err(damaged(path, format!("no row for entry {first} can be found")).into()),
+        )
     }
 }
 
 impl RedbLogReader {
-    fn read_rows(&self, first: Index, last: Index, mut budget: usize) -> Result<Entries, ReadError> {
+    fn read_rows(
+        &self,
+        first: Index,
+        last: Index,
+        mut budget: usize,
+    ) -> Result<Entries, ReadError> {
         let path: &Path = &self.shared.path;
         let transaction = self.shared.database.begin_read().map_err(|e| reading(path, e))?;
         let log = transaction.open_table(LOG).map_err(|e| reading(path, e))?;
@@ -64,7 +70,9 @@ impl RedbLogReader {
             if entries.is_empty() && chunk.last() < wanted {
                 return Err(ReadError::NotThere { first });
             }
-            if !(chunk.first()..=chunk.last()).contains(&wanted) || (!entries.is_empty() && chunk.first() != wanted) {
+            if !(chunk.first()..=chunk.last()).contains(&wanted)
+                || (!entries.is_empty() && chunk.first() != wanted)
+            {
                 return Err(damaged(path, format!("entry {wanted} is missing")).into());
             }
             let to = chunk.last().min(last);

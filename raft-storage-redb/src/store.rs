@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use raft_core::{
-    Entry, Index, LogPosition, Membership, Persist, RestoredLog, SnapshotMeta,
-};
+use raft_core::{Entry, Index, LogPosition, Membership, Persist, RestoredLog, SnapshotMeta};
 use raft_node::{LogStore, StorageError};
 use redb::{ReadableDatabase, ReadableTable, Table, WriteTransaction};
 
@@ -16,9 +14,7 @@ use crate::error::{damaged, misuse, storage_error};
 use crate::format::{self, Chunk, Head, Identity, NumberedState};
 use crate::plan::{self, Additions, Plan};
 use crate::reader::{RedbLogReader, Shared};
-use crate::tables::{
-    HEAD_KEY, LOG, MEMBERSHIPS, META, RowFault, TERMS, Tables, remove_from,
-};
+use crate::tables::{HEAD_KEY, LOG, MEMBERSHIPS, META, RowFault, TERMS, Tables, remove_from};
 
 /// How many rows that a compaction left behind one write takes away: more than it adds, so that the file stops growing,
 /// and few enough that no write is slow for it.
@@ -293,7 +289,8 @@ fn first_row(
 
 /// The entries of a chunk that stand before `from`, if it also holds others.
 fn cut_chunk(row: &[u8], key: u64, from: Index) -> Result<Option<Vec<Entry>>, WriteFault> {
-    let bad = |fault| WriteFault::Damaged(format!("the chunk of entry {key} is malformed: {fault}"));
+    let bad =
+        |fault| WriteFault::Damaged(format!("the chunk of entry {key} is malformed: {fault}"));
     let chunk = Chunk::parse(row).map_err(bad)?;
     if chunk.last() < from {
         return Ok(None);
@@ -322,7 +319,8 @@ impl LogStore for RedbLogStore {
         if !empty || !self.shape.base_membership.is_empty() {
             return Err(misuse(self.path(), "a log that is not empty was to be founded"));
         }
-        let state = NumberedState { sequence: self.sequence + 1, hard_state: self.shape.hard_state };
+        let state =
+            NumberedState { sequence: self.sequence + 1, hard_state: self.shape.hard_state };
         let base = SnapshotMeta { position: self.shape.base, membership: membership.clone() };
         self.transact(|_, transaction| Ok(write_head(transaction, &Head { state, base })?))?;
         self.sequence = state.sequence;
