@@ -89,7 +89,7 @@ impl Model {
         self.entries.extend(appended.iter().cloned());
         let hard_state = step.hard_state.then_some(HardState {
             term: Term(self.term),
-            vote: (first % 2 == 0).then_some(NodeId(first)),
+            vote: first.is_multiple_of(2).then_some(NodeId(first)),
             commit: Index(first),
         });
         self.hard_state = hard_state.unwrap_or(self.hard_state);
