@@ -1,6 +1,6 @@
 //! The file beneath redb: redb's own backend, on a file whose blocks exist before they are written.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
 use std::ops::Bound;
 use std::path::Path;
@@ -8,21 +8,25 @@ use std::path::Path;
 use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
 
+/// How much is filled with zeros by one call.
+const FILL_STEP_BYTES: usize = 256 << 10;
+
 /// A file that redb works on.
 #[derive(Debug)]
 pub(crate) struct LogFile {
     inner: FileBackend,
-    file: File,
-    filled: u64,
+    fill_bytes: u64,
 }
 
 impl LogFile {
-    /// Opens the file, and creates it if need be, with its first `fill_bytes` bytes going to be filled with zeros.
+    /// Opens the file, and creates it if need be. As it grows to `fill_bytes`, it is filled with zeros: a block that was written
+    /// before is cheaper to fsync than one that the file system has yet to allocate. Beyond, it grows sparsely, since filling
+    /// would hold up a write for too long.
     pub(crate) fn open(path: &Path, fill_bytes: u64) -> io::Result<LogFile> {
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        let inner = FileBackend::new(file.try_clone()?).map_err(io::Error::other)?;
-        Ok(LogFile { inner, file, filled: fill_bytes })
+        let inner = FileBackend::new(file).map_err(io::Error::other)?;
+        Ok(LogFile { inner, fill_bytes })
     }
 }
 
@@ -36,7 +40,15 @@ impl StorageBackend for LogFile {
     }
 
     fn set_len(&self, len: u64) -> Result<(), io::Error> {
-        self.inner.set_len(len)
+        let mut filled = self.inner.len()?;
+        self.inner.set_len(len)?;
+        let zeros = vec![0; FILL_STEP_BYTES];
+        while filled < len.min(self.fill_bytes) {
+            let step = zeros.len().min((len - filled) as usize);
+            self.inner.write(filled, &zeros[..step])?;
+            filled += step as u64;
+        }
+        Ok(())
     }
 
     fn sync_data(&self) -> Result<(), io::Error> {

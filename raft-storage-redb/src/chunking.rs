@@ -17,8 +17,10 @@ pub(crate) fn next_cut(entries: &[&Entry], left_bytes: usize) -> usize {
     let overhead = CHUNK_OVERHEAD_BYTES + LEAF_BYTES;
     let needed = left_bytes + overhead;
     let page = needed.next_power_of_two();
-    // Half a page is wasted at worst; an eighth is not worth another row.
-    if needed <= PAGE_BYTES || (page <= CHUNK_PAGE_BYTES_MAX && page - needed <= page / 8) {
+    // Half a page is wasted at worst; an eighth of it, or two of the smallest, are not worth another row.
+    if needed <= PAGE_BYTES
+        || (page <= CHUNK_PAGE_BYTES_MAX && page - needed <= (page / 8).max(2 * PAGE_BYTES))
+    {
         return entries.len();
     }
     let room = (page / 2).min(CHUNK_PAGE_BYTES_MAX) - overhead;

@@ -86,7 +86,7 @@ pub enum OpenError {
 }
 
 fn hex(bytes: &[u8; 16]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:032x}", u128::from_be_bytes(*bytes))
 }
 
 impl OpenError {
@@ -114,7 +114,8 @@ impl OpenError {
         }
     }
 
-    pub(crate) fn damaged(path: &Path, detail: impl ToString) -> OpenError {
+    #[allow(clippy::needless_pass_by_value)] // errors and literals alike
+    pub(crate) fn damaged(path: &Path, detail: impl std::fmt::Display) -> OpenError {
         OpenError::Damaged { path: path.to_path_buf(), detail: detail.to_string() }
     }
 }

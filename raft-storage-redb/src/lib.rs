@@ -11,6 +11,8 @@ mod plan;
 mod reader;
 mod store;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 pub use error::OpenError;
 pub use open::Options;

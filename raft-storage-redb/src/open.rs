@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use raft_core::{NodeId, SnapshotMeta};
 use redb::{Database, DatabaseError, ReadableDatabase, StorageBackend, TableError};
 
+use crate::OpenError;
 use crate::backend::LogFile;
 use crate::format::{FORMAT_VERSION, Head, Identity, Malformed, NumberedState};
 use crate::store::{RedbLogStore, write_head};
@@ -28,25 +29,17 @@ pub struct Options {
     /// How many bytes of the file are kept in memory, beyond what the operating system caches: 16 MiB unless changed. Half of it
     /// buffers a write until it is flushed, so it should be at least twice the largest group commit.
     pub cache_bytes: usize,
-    /// How much of a new file is filled with zeros right away, in bytes: overwriting is cheaper to fsync than growing.
-    /// 64 MiB unless changed. A file that has to grow does.
-    pub preallocate_bytes: u64,
+    /// Up to which size the file is filled with zeros as it grows, in bytes: overwriting is cheaper to fsync than growing.
+    /// 64 MiB unless changed.
+    pub prefill_bytes: u64,
 }
 
 impl Options {
     /// The usual amounts of memory and disk.
     pub fn new(path: impl Into<PathBuf>, cluster: [u8; 16], node: NodeId) -> Options {
-        Options {
-            path: path.into(),
-            cluster,
-            node,
-            cache_bytes: 16 << 20,
-            preallocate_bytes: 64 << 20,
-        }
+        Options { path: path.into(), cluster, node, cache_bytes: 16 << 20, prefill_bytes: 64 << 20 }
     }
 }
-
-use crate::OpenError;
 
 impl RedbLogStore {
     /// Opens the log, and creates it if there is nothing at the path.
@@ -56,6 +49,7 @@ impl RedbLogStore {
     ///
     /// # Errors
     /// Each way in which the file can be unusable is its own [`OpenError`]; nothing was modified then.
+    #[allow(clippy::needless_pass_by_value)] // the natural call builds them in place
     pub fn open(options: Options) -> Result<RedbLogStore, OpenError> {
         let path = options.path.as_path();
         match File::open(path) {
@@ -66,7 +60,8 @@ impl RedbLogStore {
         if let Some(identity) = identity_without_writing(&options)? {
             check_identity(&options, &identity)?;
         }
-        let backend = LogFile::open(path, 0).map_err(|error| OpenError::io(path, error))?;
+        let backend = LogFile::open(path, options.prefill_bytes)
+            .map_err(|error| OpenError::io(path, error))?;
         Self::open_backend(&options, backend)
     }
 
@@ -184,7 +179,7 @@ fn create(options: &Options) -> Result<(), OpenError> {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(io(error)),
         _ => {}
     }
-    let backend = LogFile::open(&unfinished, options.preallocate_bytes).map_err(io)?;
+    let backend = LogFile::open(&unfinished, options.prefill_bytes).map_err(io)?;
     let identity =
         Identity { cluster: options.cluster, node: options.node, store: random_id().map_err(io)? };
     initialize(backend, &identity).map_err(|error| OpenError::redb(path, error))?;

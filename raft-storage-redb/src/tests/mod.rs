@@ -1,0 +1,5 @@
+//! The store against a naive model, against crashes, and against damaged or foreign files.
+
+mod crash;
+mod damage;
+mod model;
