@@ -130,7 +130,8 @@ impl Receiver<'_> {
             SnapshotChunk::Abort => Err(Trouble::GivenUp),
             SnapshotChunk::Ack { .. } => Ok(()),
         };
-        if let (Err(trouble), Some(incoming)) = (result, self.incoming.take()) {
+        let Err(trouble) = result else { return };
+        if let Some(incoming) = self.incoming.take() {
             let keep = matches!(trouble, Trouble::GivenUp);
             let Incoming { from, term, snapshot, path, file, .. } = incoming;
             drop(file);
