@@ -122,9 +122,9 @@ async fn a_panic_in_a_store_or_a_machine_is_a_failure_like_any_other() {
         let me = group.leader_of([1]).await;
         let disks = &group.disks[&me];
         if in_machine {
-            disks.machine.panic_on_apply()
+            disks.machine.panic_on_apply();
         } else {
-            disks.log.panic_on_write()
+            disks.log.panic_on_write();
         }
         match group.nodes[&me].propose(command("a")).await {
             Err(ProposeError::Stopped { why }) => assert!(why.contains("told to panic"), "{why}"),
@@ -223,7 +223,11 @@ async fn a_checkpoint_on_demand_shortens_the_log() {
         group.nodes[&me].propose(command(&format!("{i}"))).await.expect("accepted");
     }
     let meta = group.nodes[&me].checkpoint().await.expect("durable");
-    assert_eq!(meta.position.index, group.nodes[&me].status().raft.applied);
+    let status = until(&group.nodes[&me], |status| status.raft.applied.0 == 11).await;
+    assert_eq!(
+        meta.position.index, status.raft.applied,
+        "ten commands and the leader's first entry"
+    );
     assert!(meta.membership.is_voter(me));
     until(&group.nodes[&me], |status| status.raft.base.0 == meta.position.index.0 - 2).await;
     assert_eq!(group.nodes[&me].checkpoint().await, Ok(meta), "nothing has changed since");

@@ -208,7 +208,10 @@ pub(crate) async fn until(
 ) -> NodeStatus {
     let mut status = node.watch_status();
     let found = tokio::time::timeout(PATIENCE, status.wait_for(wanted)).await;
-    found.expect("in time").expect("the node lives").clone()
+    let Ok(found) = found else {
+        panic!("not in time: {:?} {:?}", node.status(), node.metrics());
+    };
+    found.expect("the node lives").clone()
 }
 
 pub(crate) fn command(text: &str) -> Bytes {
