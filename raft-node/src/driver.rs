@@ -403,7 +403,8 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
 
     fn publish_status(&mut self) {
         let StatusPublisher { sender, published, stale, urgent } = &mut self.status;
-        if !*urgent && !(*stale && published.elapsed() >= self.settings.status_interval) {
+        let is_due = *stale && published.elapsed() >= self.settings.status_interval;
+        if !*urgent && !is_due {
             return;
         }
         (*published, *stale, *urgent) = (tokio::time::Instant::now(), false, false);

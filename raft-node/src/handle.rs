@@ -110,7 +110,7 @@ impl<M: StateMachine> NodeHandle<M> {
     }
 
     /// Answers a query linearizably: from a state that includes everything that was acknowledged before this call
-    /// (ReadIndex, dissertation §6.4). Only at the leader.
+    /// (`ReadIndex`, dissertation §6.4). Only at the leader.
     ///
     /// # Errors
     /// [`ReadFailed`]; a read changes nothing, so it can always be repeated.

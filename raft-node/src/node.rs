@@ -62,7 +62,7 @@ impl Node {
         let (reporter, feedback) = Reporter::channel(FEEDBACK_MAX);
         let queues = new_queues::<M>();
         let mut workers = Workers { queues: queues.clone(), threads: Vec::new() };
-        let machine = Machine { machine, snapshot, base_membership };
+        let machine = Restarted { machine, snapshot, base_membership };
         workers.spawn(&config, store, machine, &reporter, &counters)?;
 
         let (requests, taken) = mpsc::channel(config.waiting_batches_max);
@@ -111,7 +111,7 @@ struct Stores<L, M> {
 }
 
 /// A machine with what it starts from.
-struct Machine<M> {
+struct Restarted<M> {
     machine: M,
     snapshot: Option<SnapshotMeta>,
     base_membership: raft_core::Membership,
@@ -178,7 +178,7 @@ impl<M: StateMachine> Workers<M> {
         &mut self,
         config: &NodeConfig,
         store: L,
-        machine: Machine<M>,
+        machine: Restarted<M>,
         reporter: &Reporter,
         counters: &Arc<Counters>,
     ) -> Result<(), StartError> {
@@ -217,7 +217,8 @@ impl<M: StateMachine> Workers<M> {
         let queue = Arc::clone(&self.queues.receiver);
         let (scratch, max) = (config.scratch_dir.clone(), config.snapshot_bytes_max);
         self.spawn_one(format!("raft-{id}-receive"), reporter, move |reporter| {
-            snapshot_receive::run(&scratch, max, &queue, reporter)
+            snapshot_receive::run(&scratch, max, &queue, reporter);
+            Ok(())
         })
     }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use raft_core::{Input, LogPosition, NodeId, SnapshotMeta, Term};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::feedback::{Feedback, Reporter, WorkerResult};
+use crate::feedback::{Feedback, Reporter};
 use crate::handover::Handover;
 use crate::storage::CloseOnDrop;
 use crate::{SnapshotChunk, SnapshotFrame};
@@ -43,7 +43,7 @@ pub(crate) fn run(
     size_bytes_max: u64,
     queue: &Arc<Handover<ReceiveWork>>,
     reporter: &Reporter,
-) -> WorkerResult {
+) {
     let _close = CloseOnDrop(Arc::clone(queue));
     let mut receiver =
         Receiver { scratch, size_bytes_max, reporter, incoming: None, completed: None };
@@ -58,7 +58,6 @@ pub(crate) fn run(
             }
         }
     }
-    Ok(())
 }
 
 struct Receiver<'a> {
@@ -131,7 +130,8 @@ impl Receiver<'_> {
             SnapshotChunk::Abort => Err(Trouble::GivenUp),
             SnapshotChunk::Ack { .. } => Ok(()),
         };
-        if let (Err(trouble), Some(incoming)) = (result, self.incoming.take()) {
+        let Err(trouble) = result else { return };
+        if let Some(incoming) = self.incoming.take() {
             let keep = matches!(trouble, Trouble::GivenUp);
             let Incoming { from, term, snapshot, path, file, .. } = incoming;
             drop(file);

@@ -77,8 +77,10 @@ pub struct SnapshotSource {
 
 /// Tells the driver that a checkpoint is durable, or failed. Consume it exactly once; dropping it counts as a failure.
 pub struct CheckpointDone {
-    report: Option<Box<dyn FnOnce(Result<(), MachineError>) + Send>>,
+    report: Option<Report>,
 }
+
+type Report = Box<dyn FnOnce(Result<(), MachineError>) + Send>;
 
 impl CheckpointDone {
     /// Wraps what is to be told.

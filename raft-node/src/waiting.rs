@@ -107,10 +107,10 @@ impl<R, W> WaitingBatches<R, W> {
                 responses.by_ref().take(skipped).for_each(drop);
                 batch.responses.extend(responses.by_ref().take(run.len()));
                 consumed = run.end;
-                if batch.responses.len() as u64 == batch.count {
-                    if let Some(batch) = self.queue.pop_front() {
-                        ended((batch.waiter, Some(batch.responses)));
-                    }
+                if batch.responses.len() as u64 == batch.count
+                    && let Some(batch) = self.queue.pop_front()
+                {
+                    ended((batch.waiter, Some(batch.responses)));
                 }
             } else if let Some(batch) = self.queue.pop_front() {
                 ended((batch.waiter, None));

@@ -23,10 +23,9 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// What readers see.
-    current: Log,
-    /// What survives a loss of power.
-    durable: Log,
+    log: Log,
+    /// A compaction that a loss of power would undo.
+    compaction: Option<LogPosition>,
     failure: Option<String>,
     panics: bool,
     held: bool,
@@ -60,7 +59,7 @@ impl MemoryDisk {
     /// Loses the power: whatever was not durable is gone, and stores that are open are cut off.
     pub fn crash(&self) {
         let mut state = self.lock();
-        state.current = state.durable.clone();
+        state.compaction = None;
         state.opened += 1;
         state.held = false;
         drop(state);
@@ -95,7 +94,7 @@ impl MemoryDisk {
 
     /// Every entry that would survive a loss of power.
     pub fn durable_entries(&self) -> Entries {
-        self.lock().durable.entries.clone()
+        self.lock().log.entries.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -136,13 +135,14 @@ impl LogStore for MemoryLog {
     type Reader = MemoryLogReader;
 
     fn restore(&mut self) -> Result<RestoredLog, StorageError> {
-        Ok(self.disk.session(self.session)?.current.restored())
+        let state = self.disk.session(self.session)?;
+        let mut log = state.log.clone();
+        log.compact(state.base());
+        Ok(log.restored())
     }
 
     fn found(&mut self, membership: &Membership) -> Result<(), StorageError> {
-        let mut state = self.disk.session(self.session)?;
-        state.current.base_membership = membership.clone();
-        state.durable = state.current.clone();
+        self.disk.session(self.session)?.log.base_membership = membership.clone();
         Ok(())
     }
 
@@ -157,17 +157,18 @@ impl LogStore for MemoryLog {
         if let Some(failure) = &state.failure {
             return Err(failed(failure));
         }
-        // All or nothing: a write that does not fit leaves no trace of those before it.
-        let mut log = state.current.clone();
-        writes.iter().try_for_each(|write| log.apply(write))?;
-        state.current = log.clone();
-        state.durable = log;
-        Ok(())
+        let through = state.base();
+        state.log.compact(through);
+        state.compaction = None;
+        writes.iter().try_for_each(|write| state.log.apply(write))
     }
 
     /// Not durable on purpose: a crash may bring back what was compacted.
     fn compact(&mut self, through: LogPosition) -> Result<(), StorageError> {
-        self.disk.session(self.session)?.current.compact(through);
+        let mut state = self.disk.session(self.session)?;
+        if through.index > state.base().index {
+            state.compaction = Some(through);
+        }
         Ok(())
     }
 
@@ -178,8 +179,10 @@ impl LogStore for MemoryLog {
 
 impl LogReader for MemoryLogReader {
     fn read(&self, first: Index, last: Index, budget_bytes: usize) -> Result<Entries, ReadError> {
-        let mut entries = self.disk.lock().current.entries.clone();
-        if entries.get(first).is_none() {
+        let state = self.disk.lock();
+        let (base, mut entries) = (state.base(), state.log.entries.clone());
+        drop(state);
+        if first <= base.index || entries.get(first).is_none() {
             return Err(ReadError::NotThere { first });
         }
         entries.drop_before(first);
@@ -192,6 +195,13 @@ impl LogReader for MemoryLogReader {
         });
         entries.truncate_from(end.unwrap_or(last.next()));
         Ok(entries)
+    }
+}
+
+impl State {
+    /// What the log is compacted through, durably or not.
+    fn base(&self) -> LogPosition {
+        self.compaction.unwrap_or(self.log.base)
     }
 }
 

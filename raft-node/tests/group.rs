@@ -1,0 +1,314 @@
+//! Whole nodes in one process: what applications rely on, whatever happens to the others.
+
+mod common;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::{Group, PATIENCE, command, until};
+use raft_node::raft_core::{NodeId, Refusal, RoleKind};
+use raft_node::{CheckpointFailed, Health, ProposeError, ReadFailed};
+
+#[tokio::test]
+async fn three_nodes_elect_propose_and_read() {
+    let group = Group::start(3, |_| {}).await;
+    let leader = group.leader_of(1..=3).await;
+    let node = &group.nodes[&leader];
+    assert_eq!(node.propose(command("a")).await, Ok(1));
+    assert_eq!(node.propose_batch(vec![command("b"), command("c")]).await, Ok(vec![2, 3]));
+    let many: Vec<_> = (0..50)
+        .map(|i| {
+            let node = node.clone();
+            tokio::spawn(async move { node.propose(command(&format!("m{i}"))).await })
+        })
+        .collect();
+    for task in many {
+        assert!(task.await.expect("no panic").is_ok());
+    }
+    let all = node.read(()).await.expect("the leader reads");
+    assert_eq!((all.len(), &all[..3]), (53, &[command("a"), command("b"), command("c")][..]));
+    assert_eq!(node.read_batch(vec![(), ()]).await, Ok(vec![all.clone(), all.clone()]));
+
+    let (other, follower) = group.nodes.iter().find(|(id, _)| **id != leader).expect("there");
+    let not_leader = ProposeError::NotLeader { leader: Some(leader) };
+    assert_eq!(follower.propose(command("x")).await, Err(not_leader), "node {other}");
+    assert_eq!(follower.read(()).await, Err(ReadFailed::NotLeader { leader: Some(leader) }));
+    let commit = node.status().raft.last;
+    until(follower, |status| status.raft.applied >= commit).await;
+    assert_eq!(follower.query_local(()).await, Ok(all));
+    assert_eq!(node.propose_batch(vec![]).await, Err(ProposeError::Refused(Refusal::EmptyBatch)));
+    let metrics = node.metrics();
+    assert_eq!((metrics.batches_answered, metrics.commands_proposed), (52, 53));
+    assert!(metrics.write_groups > 0 && metrics.write_latency.count() == metrics.write_groups);
+    group.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_others_go_on_when_the_leader_stops() {
+    let mut group = Group::start(3, |_| {}).await;
+    let leader = group.leader_of(1..=3).await;
+    assert_eq!(group.nodes[&leader].propose(command("a")).await, Ok(1));
+    group.nodes[&leader].shutdown().await.expect("stops in good order");
+    let rest = (1..=3).filter(|id| *id != leader.0);
+    // The rest may still name the old leader for a while.
+    let next = loop {
+        for id in rest.clone() {
+            until(&group.nodes[&NodeId(id)], |s| s.raft.leader != Some(leader)).await;
+        }
+        let next = group.leader_of(rest.clone()).await;
+        if next != leader {
+            break next;
+        }
+    };
+    assert_eq!(group.nodes[&next].propose(command("b")).await, Ok(2));
+    group.start_node(leader).await;
+    let last = group.nodes[&next].status().raft.last;
+    until(&group.nodes[&leader], |status| status.raft.applied >= last).await;
+    let all = group.nodes[&leader].query_local(()).await;
+    assert_eq!(all, Ok(vec![command("a"), command("b")]));
+    group.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_restart_replays_the_log_in_pieces() {
+    let mut group = Group::start(1, |config| {
+        config.replay_bytes = 300;
+        config.raft.tail_bytes_max = 500;
+        config.raft.apply_entries_max = 7;
+    })
+    .await;
+    let me = group.leader_of([1]).await;
+    let commands: Vec<Bytes> = (0..100).map(|i| command(&format!("number {i}"))).collect();
+    for batch in commands.chunks(9) {
+        group.nodes[&me].propose_batch(batch.to_vec()).await.expect("accepted");
+    }
+    group.nodes[&me].shutdown().await.expect("stops in good order");
+    group.disks[&me].log.crash();
+    group.start_node(me).await;
+    group.leader_of([1]).await;
+    assert_eq!(group.nodes[&me].read(()).await, Ok(commands), "everything acknowledged is there");
+    group.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_failed_write_stops_the_node_and_answers_all_who_wait() {
+    // scenario 40 (cockroach 37102): never retried
+    let group = Group::start(1, |_| {}).await;
+    let me = group.leader_of([1]).await;
+    let (node, disk) = (&group.nodes[&me], &group.disks[&me].log);
+    assert_eq!(node.propose(command("a")).await, Ok(1));
+    disk.fail_writes("input/output error");
+    let why = match node.propose(command("b")).await {
+        Err(ProposeError::Stopped { why }) => why,
+        other => panic!("{other:?}"),
+    };
+    assert!(why.contains("input/output error"), "{why}");
+    assert_eq!(node.status().health, Health::Failed { why: why.clone() });
+    node.stopped().await;
+    let calls = disk.write_calls();
+    let stopped = ProposeError::Stopped { why: why.clone() };
+    assert_eq!(node.propose(command("c")).await, Err(stopped));
+    assert_eq!(node.read(()).await, Err(ReadFailed::Stopped { why: why.clone() }));
+    assert_eq!(node.query_local(()).await, Err(ReadFailed::Stopped { why: why.clone() }));
+    assert_eq!(node.checkpoint().await, Err(CheckpointFailed::Stopped { why: why.clone() }));
+    assert_eq!(node.shutdown().await.expect_err("it had failed").why, why);
+    assert_eq!(disk.write_calls(), calls);
+}
+
+#[tokio::test]
+async fn a_panic_in_a_store_or_a_machine_is_a_failure_like_any_other() {
+    for in_machine in [false, true] {
+        let group = Group::start(1, |_| {}).await;
+        let me = group.leader_of([1]).await;
+        let disks = &group.disks[&me];
+        if in_machine {
+            disks.machine.panic_on_apply();
+        } else {
+            disks.log.panic_on_write();
+        }
+        match group.nodes[&me].propose(command("a")).await {
+            Err(ProposeError::Stopped { why }) => assert!(why.contains("told to panic"), "{why}"),
+            other => panic!("{other:?}"),
+        }
+        group.nodes[&me].stopped().await;
+    }
+}
+
+#[tokio::test]
+async fn a_full_node_says_busy_and_recovers() {
+    let group = Group::start(1, |config| config.waiting_batches_max = 4).await;
+    let me = group.leader_of([1]).await;
+    let node = &group.nodes[&me];
+    group.disks[&me].log.hold_writes();
+    let waiting: Vec<_> = (0..4)
+        .map(|_| {
+            let node = node.clone();
+            tokio::spawn(async move { node.propose(command("waits")).await })
+        })
+        .collect();
+    let in_driver = async {
+        while node.metrics().batches_proposed < 4 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, in_driver).await.expect("all are taken");
+    assert_eq!(node.propose(command("too much")).await, Err(ProposeError::Busy));
+    assert_eq!(node.metrics().busy, 1);
+    group.disks[&me].log.release_writes();
+    for task in waiting {
+        assert!(task.await.expect("no panic").is_ok());
+    }
+    assert_eq!(node.propose(command("fits again")).await, Ok(5));
+    group.shutdown().await;
+}
+
+#[tokio::test]
+async fn writes_that_queue_behind_a_slow_one_share_the_next() {
+    let group = Group::start(1, |_| {}).await;
+    let me = group.leader_of([1]).await;
+    let (node, disk) = (&group.nodes[&me], &group.disks[&me].log);
+    assert_eq!(node.propose(command("first")).await, Ok(1));
+    let before = disk.write_calls();
+    disk.hold_writes();
+    let mut waiting = Vec::new();
+    for i in 0..20 {
+        let (node, taken) = (node.clone(), node.metrics().batches_proposed);
+        let proposer = node.clone();
+        waiting.push(tokio::spawn(async move { proposer.propose(command(&i.to_string())).await }));
+        let in_driver = async {
+            while node.metrics().batches_proposed == taken {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, in_driver).await.expect("it is taken");
+    }
+    disk.release_writes();
+    for task in waiting {
+        assert!(task.await.expect("no panic").is_ok());
+    }
+    let calls = disk.write_calls() - before;
+    assert!(calls <= 3, "{calls} durable commits for 20 proposals during one");
+    group.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_leader_that_is_cut_off_never_claims_success() {
+    let group = Group::start(3, |_| {}).await;
+    let leader = group.leader_of(1..=3).await;
+    let node = &group.nodes[&leader];
+    assert_eq!(node.propose(command("a")).await, Ok(1));
+    group.network.isolate(leader);
+    let lost = node.propose(command("lost")).await;
+    let read = node.read(()).await;
+    assert!(
+        matches!(lost, Err(ProposeError::OutcomeUnknown | ProposeError::NotLeader { .. })),
+        "{lost:?}"
+    );
+    assert!(matches!(read, Err(ReadFailed::NotLeader { .. })), "{read:?}");
+    let rest = (1..=3).filter(|id| *id != leader.0);
+    let next = group.leader_of(rest).await;
+    assert_eq!(group.nodes[&next].propose(command("b")).await, Ok(2));
+    group.network.mend();
+    let last = group.nodes[&next].status().raft.last;
+    until(node, |s| s.raft.applied >= last && s.raft.role == RoleKind::Follower).await;
+    assert_eq!(node.query_local(()).await, Ok(vec![command("a"), command("b")]));
+    group.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_on_demand_shortens_the_log() {
+    let mut group = Group::start(1, |config| config.raft.retained_entries = 2).await;
+    let me = group.leader_of([1]).await;
+    for i in 0..10 {
+        group.nodes[&me].propose(command(&format!("{i}"))).await.expect("accepted");
+    }
+    let meta = group.nodes[&me].checkpoint().await.expect("durable");
+    let status = until(&group.nodes[&me], |status| status.raft.applied.0 == 11).await;
+    assert_eq!(
+        meta.position.index, status.raft.applied,
+        "ten commands and the leader's first entry"
+    );
+    assert!(meta.membership.is_voter(me));
+    until(&group.nodes[&me], |status| status.raft.base.0 == meta.position.index.0 - 2).await;
+    assert_eq!(group.nodes[&me].checkpoint().await, Ok(meta), "nothing has changed since");
+    group.nodes[&me].propose(command("more")).await.expect("accepted");
+    group.nodes[&me].shutdown().await.expect("stops in good order");
+    group.start_node(me).await;
+    group.leader_of([1]).await;
+    assert_eq!(group.nodes[&me].read(()).await.map(|all| all.len()), Ok(11));
+    group.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_follower_that_lost_everything_catches_up_by_snapshot() {
+    let mut group = Group::start(3, |config| {
+        config.raft.retained_entries = 0;
+        config.snapshot_window_bytes = 512 << 10;
+    })
+    .await;
+    let leader = group.leader_of(1..=3).await;
+    let wiped = NodeId(leader.0 % 3 + 1);
+    group.nodes[&wiped].shutdown().await.expect("stops in good order");
+    // Some megabytes, so that the stream needs many windows.
+    let ballast = Bytes::from(vec![7; 100 << 10]);
+    for _ in 0..30 {
+        group.nodes[&leader].propose(ballast.clone()).await.expect("two of three");
+    }
+    let meta = group.nodes[&leader].checkpoint().await.expect("durable");
+    until(&group.nodes[&leader], |status| status.raft.base == meta.position.index).await;
+    group.nodes[&leader].propose(command("after")).await.expect("two of three");
+
+    group.disks.insert(wiped, common::Disks::default());
+    group.start_node(wiped).await;
+    let last = group.nodes[&leader].status().raft.last;
+    until(&group.nodes[&wiped], |status| status.raft.applied >= last).await;
+    let all = group.nodes[&wiped].query_local(()).await.expect("answers");
+    assert_eq!((all.len(), all.last()), (31, Some(&command("after"))));
+    assert_eq!(group.nodes[&wiped].metrics().snapshots_installed, 1);
+    let installed = group.disks[&wiped].machine.checkpoint().expect("durable").0;
+    assert_eq!(installed.position, meta.position);
+    group.shutdown().await;
+}
+
+#[tokio::test]
+async fn shutdown_finishes_queued_writes_and_tells_those_who_wait() {
+    let group = Group::start(1, |_| {}).await;
+    let me = group.leader_of([1]).await;
+    let (node, disk) = (&group.nodes[&me], &group.disks[&me].log);
+    assert_eq!(node.propose(command("a")).await, Ok(1));
+    disk.hold_writes();
+    let waiting = tokio::spawn({
+        let node = node.clone();
+        async move { node.propose(command("under way")).await }
+    });
+    let in_driver = async {
+        while node.metrics().batches_proposed < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, in_driver).await.expect("it is taken");
+    let stopping = tokio::spawn({
+        let node = node.clone();
+        async move { node.shutdown().await }
+    });
+    let answer = waiting.await.expect("no panic");
+    assert!(matches!(answer, Err(ProposeError::Stopped { .. })), "{answer:?}");
+    disk.release_writes();
+    stopping.await.expect("no panic").expect("stops in good order");
+    let entries = disk.durable_entries();
+    assert_eq!(entries.len(), 3, "the leader's first entry and both commands");
+    assert_eq!(node.status().health, Health::Stopped);
+    node.shutdown().await.expect("may be called again");
+}
+
+#[tokio::test]
+async fn a_node_stops_when_its_last_handle_is_dropped() {
+    let mut group = Group::start(1, |_| {}).await;
+    let me = group.leader_of([1]).await;
+    let node = group.nodes.remove(&me).expect("there");
+    let mut status = node.watch_status();
+    drop(node);
+    let stopped = status.wait_for(|status| status.health == Health::Stopped);
+    let stopped = tokio::time::timeout(Duration::from_secs(20), stopped).await;
+    assert!(stopped.expect("in time").is_ok());
+}
