@@ -125,12 +125,12 @@ proptest! {
 
     #[test]
     fn every_message_comes_back_as_it_went(message in message()) {
-        prop_assert_eq!(decode(encode(&message), &LIMITS), Ok(message));
+        prop_assert_eq!(decode(encode(&message), LIMITS), Ok(message));
     }
 
     #[test]
     fn any_bytes_are_refused_or_a_message(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-        let _ = decode(bytes.into(), &LIMITS);
+        let _ = decode(bytes.into(), LIMITS);
     }
 
     /// Bytes close to a real message reach further into the decoder than random ones.
@@ -148,9 +148,9 @@ proptest! {
         if let Some(cut) = cut {
             bytes.truncate(cut.index(bytes.len()));
         }
-        if let Ok(message) = decode(bytes.into(), &LIMITS) {
+        if let Ok(message) = decode(bytes.into(), LIMITS) {
             // Whatever is believed can be said again.
-            prop_assert_eq!(decode(encode(&message), &LIMITS), Ok(message));
+            prop_assert_eq!(decode(encode(&message), LIMITS), Ok(message));
         }
     }
 }
@@ -177,7 +177,7 @@ fn shared_entries_are_encoded_once_and_others_at_the_same_positions_are_not_mist
     let mut tail = |entries: &Entries, prev| {
         let frame = encoder.encode(&append(entries, prev)).unwrap();
         let last = frame.clone().parts().last().unwrap();
-        assert_eq!(decode(bytes_of(frame), &LIMITS), Ok(append(entries, prev)));
+        assert_eq!(decode(bytes_of(frame), LIMITS), Ok(append(entries, prev)));
         last
     };
     let first = tail(&one, 0);
@@ -211,7 +211,7 @@ fn what_no_receiver_takes_is_not_sent() {
     ));
     // A receiver with a smaller limit refuses what a sender with a larger one may send.
     assert!(matches!(
-        decode(encode(&append(&many, 0)), &limits),
+        decode(encode(&append(&many, 0)), limits),
         Err(WireError::TooMany { what: "entries in a frame", .. })
     ));
 }
