@@ -215,3 +215,35 @@ fn what_no_receiver_takes_is_not_sent() {
         Err(WireError::TooMany { what: "entries in a frame", .. })
     ));
 }
+
+/// The layout that `docs/wire-format.md` describes. If this fails, the format has changed: that takes a new version.
+#[test]
+fn the_bytes_are_those_of_the_documented_format() {
+    let message = PeerMessage::Raft(Message {
+        term: Term(0x0102),
+        body: Body::Heartbeat { commit: Index(3), read_context: 4 },
+    });
+    let mut expected = vec![65, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 7];
+    expected.extend([3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0]);
+    expected.resize(4 + 65, 0);
+    assert_eq!(encode(&message), expected);
+
+    let entries = Entries::try_from_vec(vec![
+        Entry { term: Term(1), index: Index(9), payload: Payload::Empty },
+        Entry { term: Term(2), index: Index(10), payload: Payload::Command("ab".into()) },
+    ]);
+    let block = encode(&append(&entries.unwrap(), 8)).split_off(4 + 65);
+    let table = [
+        &[1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0][..], // runs: term 1, one entry
+        &[2, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0],     // term 2, one entry
+        &[0, 1, 0, 0, 0, 1, 1, 0, 0, 0],           // kinds: one empty, one command
+        &[0, 0, 0, 0, 2, 0, 0, 0],                 // lengths: 0 and 2
+        &[9, 0, 0, 0, 0, 0, 0, 0],                 // the first index
+        &[0xce, 0xff, 0xff, 0xff, 2, 0, 0, 0],     // runs: 50 bytes back, two
+        &[0xde, 0xff, 0xff, 0xff, 2, 0, 0, 0],     // kinds: 34 bytes back, two
+        &[0xe0, 0xff, 0xff, 0xff, 2, 0, 0, 0],     // lengths: 32 bytes back, two
+    ]
+    .concat();
+    let length = [74, 0, 0, 0];
+    assert_eq!(block, [&length[..], &table, b"ab"].concat());
+}
