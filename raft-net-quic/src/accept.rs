@@ -266,7 +266,7 @@ async fn receive_stream(
     let limits = WireLimits { frame_bytes_max };
     let mut reader = FrameReader::new(stream, frame_bytes_max, by);
     while let Some(frame) = reader.next().await? {
-        let message = decode(frame, &limits)?;
+        let message = decode(frame, limits)?;
         if message.class() != *class {
             let (found, class) = (message.class(), *class);
             return Err(WireError::WrongClass { found, class }.into());

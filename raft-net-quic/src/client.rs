@@ -33,6 +33,7 @@ impl ClientEndpoint {
     ///
     /// # Errors
     /// As for [`ClientEndpoint::with_limits`].
+    #[allow(clippy::needless_pass_by_value)] // an endpoint is given its identity, as `EndpointConfig` is
     pub fn new(identity: Identity, cluster: ClusterId) -> Result<ClientEndpoint, NetError> {
         Self::with_limits(&identity, cluster, Limits::default())
     }

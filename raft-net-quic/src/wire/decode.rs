@@ -18,7 +18,7 @@ use super::{WireError, WireLimits};
 ///
 /// # Errors
 /// [`WireError`]; the frame is then to be dropped whole, and its sender not to be trusted any further.
-pub fn decode(mut frame: Bytes, limits: &WireLimits) -> Result<PeerMessage, WireError> {
+pub fn decode(mut frame: Bytes, limits: WireLimits) -> Result<PeerMessage, WireError> {
     let head = take_sized(&mut frame, HEAD_LENGTH_BYTES, "head")?;
     let head: &ArchivedHead = access(&head, "head")?;
     let term = Term(head.term.to_native());
@@ -64,7 +64,7 @@ where
 fn raft_body(
     body: &ArchivedBody,
     frame: &mut Bytes,
-    limits: &WireLimits,
+    limits: WireLimits,
 ) -> Result<CoreBody, WireError> {
     use ArchivedBody as A;
     let response = |position: &_, outcome| CoreBody::SnapshotResponse {
@@ -148,7 +148,7 @@ fn snapshot_frame(
 }
 
 /// The entries of an append: what is left of the frame.
-fn entries(frame: &mut Bytes, limits: &WireLimits) -> Result<Entries, WireError> {
+fn entries(frame: &mut Bytes, limits: WireLimits) -> Result<Entries, WireError> {
     if frame.is_empty() {
         return Ok(Entries::new());
     }

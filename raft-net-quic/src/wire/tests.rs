@@ -125,12 +125,12 @@ proptest! {
 
     #[test]
     fn every_message_comes_back_as_it_went(message in message()) {
-        prop_assert_eq!(decode(encode(&message), &LIMITS), Ok(message));
+        prop_assert_eq!(decode(encode(&message), LIMITS), Ok(message));
     }
 
     #[test]
     fn any_bytes_are_refused_or_a_message(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-        let _ = decode(bytes.into(), &LIMITS);
+        let _ = decode(bytes.into(), LIMITS);
     }
 
     /// Bytes close to a real message reach further into the decoder than random ones.
@@ -148,9 +148,9 @@ proptest! {
         if let Some(cut) = cut {
             bytes.truncate(cut.index(bytes.len()));
         }
-        if let Ok(message) = decode(bytes.into(), &LIMITS) {
+        if let Ok(message) = decode(bytes.into(), LIMITS) {
             // Whatever is believed can be said again.
-            prop_assert_eq!(decode(encode(&message), &LIMITS), Ok(message));
+            prop_assert_eq!(decode(encode(&message), LIMITS), Ok(message));
         }
     }
 }
@@ -177,7 +177,7 @@ fn shared_entries_are_encoded_once_and_others_at_the_same_positions_are_not_mist
     let mut tail = |entries: &Entries, prev| {
         let frame = encoder.encode(&append(entries, prev)).unwrap();
         let last = frame.clone().parts().last().unwrap();
-        assert_eq!(decode(bytes_of(frame), &LIMITS), Ok(append(entries, prev)));
+        assert_eq!(decode(bytes_of(frame), LIMITS), Ok(append(entries, prev)));
         last
     };
     let first = tail(&one, 0);
@@ -211,7 +211,39 @@ fn what_no_receiver_takes_is_not_sent() {
     ));
     // A receiver with a smaller limit refuses what a sender with a larger one may send.
     assert!(matches!(
-        decode(encode(&append(&many, 0)), &limits),
+        decode(encode(&append(&many, 0)), limits),
         Err(WireError::TooMany { what: "entries in a frame", .. })
     ));
+}
+
+/// The layout that `docs/wire-format.md` describes. If this fails, the format has changed: that takes a new version.
+#[test]
+fn the_bytes_are_those_of_the_documented_format() {
+    let message = PeerMessage::Raft(Message {
+        term: Term(0x0102),
+        body: Body::Heartbeat { commit: Index(3), read_context: 4 },
+    });
+    let mut expected = vec![65, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 7];
+    expected.extend([3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0]);
+    expected.resize(4 + 65, 0);
+    assert_eq!(encode(&message), expected);
+
+    let entries = Entries::try_from_vec(vec![
+        Entry { term: Term(1), index: Index(9), payload: Payload::Empty },
+        Entry { term: Term(2), index: Index(10), payload: Payload::Command("ab".into()) },
+    ]);
+    let block = encode(&append(&entries.unwrap(), 8)).split_off(4 + 65);
+    let table = [
+        &[1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0][..], // runs: term 1, one entry
+        &[2, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0],     // term 2, one entry
+        &[0, 1, 0, 0, 0, 1, 1, 0, 0, 0],           // kinds: one empty, one command
+        &[0, 0, 0, 0, 2, 0, 0, 0],                 // lengths: 0 and 2
+        &[9, 0, 0, 0, 0, 0, 0, 0],                 // the first index
+        &[0xce, 0xff, 0xff, 0xff, 2, 0, 0, 0],     // runs: 50 bytes back, two
+        &[0xde, 0xff, 0xff, 0xff, 2, 0, 0, 0],     // kinds: 34 bytes back, two
+        &[0xe0, 0xff, 0xff, 0xff, 2, 0, 0, 0],     // lengths: 32 bytes back, two
+    ]
+    .concat();
+    let length = [74, 0, 0, 0];
+    assert_eq!(block, [&length[..], &table, b"ab"].concat());
 }
