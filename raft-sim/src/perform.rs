@@ -205,12 +205,7 @@ impl<M: Machine> World<'_, M> {
                 self.mix(index.0);
                 self.coverage.hit("reads answered");
                 self.count_read();
-                if index > self.checker.committed() {
-                    return broken(
-                        "reads are of committed entries",
-                        format!("node {id} answers a read at {index}"),
-                    );
-                }
+                self.on_commit_claim(node, index)?;
                 self.ledger.on_read_ready(id, read, index)
             }
             Resolution::ReadRefused { id: read, .. } => {
