@@ -152,12 +152,14 @@ impl Raft {
 
     pub(crate) fn on_fetched(&mut self, to: NodeId, entries: Entries) -> Result<(), CallerFault> {
         let owns = self.log.owns(&entries);
+        let base = self.log.base().index;
         let Some(peer) = self.peer_mut(to) else { return Ok(()) };
         let Some(first) = peer.fetching.take() else { return Ok(()) };
-        let is_wanted =
-            peer.next() == Some(first) && entries.first().is_some_and(|entry| entry.index == first);
+        let is_wanted = peer.next() == Some(first)
+            && first > base
+            && entries.first().is_some_and(|entry| entry.index == first);
         if !is_wanted {
-            // The world moved on while the disk was read.
+            // The world moved on while the disk was read: the peer has got on, or the log was compacted.
             return Ok(());
         }
         if !owns {

@@ -83,7 +83,7 @@ impl Raft {
         outcome: SnapshotOutcome,
     ) -> Result<(), PeerFault> {
         let (now, term, last) = (self.now, self.term, self.log.last());
-        let latest = self.snapshot.clone();
+        let (latest, base) = (self.snapshot.clone(), self.log.base().index);
         let Some(peer) = self.peer_mut(from) else { return Ok(()) };
         peer.last_contact = now;
         if let SnapshotOutcome::Matched(matched) = outcome {
@@ -91,8 +91,8 @@ impl Raft {
                 return Err(PeerFault::AcknowledgedTooMuch { matched, last });
             }
             peer.on_matched(matched);
-            if let Progress::Snapshot { .. } = peer.progress {
-                // It has something else than what was offered: see what it needs now.
+            if matched >= base && matches!(peer.progress, Progress::Snapshot { .. }) {
+                // It has less than was offered, but enough for the log to go on from there.
                 peer.probe(matched.next());
             }
             return Ok(());
@@ -150,8 +150,12 @@ impl Raft {
             // What a snapshot includes is committed, so the log matches at least up to there.
             self.learn_commit(position.index);
             self.note_verified(self.commit);
-            let matched = SnapshotOutcome::Matched(self.commit.min(self.log.durable()));
-            self.send(from, Body::SnapshotResponse { position, outcome: matched });
+            let matched = self.commit.min(self.log.durable());
+            if matched >= position.index {
+                let outcome = SnapshotOutcome::Matched(matched);
+                self.send(from, Body::SnapshotResponse { position, outcome });
+            }
+            // If it is not durable yet, the acknowledgement of appends will say so when it is.
             return Ok(());
         }
         self.incoming = Some(Incoming { snapshot: snapshot.clone(), phase: Phase::Receiving });
