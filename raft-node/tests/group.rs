@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{Group, PATIENCE, command, until};
+use common::{Group, PATIENCE, applied, command, until};
 use raft_node::raft_core::{NodeId, Refusal, RoleKind};
 use raft_node::{CheckpointFailed, Health, ProposeError, ReadFailed};
 
@@ -33,9 +33,7 @@ async fn three_nodes_elect_propose_and_read() {
     let not_leader = ProposeError::NotLeader { leader: Some(leader) };
     assert_eq!(follower.propose(command("x")).await, Err(not_leader), "node {other}");
     assert_eq!(follower.read(()).await, Err(ReadFailed::NotLeader { leader: Some(leader) }));
-    let commit = node.status().raft.last;
-    until(follower, |status| status.raft.applied >= commit).await;
-    assert_eq!(follower.query_local(()).await, Ok(all));
+    assert_eq!(applied(follower, 53).await, all);
     assert_eq!(node.propose_batch(vec![]).await, Err(ProposeError::Refused(Refusal::EmptyBatch)));
     let metrics = node.metrics();
     assert_eq!((metrics.batches_answered, metrics.commands_proposed), (52, 53));
@@ -62,10 +60,7 @@ async fn the_others_go_on_when_the_leader_stops() {
     };
     assert_eq!(group.nodes[&next].propose(command("b")).await, Ok(2));
     group.start_node(leader).await;
-    let last = group.nodes[&next].status().raft.last;
-    until(&group.nodes[&leader], |status| status.raft.applied >= last).await;
-    let all = group.nodes[&leader].query_local(()).await;
-    assert_eq!(all, Ok(vec![command("a"), command("b")]));
+    assert_eq!(applied(&group.nodes[&leader], 2).await, [command("a"), command("b")]);
     group.shutdown().await;
 }
 
@@ -209,9 +204,8 @@ async fn a_leader_that_is_cut_off_never_claims_success() {
     let next = group.leader_of(rest).await;
     assert_eq!(group.nodes[&next].propose(command("b")).await, Ok(2));
     group.network.mend();
-    let last = group.nodes[&next].status().raft.last;
-    until(node, |s| s.raft.applied >= last && s.raft.role == RoleKind::Follower).await;
-    assert_eq!(node.query_local(()).await, Ok(vec![command("a"), command("b")]));
+    until(node, |status| status.raft.role == RoleKind::Follower).await;
+    assert_eq!(applied(node, 2).await, [command("a"), command("b")]);
     group.shutdown().await;
 }
 
@@ -260,9 +254,7 @@ async fn a_follower_that_lost_everything_catches_up_by_snapshot() {
 
     group.disks.insert(wiped, common::Disks::default());
     group.start_node(wiped).await;
-    let last = group.nodes[&leader].status().raft.last;
-    until(&group.nodes[&wiped], |status| status.raft.applied >= last).await;
-    let all = group.nodes[&wiped].query_local(()).await.expect("answers");
+    let all = applied(&group.nodes[&wiped], 31).await;
     assert_eq!((all.len(), all.last()), (31, Some(&command("after"))));
     assert_eq!(group.nodes[&wiped].metrics().snapshots_installed, 1);
     let installed = group.disks[&wiped].machine.checkpoint().expect("durable").0;

@@ -214,6 +214,21 @@ pub(crate) async fn until(
     found.expect("the node lives").clone()
 }
 
+/// Waits until a node has applied this many commands, and returns them. (Not by the leader's status: that may be some
+/// milliseconds old.)
+pub(crate) async fn applied(node: &NodeHandle<Journal>, count: usize) -> Vec<Bytes> {
+    let mut status = node.watch_status();
+    loop {
+        status.mark_unchanged();
+        let all = node.query_local(()).await.expect("the node lives");
+        if all.len() >= count {
+            return all;
+        }
+        let changed = tokio::time::timeout(PATIENCE, status.changed()).await;
+        changed.expect("applied in time").expect("the node lives");
+    }
+}
+
 pub(crate) fn command(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
 }
