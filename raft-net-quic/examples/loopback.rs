@@ -70,8 +70,8 @@ async fn peers(ca: &ClusterCa) -> Outcome<()> {
         times.push(started.elapsed());
     }
     times.sort();
-    let at = |part: f64| times[(times.len() as f64 * part) as usize];
-    println!("ping-pong of 1 entry: p50 {:?}, p99 {:?}", at(0.5), at(0.99));
+    let at = |percent: usize| times[times.len() * percent / 100];
+    println!("ping-pong of 1 entry: p50 {:?}, p99 {:?}", at(50), at(99));
 
     for batch in [16_u64, 256, 4096] {
         let rounds = (2_000_000 / batch).min(20_000);

@@ -11,8 +11,17 @@ use crate::config::Limits;
 use crate::error::NetError;
 
 /// The largest datagram looked for. Loopback and jumbo frames carry more than Ethernet's 1,452 bytes; discovery finds what the
-/// path allows, and each datagram saved is a packet not sealed, sent and acknowledged.
-const DATAGRAM_BYTES_MAX: u16 = 16 << 10;
+/// path allows, and each datagram saved is a packet not sealed and acknowledged.
+///
+/// It must not be larger: quinn hands the kernel up to ten datagrams in one call (segmentation offload), the kernel refuses calls
+/// beyond 65,507 bytes with `EMSGSIZE`, and quinn takes that for a failed probe and drops the datagrams silently. With 16 KiB, bursts
+/// were lost until the connection timed out.
+const DATAGRAM_BYTES_MAX: u16 = 6_500;
+
+/// What quinn hands to the kernel at once: its `MAX_TRANSMIT_SEGMENTS`.
+const DATAGRAMS_PER_CALL: u32 = 10;
+
+const _: () = assert!(DATAGRAM_BYTES_MAX as u32 * DATAGRAMS_PER_CALL <= 65_507);
 
 /// What one stream may have under way. A gigabit over 60 ms needs 7.5 MB.
 const STREAM_WINDOW: u32 = 8 << 20;
