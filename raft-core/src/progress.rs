@@ -87,10 +87,19 @@ impl Peer {
 }
 
 /// Appends under way to one peer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct InFlight {
     queue: VecDeque<Sent>,
     bytes: usize,
+    /// How many messages may be under way for now; grows with every answer. A stream that starts at full width under reordering
+    /// gets as many rejections as acceptances, each of which starts it anew: a storm that feeds itself.
+    window: usize,
+}
+
+impl Default for InFlight {
+    fn default() -> InFlight {
+        InFlight { queue: VecDeque::new(), bytes: 0, window: 2 }
+    }
 }
 
 #[derive(Debug)]
@@ -102,7 +111,7 @@ struct Sent {
 
 impl InFlight {
     pub(crate) fn has_room(&self, messages_max: usize, bytes_max: usize) -> bool {
-        self.queue.len() < messages_max && self.bytes < bytes_max
+        self.queue.len() < messages_max.min(self.window) && self.bytes < bytes_max
     }
 
     pub(crate) fn add(&mut self, last: Index, bytes: usize, at: Instant) {
@@ -114,6 +123,7 @@ impl InFlight {
         while self.queue.front().is_some_and(|sent| sent.last <= matched) {
             if let Some(sent) = self.queue.pop_front() {
                 self.bytes -= sent.bytes;
+                self.window = self.window.saturating_add(1);
             }
         }
     }

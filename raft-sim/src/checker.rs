@@ -38,14 +38,22 @@ struct Known {
     prev_term: Term,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Committed {
+    /// The entry's term.
+    term: Term,
+    /// The term of the node that took it for committed first. Leaders of earlier terms that wake up late need not have it.
+    during: Term,
+}
+
 /// The truth about one cluster, gathered from the outside.
 #[derive(Clone, Debug)]
 pub struct Checker {
     membership: Membership,
     leaders: BTreeMap<Term, NodeId>,
     known: BTreeMap<(Index, Term), Known>,
-    /// Terms of the committed entries, from index 1 on.
-    committed: Vec<Term>,
+    /// The committed entries, from index 1 on.
+    committed: Vec<Committed>,
     /// Digests of the state after each index.
     digests: BTreeMap<Index, u64>,
 }
@@ -71,7 +79,7 @@ impl Checker {
         if index == Index(0) {
             return Some(Term(0));
         }
-        self.committed.get(index.0 as usize - 1).copied()
+        self.committed.get(index.0 as usize - 1).map(|committed| committed.term)
     }
 
     /// Election safety and leader completeness: `node` acts as the leader of `term`, and this is its log.
@@ -90,7 +98,8 @@ impl Checker {
             None => {}
         }
         self.leaders.insert(term, node);
-        let committed = self.committed();
+        let committed_before = self.committed.iter().rposition(|entry| entry.during < term);
+        let committed = Index(committed_before.map_or(0, |at| at as u64 + 1));
         let held = log.base.index.max(committed.min(log.last().index));
         if committed > log.last().index
             || (held > log.base.index && log.term_at(held) != self.committed_term(held))
@@ -248,7 +257,7 @@ impl Checker {
                     ),
                 );
             }
-            self.committed.push(term);
+            self.committed.push(Committed { term, during: log.hard_state.term });
             at = at.next();
         }
         Ok(())
@@ -348,7 +357,8 @@ impl Checker {
         disk: &Image,
         leader: (NodeId, &Image),
     ) -> Result<(), Violation> {
-        if self.leaders.get(&term) != Some(&leader.0) || disk.hard_state.term != term {
+        let both_in_term = disk.hard_state.term == term && leader.1.hard_state.term == term;
+        if self.leaders.get(&term) != Some(&leader.0) || !both_in_term {
             return Ok(());
         }
         let (here, there) = (disk.term_at(matched), leader.1.term_at(matched));
@@ -415,6 +425,8 @@ mod tests {
         assert_eq!(rule(result), "state machine safety");
         // A leader without it.
         assert_eq!(rule(checker.on_leader(NodeId(3), Term(3), &empty)), "leader completeness");
+        // One of an earlier term that wakes up late is no violation: nobody follows it.
+        assert_eq!(checker.on_leader(NodeId(3), Term(1), &empty), Ok(true));
         assert_eq!(rule(checker.on_leader(NodeId(3), Term(4), &other)), "leader completeness");
         // And a disk that forgets it.
         let write = Persist {

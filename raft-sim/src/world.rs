@@ -455,7 +455,7 @@ impl<'a, M: Machine> World<'a, M> {
         }
         if self.rng.chance(self.plan.coalesce) {
             self.nodes[node].poll_scheduled = true;
-            let delay = self.rng.below(self.plan.delay_us + 1);
+            let delay = self.takes(self.plan.delay_us / 2);
             let life = self.nodes[node].life;
             self.at(delay, Event::Poll { node, life });
             return Ok(());
@@ -484,7 +484,7 @@ impl<'a, M: Machine> World<'a, M> {
         if it.wake_at.is_none_or(|scheduled| scheduled > wake_at || scheduled <= self.now) {
             let life = it.life;
             self.nodes[node].wake_at = Some(wake_at);
-            let late = if self.rng.chance(100) { self.rng.below(self.plan.delay_us) } else { 0 };
+            let late = if self.rng.chance(100) { self.takes(self.plan.delay_us / 2) } else { 0 };
             self.at(wake_at - self.now + late, Event::Wake { node, life });
         }
         Ok(())
