@@ -11,6 +11,7 @@ use crate::codec::{Malformed, Put, Reader};
 
 pub use replies::{Fault, Reply, ReplyBody, decode_replies};
 pub use report::{NodeReport, PeerReport};
+pub(crate) use requests::kind::COMMAND;
 pub use requests::{Request, RequestBody, decode_requests};
 
 /// The version of the protocol, every frame's first byte.

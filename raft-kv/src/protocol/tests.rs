@@ -74,7 +74,7 @@ fn fault() -> impl Strategy<Value = Fault> {
 }
 
 fn report() -> impl Strategy<Value = NodeReport> {
-    let roles = [
+    const ROLES: [RoleKind; 5] = [
         RoleKind::Follower,
         RoleKind::Learner,
         RoleKind::PreCandidate,
@@ -84,7 +84,7 @@ fn report() -> impl Strategy<Value = NodeReport> {
     let peers = proptest::collection::vec(any::<(u64, u64)>(), 0..4);
     let texts = (text(), proptest::option::of(text()), text());
     let numbers = (any::<[u64; 6]>(), any::<Option<u64>>(), any::<u32>(), any::<u32>());
-    (proptest::sample::select(&roles[..]), texts, numbers, proptest::option::of(stats()), peers)
+    (proptest::sample::select(&ROLES[..]), texts, numbers, proptest::option::of(stats()), peers)
         .prop_map(|(role, (address, failure, version), (n, leader, pid, uptime), stats, peers)| {
             let peer = |(node, matched)| PeerReport { node: NodeId(node), matched: Index(matched) };
             NodeReport {
