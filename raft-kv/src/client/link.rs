@@ -1,0 +1,110 @@
+//! The connection to the node that is taken for the leader. Not about which node that is.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use raft_core::{NodeId, Term};
+use raft_net_quic::{ClientEndpoint, FrameReader, FrameWriter, ServiceStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::search::Reported;
+use crate::protocol::{Reply, decode_replies};
+
+/// What the client's task is told.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// Connection number `link` is up.
+    Connected { link: u64 },
+    /// Replies came over it.
+    Replies { link: u64, replies: Vec<Reply> },
+    /// It is lost, or could not be made.
+    Lost { link: u64, why: String },
+    /// A node was asked how it is.
+    Reported(Reported),
+}
+
+/// How many frames may wait to be sent; more requests are gathered meanwhile.
+const FRAMES_AHEAD: usize = 2;
+
+/// A connection. Dropping it closes it.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) number: u64,
+    pub(super) node: NodeId,
+    /// The term in which the node was found to lead; 0 if that is only hearsay.
+    pub(super) term: Term,
+    pub(super) is_up: bool,
+    pub(super) frames: mpsc::Sender<Bytes>,
+    _task: JoinSet<()>,
+}
+
+impl Link {
+    /// Starts to connect.
+    pub(super) fn connect(
+        endpoint: Arc<ClientEndpoint>,
+        number: u64,
+        (node, address): (NodeId, String),
+        term: Term,
+        events: mpsc::Sender<Event>,
+    ) -> Link {
+        let (frames, to_send) = mpsc::channel(FRAMES_AHEAD);
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let why = match endpoint.connect(node, &address).await {
+                Ok(stream) => run(number, stream, to_send, &events).await,
+                Err(error) => error.to_string(),
+            };
+            let _ = events.send(Event::Lost { link: number, why }).await;
+        });
+        Link { number, node, term, is_up: false, frames, _task: task }
+    }
+}
+
+/// Works until the connection ends, and says why it did.
+async fn run(
+    link: u64,
+    stream: ServiceStream,
+    to_send: mpsc::Receiver<Bytes>,
+    events: &mpsc::Sender<Event>,
+) -> String {
+    let (reader, writer) = stream.split();
+    if events.send(Event::Connected { link }).await.is_err() {
+        return String::new();
+    }
+    tokio::select! {
+        why = receive(link, reader, events) => why,
+        why = send(writer, to_send) => why,
+    }
+}
+
+async fn receive(link: u64, mut reader: FrameReader, events: &mpsc::Sender<Event>) -> String {
+    let mut frames = Vec::new();
+    loop {
+        match reader.next_batch(&mut frames).await {
+            Ok(true) => {}
+            Ok(false) => return "the node closed the stream".into(),
+            Err(error) => return error.to_string(),
+        }
+        for frame in frames.drain(..) {
+            let replies = match decode_replies(&frame) {
+                Ok(replies) => replies,
+                Err(error) => return format!("the node's replies make no sense: {error}"),
+            };
+            if events.send(Event::Replies { link, replies }).await.is_err() {
+                return String::new();
+            }
+        }
+    }
+}
+
+async fn send(mut writer: FrameWriter, mut to_send: mpsc::Receiver<Bytes>) -> String {
+    let mut frames = Vec::new();
+    while to_send.recv_many(&mut frames, FRAMES_AHEAD).await > 0 {
+        if let Err(error) = writer.send_all(&mut frames).await {
+            return error.to_string();
+        }
+        frames.clear();
+    }
+    "the client closed it".into()
+}

@@ -1,0 +1,129 @@
+//! Looking for the leader: all nodes are asked in parallel, again and again, each at its own pace, until the search is dropped.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use raft_core::NodeId;
+use raft_net_quic::ClientEndpoint;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::link::Event;
+use super::status::Asking;
+use crate::protocol::NodeReport;
+
+/// How long a node has for one answer.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// The first and the longest wait before a node that answers is asked again: what a client adds to the length of an election.
+const PACE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(40));
+/// The first and the longest wait before a node that does not answer is called again.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
+
+/// What a node said to search number `search`.
+#[derive(Debug)]
+pub(super) struct Reported {
+    pub(super) search: u64,
+    pub(super) node: NodeId,
+    pub(super) result: Result<Box<NodeReport>, String>,
+}
+
+/// A search. Dropping it ends it.
+#[derive(Debug)]
+pub(super) struct Search {
+    pub(super) number: u64,
+    _tasks: JoinSet<()>,
+}
+
+impl Search {
+    pub(super) fn start(
+        endpoint: &Arc<ClientEndpoint>,
+        number: u64,
+        nodes: BTreeMap<NodeId, String>,
+        events: &mpsc::Sender<Event>,
+    ) -> Search {
+        let mut tasks = JoinSet::new();
+        for (node, address) in nodes {
+            let seed = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ node.0 ^ random_seed();
+            let prober = Prober {
+                endpoint: Arc::clone(endpoint),
+                search: number,
+                node,
+                address,
+                events: events.clone(),
+                jitter: Jitter(seed),
+            };
+            tasks.spawn(prober.run());
+        }
+        Search { number, _tasks: tasks }
+    }
+}
+
+struct Prober {
+    endpoint: Arc<ClientEndpoint>,
+    search: u64,
+    node: NodeId,
+    address: String,
+    events: mpsc::Sender<Event>,
+    jitter: Jitter,
+}
+
+impl Prober {
+    async fn run(mut self) {
+        let mut wait = BACK_OFF.0;
+        loop {
+            let connecting = self.endpoint.connect(self.node, &self.address);
+            let why = match tokio::time::timeout(2 * PATIENCE, connecting).await {
+                Ok(Ok(stream)) => {
+                    wait = BACK_OFF.0;
+                    self.ask(Asking::new(stream)).await
+                }
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "it can not be reached".into(),
+            };
+            self.report(Err(why)).await;
+            tokio::time::sleep(self.jitter.spread(wait)).await;
+            wait = (wait * 2).min(BACK_OFF.1);
+        }
+    }
+
+    /// Asks until there is no answer, and says why.
+    async fn ask(&mut self, mut asking: Asking) -> String {
+        let mut wait = PACE.0;
+        loop {
+            match tokio::time::timeout(PATIENCE, asking.ask()).await {
+                Ok(Ok(report)) => self.report(Ok(Box::new(report))).await,
+                Ok(Err(error)) => return error.to_string(),
+                Err(_) => return "it does not answer".into(),
+            }
+            tokio::time::sleep(self.jitter.spread(wait)).await;
+            wait = (wait * 2).min(PACE.1);
+        }
+    }
+
+    async fn report(&self, result: Result<Box<NodeReport>, String>) {
+        let reported = Reported { search: self.search, node: self.node, result };
+        let _ = self.events.send(Event::Reported(reported)).await;
+    }
+}
+
+/// Spreads waits, so that many clients do not ask in step.
+#[derive(Debug)]
+pub(super) struct Jitter(pub(super) u64);
+
+impl Jitter {
+    /// Between half of `wait` and all of it.
+    pub(super) fn spread(&mut self, wait: Duration) -> Duration {
+        // SplitMix64.
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+        let share = (mixed ^ mixed >> 31) as u32 & 0xFFFF;
+        wait / 2 + wait / 2 * share / 0xFFFF
+    }
+}
+
+/// Differs from client to client; without randomness jitter is worse, and nothing else.
+pub(super) fn random_seed() -> u64 {
+    getrandom::u64().unwrap_or(0)
+}

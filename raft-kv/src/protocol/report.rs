@@ -1,0 +1,143 @@
+//! How a node is: what an operator, and a client in search of the leader, wants to know.
+
+use std::time::Duration;
+
+use raft_core::{Index, NodeId, RoleKind, Term};
+
+use super::replies::{put_stats, read_stats};
+use super::{put_option, put_text, read_option, read_text};
+use crate::codec::{Malformed, Put, Reader};
+use crate::query::Stats;
+
+/// A node at one moment, in its own words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeReport {
+    /// Who it is.
+    pub node: NodeId,
+    /// What it does.
+    pub role: RoleKind,
+    /// Its term.
+    pub term: Term,
+    /// Whom it takes for the leader of that term.
+    pub leader: Option<NodeId>,
+    /// The last index known to be committed.
+    pub commit: Index,
+    /// The last index that its state machine has applied.
+    pub applied: Index,
+    /// The last index of its log.
+    pub last: Index,
+    /// The last index of its log that is durable.
+    pub durable: Index,
+    /// The address it is known by, or listens on.
+    pub address: String,
+    /// Why it does not serve; `None` if it does.
+    pub failure: Option<String>,
+    /// Its state, as it has it applied; `None` if the state machine could not be asked.
+    pub stats: Option<Stats>,
+    /// Its process.
+    pub pid: u32,
+    /// How long it has been running, to the millisecond.
+    pub uptime: Duration,
+    /// The program's version.
+    pub version: String,
+    /// Of a leader: how far the other members are. Empty at others.
+    pub peers: Vec<PeerReport>,
+}
+
+/// How far a member is, as its leader sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerReport {
+    /// The member.
+    pub node: NodeId,
+    /// The last index known to be durable there.
+    pub matched: Index,
+}
+
+/// The most peers in a report.
+const PEERS_MAX: u32 = 1024;
+
+impl NodeReport {
+    /// Whether the node says that it leads and serves.
+    pub fn is_serving_leader(&self) -> bool {
+        self.role == RoleKind::Leader && self.failure.is_none()
+    }
+
+    pub(super) fn put_to(&self, out: &mut Vec<u8>) {
+        out.put_u64(self.node.0);
+        out.put_u8(role_tag(self.role));
+        out.put_u64(self.term.0);
+        put_option(out, self.leader, |out, leader| out.put_u64(leader.0));
+        for index in [self.commit, self.applied, self.last, self.durable] {
+            out.put_u64(index.0);
+        }
+        put_text(out, &self.address);
+        put_option(out, self.failure.as_deref(), put_text);
+        put_option(out, self.stats.as_ref(), put_stats);
+        out.put_u32(self.pid);
+        out.put_u64(u64::try_from(self.uptime.as_millis()).unwrap_or(u64::MAX));
+        put_text(out, &self.version);
+        let peers = &self.peers[..self.peers.len().min(PEERS_MAX as usize)];
+        out.put_u32(peers.len() as u32);
+        for peer in peers {
+            out.put_u64(peer.node.0);
+            out.put_u64(peer.matched.0);
+        }
+    }
+
+    pub(super) fn read_from(reader: &mut Reader<'_>) -> Result<NodeReport, Malformed> {
+        const WHAT: &str = "a status";
+        Ok(NodeReport {
+            node: NodeId(reader.u64(WHAT)?),
+            role: read_role(reader)?,
+            term: Term(reader.u64(WHAT)?),
+            leader: read_option(reader, WHAT, |reader| reader.u64(WHAT).map(NodeId))?,
+            commit: Index(reader.u64(WHAT)?),
+            applied: Index(reader.u64(WHAT)?),
+            last: Index(reader.u64(WHAT)?),
+            durable: Index(reader.u64(WHAT)?),
+            address: read_text(reader, WHAT)?,
+            failure: read_option(reader, WHAT, |reader| read_text(reader, WHAT))?,
+            stats: read_option(reader, WHAT, read_stats)?,
+            pid: reader.u32(WHAT)?,
+            uptime: Duration::from_millis(reader.u64(WHAT)?),
+            version: read_text(reader, WHAT)?,
+            peers: read_peers(reader)?,
+        })
+    }
+}
+
+fn read_peers(reader: &mut Reader<'_>) -> Result<Vec<PeerReport>, Malformed> {
+    let count = reader.u32("a status's peers")?;
+    if count > PEERS_MAX {
+        return Err(Malformed::Truncated { what: "a status that claims too many peers" });
+    }
+    (0..count)
+        .map(|_| {
+            Ok(PeerReport {
+                node: NodeId(reader.u64("a peer")?),
+                matched: Index(reader.u64("a peer")?),
+            })
+        })
+        .collect()
+}
+
+fn role_tag(role: RoleKind) -> u8 {
+    match role {
+        RoleKind::Follower => 1,
+        RoleKind::PreCandidate => 2,
+        RoleKind::Candidate => 3,
+        RoleKind::Leader => 4,
+        RoleKind::Learner => 5,
+    }
+}
+
+fn read_role(reader: &mut Reader<'_>) -> Result<RoleKind, Malformed> {
+    Ok(match reader.u8("a role")? {
+        1 => RoleKind::Follower,
+        2 => RoleKind::PreCandidate,
+        3 => RoleKind::Candidate,
+        4 => RoleKind::Leader,
+        5 => RoleKind::Learner,
+        tag => return Err(Malformed::UnknownTag { what: "role", tag }),
+    })
+}
