@@ -3,10 +3,10 @@
 use std::io::{self, BufWriter, Read as _, Write};
 
 use bytes::Bytes;
-use raft_kv::VALUE_BYTES_MAX;
-use raft_kv::client::{CasOutcome, Client};
-use raft_kv::command::Expect;
-use raft_kv::query::{KeyValue, RangeQuery};
+use raft_kv::WriteOutcome;
+use raft_kv::client::{Client, ExpectKey};
+use raft_kv::limits::VALUE_BYTES_MAX;
+use raft_kv::query::KeyRecord;
 use serde_json::{Map, Value};
 
 use crate::cli::{CasArgs, DeleteArgs, DumpArgs, GetArgs, PutArgs, RangeArgs};
@@ -17,7 +17,7 @@ use crate::text;
 pub(crate) async fn put(args: PutArgs) -> Outcome {
     let value = value(&args.value)?;
     let client = connect::open(&args.client)?;
-    let put = client.put(args.key.clone().into(), value).await;
+    let put = client.put(args.key.clone(), value).await;
     client.close().await;
     put.map_err(|error| connect::failure(error, &format!("put {:?}", args.key)))?;
     Ok(())
@@ -25,7 +25,7 @@ pub(crate) async fn put(args: PutArgs) -> Outcome {
 
 pub(crate) async fn get(args: GetArgs) -> Outcome {
     let client = connect::open(&args.client)?;
-    let found = client.get(args.key.clone().into()).await;
+    let found = client.get(args.key.clone()).await;
     client.close().await;
     let found = found.map_err(|error| connect::failure(error, &format!("get {:?}", args.key)))?;
     let Some(record) = found else {
@@ -33,7 +33,7 @@ pub(crate) async fn get(args: GetArgs) -> Outcome {
     };
     let mut out = io::stdout().lock();
     if args.json {
-        let record = KeyValue { key: args.key.into(), record };
+        let record = KeyRecord { key: args.key.as_bytes().into(), record };
         writeln!(out, "{}", json(&record, false))?;
     } else if args.raw {
         out.write_all(&record.value)?;
@@ -46,36 +46,35 @@ pub(crate) async fn get(args: GetArgs) -> Outcome {
 
 pub(crate) async fn delete(args: DeleteArgs) -> Outcome {
     let client = connect::open(&args.client)?;
-    let deleted = client.delete(args.key.clone().into()).await;
+    let deleted = client.delete(args.key.clone()).await;
     client.close().await;
     let deleted =
         deleted.map_err(|error| connect::failure(error, &format!("delete {:?}", args.key)))?;
-    if deleted.existed { Ok(()) } else { Err(absent(&args.key)) }
+    deleted.map(drop).ok_or_else(|| absent(&args.key))
 }
 
 pub(crate) async fn cas(args: CasArgs) -> Outcome {
     let expect = match args.expect {
-        Some(expected) => Expect::Value(expected.into()),
-        None => Expect::Absent,
+        Some(expected) => ExpectKey::Value(expected.into()),
+        None => ExpectKey::Absent,
     };
     let value = value(&args.value)?;
     let client = connect::open(&args.client)?;
-    let outcome = client.cas(args.key.clone().into(), expect, Some(value)).await;
+    let outcome = client.compare_and_set(args.key.clone(), expect, Some(value)).await;
     client.close().await;
     let outcome =
         outcome.map_err(|error| connect::failure(error, &format!("cas {:?}", args.key)))?;
-    match outcome {
-        CasOutcome::Swapped { .. } => Ok(()),
-        CasOutcome::Conflict { mod_revision } => {
-            let found = match mod_revision {
-                Some(revision) => format!("it was last changed in revision {revision}"),
-                None => "it does not exist".to_owned(),
-            };
-            let message =
-                format!("the key {:?} is not as expected ({found}); nothing was changed", args.key);
-            Err(Failure::new(Code::NotFound, message))
-        }
-    }
+    let WriteOutcome::CompareFailed { mod_revision } = outcome else {
+        return Ok(());
+    };
+    let found = match mod_revision {
+        Some(revision) => format!("it was last changed in revision {revision}"),
+        None => "it does not exist".to_owned(),
+    };
+    Err(Failure::new(
+        Code::NotFound,
+        format!("the key {:?} is not as expected ({found}); nothing was changed", args.key),
+    ))
 }
 
 pub(crate) async fn range(args: RangeArgs) -> Outcome {
@@ -91,28 +90,28 @@ async fn range_with(client: &Client, args: &RangeArgs) -> Outcome {
         Some(prefix) => (Bytes::from(prefix.clone()), prefix_end(prefix.as_bytes())),
         None => (args.start.clone().unwrap_or_default().into(), args.end.clone().map(Bytes::from)),
     };
-    let mut query = RangeQuery { start, end, limit: 0, keys_only: args.keys_only };
+    let mut start = start;
     let mut left = args.limit.unwrap_or(u64::MAX);
     let mut out = BufWriter::new(io::stdout().lock());
     while left > 0 {
-        query.limit = if left == u64::MAX { 0 } else { left };
-        let page = client.range(query.clone()).await;
+        let limit = u32::try_from(left).unwrap_or(u32::MAX);
+        let page = client.range(start, end.clone(), limit, args.keys_only).await;
         let page = page.map_err(|error| connect::failure(error, "range"))?;
         for record in &page.records {
             print(&mut out, record, args)?;
         }
         left = left.saturating_sub(page.records.len() as u64);
-        let Some(last) = page.records.last().filter(|_| page.more) else {
+        let Some(last) = page.records.last().filter(|_| page.has_more) else {
             break;
         };
         // The least key above the last one.
-        query.start = [&last.key[..], &[0]].concat().into();
+        start = [&last.key[..], &[0]].concat().into();
     }
     out.flush()?;
     Ok(())
 }
 
-fn print(out: &mut impl Write, record: &KeyValue, args: &RangeArgs) -> io::Result<()> {
+fn print(out: &mut impl Write, record: &KeyRecord, args: &RangeArgs) -> io::Result<()> {
     if args.json {
         return writeln!(out, "{}", json(record, args.keys_only));
     }
@@ -139,10 +138,10 @@ pub(crate) async fn dump(args: DumpArgs) -> Outcome {
 
 async fn dump_with(client: &Client) -> Outcome {
     let failed = |error| connect::failure(error, "dump");
-    let mut dump = client.dump().await.map_err(failed)?;
+    let mut dump = client.dump(Bytes::new());
     let mut out = BufWriter::new(io::stdout().lock());
-    while let Some(records) = dump.next().await.map_err(failed)? {
-        for record in &records {
+    while let Some(records) = dump.next().await {
+        for record in &records.map_err(failed)? {
             print_tsv(&mut out, &record.key, &record.record.value)?;
         }
     }
@@ -182,10 +181,10 @@ fn prefix_end(prefix: &[u8]) -> Option<Bytes> {
     Some(end.into())
 }
 
-fn json(record: &KeyValue, keys_only: bool) -> Value {
+fn json(record: &KeyRecord, keys_only: bool) -> Value {
     let mut object = Map::new();
     text::put_json(&mut object, "key", &record.key);
-    let KeyValue { record, .. } = record;
+    let KeyRecord { record, .. } = record;
     if !keys_only {
         text::put_json(&mut object, "value", &record.value);
     }

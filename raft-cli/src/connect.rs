@@ -35,17 +35,18 @@ pub(crate) fn client(config: &ClientConfig, timeout: Option<Duration>) -> Outcom
     let nodes = config.node_addresses().into_iter().map(|(node, address)| (NodeId(node), address));
     let mut settings = client::ClientConfig::new(identity(&config.tls)?, cluster, nodes.collect());
     settings.request_timeout = timeout.unwrap_or(config.timeout());
-    settings.status_timeout = settings.status_timeout.min(settings.request_timeout);
     Client::new(settings).map_err(|error| failure(error, "the client can not start"))
 }
 
 /// Gives a client's error its exit code; `doing` says what it was about.
 pub(crate) fn failure(error: ClientError, doing: &str) -> Failure {
     let code = match &error {
-        ClientError::Config(_) => Code::Config,
+        ClientError::NoNodes | ClientError::UnknownNode { .. } => Code::Config,
         ClientError::Limit(_) => Code::Input,
-        ClientError::Net(error) if is_credentials(error) => Code::Config,
-        error if error.is_unavailable() => Code::Unavailable,
+        ClientError::Network(error) if is_credentials(error) => Code::Config,
+        ClientError::Network(_) | ClientError::Timeout { .. } | ClientError::OutcomeUnknown => {
+            Code::Unavailable
+        }
         _ => Code::Failed,
     };
     Failure { code, error: anyhow::Error::new(error).context(doing.to_owned()) }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use raft_kv::client::{Client, ClientError};
-use raft_kv::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use raft_kv::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 

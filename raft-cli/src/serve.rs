@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use raft_core::{Membership, NodeId};
-use raft_kv::{KvMachine, service};
+use raft_kv::service::{self, ServiceOptions};
+use raft_kv::{KvMachine, StateFileOptions};
 use raft_net_quic::pki::Identity;
 use raft_net_quic::{ClusterId, Endpoint, EndpointConfig, NetError, PeerAddress};
 use raft_node::{Health, Node, NodeHandle, StartError};
@@ -49,8 +50,14 @@ pub(crate) async fn run(config: NodeConfig, until_stdin_closes: bool) -> Outcome
 
     println!("ready node={me} address={address} pid={}", std::process::id());
     tracing::info!(%me, %address, data = %config.data.display(), "ready");
-    let (stopping, stopped) = tokio::sync::watch::channel(false);
-    let served = tokio::spawn(service::serve(endpoint.clone(), node.clone(), stopped));
+    let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
+    let members = config.member_addresses().into_iter();
+    let options = ServiceOptions::new(members.map(|(id, at)| (NodeId(id), at)).collect());
+    let serving = service::serve(endpoint.clone(), node.clone(), options, async {
+        // A dropped sender means the same.
+        let _ = stopped.await;
+    });
+    let served = tokio::spawn(serving);
     tokio::select! {
         why = stop.wait() => tracing::info!("stopping: {why}"),
         () = node.stopped() => {}
@@ -58,7 +65,7 @@ pub(crate) async fn run(config: NodeConfig, until_stdin_closes: bool) -> Outcome
     let health = node.status().health;
     let shutdown = node.shutdown().await;
     // Nobody is left who would listen if the service is gone already.
-    let _ = stopping.send(true);
+    let _ = stopping.send(());
     let _ = tokio::time::timeout(Duration::from_secs(2), served).await;
     endpoint.close().await;
     drop(folder);
@@ -102,8 +109,8 @@ async fn start(
     let unusable = || "the data folder can not be used".to_owned();
     let store = RedbLogStore::open(Options::new(folder.log(), cluster.0, me))
         .or_fail(Code::DataFolder, unusable)?;
-    let machine =
-        KvMachine::open(&folder.state(), cluster.0, me).or_fail(Code::DataFolder, unusable)?;
+    let machine = KvMachine::open(&StateFileOptions::new(folder.state(), cluster.0, me))
+        .or_fail(Code::DataFolder, unusable)?;
     let members = config.member_addresses();
     let peers: BTreeMap<NodeId, PeerAddress> = members
         .iter()

@@ -3,7 +3,8 @@
 use std::io::{self, Write as _};
 
 use comfy_table::{CellAlignment, Table, presets};
-use raft_kv::client::{Client, NodeEntry};
+use raft_core::{NodeId, RoleKind};
+use raft_kv::client::{Client, NodeReport};
 use serde::Serialize;
 
 use crate::cli::StatusArgs;
@@ -90,33 +91,44 @@ pub(crate) async fn gather(client: &Client) -> ClusterStatus {
     ClusterStatus { nodes }
 }
 
-fn row(entry: NodeEntry) -> NodeRow {
+fn row((node, address, report): (NodeId, String, Result<NodeReport, String>)) -> NodeRow {
     let silent = NodeRow {
-        node: entry.node.0,
+        node: node.0,
         role: None,
         term: None,
         commit: None,
         applied: None,
         lag: None,
-        address: entry.address,
+        address,
         health: String::new(),
         state_digest: None,
         pid: None,
         leader: None,
     };
-    match entry.report {
+    match report {
         Err(error) => NodeRow { health: format!("unreachable: {error}"), ..silent },
         Ok(report) => NodeRow {
-            role: Some(report.role.name().to_owned()),
-            term: Some(report.term),
-            commit: Some(report.commit),
-            applied: Some(report.stats.applied),
-            health: report.trouble.unwrap_or_else(|| "ok".to_owned()),
-            state_digest: Some(format!("{:032x}", report.stats.digest)),
+            role: Some(role_name(report.role).to_owned()),
+            term: Some(report.term.0),
+            commit: Some(report.commit.0),
+            // Of one moment with the digest, where there is one.
+            applied: Some(report.stats.map_or(report.applied.0, |stats| stats.applied)),
+            health: report.failure.map_or("ok".to_owned(), |why| format!("failed: {why}")),
+            state_digest: report.stats.map(|stats| format!("{:032x}", stats.digest)),
             pid: Some(report.pid),
             leader: report.leader.map(|leader| leader.0),
             ..silent
         },
+    }
+}
+
+fn role_name(role: RoleKind) -> &'static str {
+    match role {
+        RoleKind::Follower => "follower",
+        RoleKind::Learner => "learner",
+        RoleKind::PreCandidate => "pre-candidate",
+        RoleKind::Candidate => "candidate",
+        RoleKind::Leader => "leader",
     }
 }
 

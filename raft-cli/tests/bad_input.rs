@@ -153,10 +153,10 @@ fn a_malformed_line_is_named_and_nothing_is_loaded() {
 #[test]
 fn keys_and_values_over_the_limit() {
     let cluster = Cluster::start(1);
-    let long_key = "k".repeat(raft_kv::KEY_BYTES_MAX + 1);
+    let long_key = "k".repeat(raft_kv::limits::KEY_BYTES_MAX + 1);
     assert_fails(&cluster.client(&["put", &long_key, "v"]), 7, &["key", "limit"]);
     let file = cluster.path("value");
-    fs::write(&file, vec![b'v'; raft_kv::VALUE_BYTES_MAX + 1]).expect("writable");
+    fs::write(&file, vec![b'v'; raft_kv::limits::VALUE_BYTES_MAX + 1]).expect("writable");
     let put = support::raft()
         .env("RAFT_CONFIG", cluster.path("client.toml"))
         .args(["put", "k", "-"])
