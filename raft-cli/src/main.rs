@@ -1,2 +1,76 @@
-//! raft-cli
-fn main() {}
+//! The binary `raft`: reads arguments and configuration, wires the crates together, prints. No decision of the protocol is taken here.
+
+mod bench;
+mod cli;
+mod commands;
+mod config;
+mod connect;
+mod data_folder;
+mod demo;
+mod exit;
+mod init;
+mod lines;
+mod load;
+mod outage;
+mod processes;
+mod progress;
+mod serve;
+mod status;
+mod text;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+
+use cli::{Cli, Command};
+use exit::{Code, OrFail as _, Outcome};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    exit::report(run(cli.command))
+}
+
+fn run(command: Command) -> Outcome {
+    start_logging()?;
+    match command {
+        Command::Init(args) => init::run(&args),
+        Command::Serve(args) => {
+            let config = serve::configure(&args)?;
+            block_on(config.process.workers, serve::run(config, args.until_stdin_closes))
+        }
+        Command::Demo(args) => block_on(1, demo::run(args)),
+        Command::Put(args) => block_on(1, commands::put(args)),
+        Command::Get(args) => block_on(1, commands::get(args)),
+        Command::Delete(args) => block_on(1, commands::delete(args)),
+        Command::Cas(args) => block_on(1, commands::cas(args)),
+        Command::Range(args) => block_on(1, commands::range(args)),
+        Command::Dump(args) => block_on(1, commands::dump(args)),
+        Command::Load(args) => block_on(1, load::run(args)),
+        Command::Status(args) => block_on(1, status::run(args)),
+        Command::Bench(args) => block_on(usize::from(args.workers), bench::run(args)),
+    }
+}
+
+/// Runs a command on a runtime of its own, with this many threads.
+fn block_on(workers: usize, command: impl Future<Output = Outcome>) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .enable_all()
+        .build()
+        .or_fail(Code::Failed, || "can not start the threads".to_owned())?;
+    let outcome = runtime.block_on(command);
+    // A read of stdin may never end; nothing else is left by now.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Logs to stderr what `RAFT_LOG` asks for.
+fn start_logging() -> Outcome {
+    let wanted = std::env::var("RAFT_LOG").unwrap_or_else(|_| "warn".to_owned());
+    let filter = EnvFilter::try_new(&wanted).or_fail(Code::Config, || {
+        format!("RAFT_LOG is {wanted:?}; try `info`, or `raft_node=debug,warn`")
+    })?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    Ok(())
+}

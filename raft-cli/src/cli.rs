@@ -1,0 +1,305 @@
+//! The arguments: what can be typed, and the help that teaches it. Nothing is done here.
+
+// These comments are printed as they are, where backticks would be noise.
+#![allow(clippy::doc_markdown)]
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::exit;
+use crate::text::Format;
+
+/// A durable, replicated key-value service: one binary for its nodes, its clients and its operators.
+///
+/// Try it at once with `raft demo`. For a cluster of your own: `raft init`, one `raft serve` a node, then the client commands.
+#[derive(Debug, Parser)]
+#[command(name = "raft", version, after_help = exit::HELP,
+    after_long_help = format!("{EXAMPLES}\n\n{}", exit::HELP))]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  raft demo                                  a tour: three processes, a crash, a recovery
+  raft init --dir c --nodes 3                a cluster of three on this machine, ports 7401 to 7403
+  raft serve --config c/node1.toml           run one node; the same for node2 and node3
+  export RAFT_CONFIG=c/client.toml           for the commands below
+  raft put greeting hello
+  raft get greeting
+  raft status
+
+Configuration: flags override environment variables, and both override the file. `raft serve` logs to stderr what RAFT_LOG
+asks for (`warn` by default; for example `info` or `raft_node=debug`).";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show a whole cluster: start it, load data, kill its leader, watch it recover
+    Demo(DemoArgs),
+    /// Make a cluster's certificates and configuration files
+    Init(InitArgs),
+    /// Run one node until it is told to stop (SIGINT or SIGTERM)
+    Serve(ServeArgs),
+    /// Store a value under a key
+    #[command(after_help = "\
+Examples:
+  raft put greeting hello
+  date | raft put now -              the value from stdin, as it is")]
+    Put(PutArgs),
+    /// Print the value of a key; exit code 3 if there is none
+    Get(GetArgs),
+    /// Delete a key; exit code 3 if there was none
+    Delete(DeleteArgs),
+    /// Store a value only if the current one is as expected; exit code 3 if it is not
+    #[command(after_help = "\
+Examples:
+  raft cas lock held --absent         take a lock
+  raft cas counter 8 --expect 7")]
+    Cas(CasArgs),
+    /// List keys and values in the order of the keys
+    #[command(after_help = "\
+Examples:
+  raft range                          everything, page by page
+  raft range a b                      from a (included) to b (not included)
+  raft range --prefix user/ --limit 10 --json")]
+    Range(RangeArgs),
+    /// Load a file of keys and values
+    #[command(after_help = "\
+TSV is one `key<tab>value` a line; \\t \\n \\r \\\\ and \\xNN stand for a tab, a line feed, a carriage return, a backslash and any
+byte. Everything after the first tab is the value. `--format raw-tsv` takes backslashes as they are. JSON Lines is one
+{\"key\": \"...\", \"value\": \"...\"} a line (`key_hex`, `value_hex` for bytes that are not UTF-8).
+
+The whole file is checked before anything is loaded: a malformed line is named by its number, and nothing is loaded then. If
+the load is interrupted, the same command goes on where it stopped (it keeps FILE.raft-progress beside the file).")]
+    Load(LoadArgs),
+    /// Print everything as TSV, sorted by key, as of one moment
+    Dump(DumpArgs),
+    /// Show every node: role, term, how far it is, and whether the states agree
+    Status(StatusArgs),
+    /// Measure throughput and latency over the public client
+    #[command(after_help = "\
+Example:
+  raft bench put --inflight 1000 --value-size 256 --seconds 10 --json
+
+It keeps N requests in flight, each worker waiting for its answer before it sends the next. A first second warms up and is not
+counted. `get` first stores every key once. Keys are `bench/` and a number, drawn evenly. Latencies are microseconds.")]
+    Bench(BenchArgs),
+}
+
+/// Where a client command finds its cluster.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ClientArgs {
+    /// The client's configuration file
+    #[arg(long, env = "RAFT_CONFIG", default_value = "client.toml", value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Give up after this many milliseconds [default: timeout_ms of the file]
+    #[arg(long, env = "RAFT_TIMEOUT_MS", value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) timeout_ms: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    /// The folder to make; must not hold a cluster yet
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// How many nodes; odd numbers make sense: 3 stand the loss of one, 5 of two
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
+    pub(crate) nodes: u16,
+    /// Node i listens on UDP port P + i
+    #[arg(long, value_name = "P", default_value_t = 7400, value_parser = clap::value_parser!(u16).range(1..=65000))]
+    pub(crate) base_port: u16,
+    /// The host name or IP address of every node in turn, or one for all
+    #[arg(long, value_name = "HOST", num_args = 1.., default_value = "127.0.0.1")]
+    pub(crate) host: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// The node's configuration file
+    #[arg(long, env = "RAFT_CONFIG", value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Listen here instead of where the file says
+    #[arg(long, env = "RAFT_LISTEN", value_name = "IP:PORT")]
+    pub(crate) listen: Option<String>,
+    /// Use this data folder instead of the file's
+    #[arg(long, env = "RAFT_DATA", value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Stop in good order when stdin ends: for a parent that must not leave nodes behind
+    #[arg(long, hide = true)]
+    pub(crate) until_stdin_closes: bool,
+    /// Threads of the network and the protocol, instead of the file's number
+    #[arg(long, env = "RAFT_WORKERS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) workers: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PutArgs {
+    /// The key
+    pub(crate) key: String,
+    /// The value, or - for stdin
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) value: String,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// The key
+    pub(crate) key: String,
+    /// Print the value's bytes as they are, without escapes or a line feed
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// Print a JSON object with the value and its revisions
+    #[arg(long, conflicts_with = "raw")]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    /// The key
+    pub(crate) key: String,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CasArgs {
+    /// The key
+    pub(crate) key: String,
+    /// The new value, or - for stdin
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) value: String,
+    /// The value that must be there now
+    #[arg(
+        long,
+        value_name = "VALUE",
+        allow_hyphen_values = true,
+        required_unless_present = "absent"
+    )]
+    pub(crate) expect: Option<String>,
+    /// The key must not exist now
+    #[arg(long, conflicts_with = "expect")]
+    pub(crate) absent: bool,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RangeArgs {
+    /// The first key [default: the lowest]
+    pub(crate) start: Option<String>,
+    /// The key to stop before [default: none]
+    pub(crate) end: Option<String>,
+    /// All keys that start like this
+    #[arg(long, conflicts_with_all = ["start", "end"])]
+    pub(crate) prefix: Option<String>,
+    /// At most this many
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u64>,
+    /// One JSON object a line instead of TSV
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Without values
+    #[arg(long)]
+    pub(crate) keys_only: bool,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LoadArgs {
+    /// The file, or - for stdin (which can not be resumed)
+    pub(crate) file: PathBuf,
+    /// How it is written [default: by its name: jsonl for .jsonl and .ndjson, else tsv]
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<Format>,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DumpArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// A JSON object with a `nodes` array
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum BenchKind {
+    /// Durable writes
+    Put,
+    /// Linearizable reads
+    Get,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// What to measure
+    #[arg(value_enum)]
+    pub(crate) kind: BenchKind,
+    /// Requests in flight
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub(crate) inflight: u32,
+    /// Bytes of a value
+    #[arg(long, value_name = "B", default_value_t = 256, value_parser = clap::value_parser!(u32).range(0..=1048576))]
+    pub(crate) value_size: u32,
+    /// How long to measure
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86400))]
+    pub(crate) seconds: u64,
+    /// How many different keys
+    #[arg(long, value_name = "K", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub(crate) keys: u64,
+    /// Threads of the generator
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) workers: u16,
+    /// Print ops_per_second, p50_us, p99_us, p999_us, max_us, errors and more as a JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Keep the cluster in this folder [default: a temporary one]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Exit after the tour; with 0 only if every step held
+    #[arg(long)]
+    pub(crate) once: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_value_may_start_with_a_hyphen() {
+        let cli = Cli::try_parse_from(["raft", "put", "k", "-"]).unwrap();
+        assert!(matches!(cli.command, Command::Put(PutArgs { value, .. }) if value == "-"));
+        assert!(
+            Cli::try_parse_from(["raft", "cas", "k", "v"]).is_err(),
+            "cas needs an expectation"
+        );
+    }
+}

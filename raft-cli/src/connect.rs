@@ -1,0 +1,73 @@
+//! From a client's configuration to a [`Client`], and from its errors to exit codes. The only place that knows both.
+
+use std::time::Duration;
+
+use raft_core::NodeId;
+use raft_kv::client::{self, Client, ClientError};
+use raft_net_quic::pki::{Identity, IdentityPaths};
+use raft_net_quic::{CloseCode, ClusterId, NetError};
+
+use crate::cli::ClientArgs;
+use crate::config::{ClientConfig, Tls};
+use crate::exit::{Code, Failure, OrFail as _, Outcome};
+
+/// The cluster id as the configuration writes it.
+pub(crate) fn cluster_id(text: &str) -> Outcome<ClusterId> {
+    text.parse().or_fail(Code::Config, || "`cluster` can not be read".to_owned())
+}
+
+/// Loads the three PEM files.
+pub(crate) fn identity(tls: &Tls) -> Outcome<Identity> {
+    let paths =
+        IdentityPaths { cert: tls.certificate.clone(), key: tls.key.clone(), ca: tls.ca.clone() };
+    Identity::load(&paths).or_fail(Code::Config, || "the credentials can not be used".to_owned())
+}
+
+/// Opens the client that the command asks for.
+pub(crate) fn open(args: &ClientArgs) -> Outcome<Client> {
+    let config = ClientConfig::load(&args.config)?;
+    client(&config, args.timeout_ms.map(Duration::from_millis))
+}
+
+/// Opens a client; `timeout` overrides the file's.
+pub(crate) fn client(config: &ClientConfig, timeout: Option<Duration>) -> Outcome<Client> {
+    let cluster = cluster_id(&config.cluster)?;
+    let nodes = config.node_addresses().into_iter().map(|(node, address)| (NodeId(node), address));
+    let mut settings = client::ClientConfig::new(identity(&config.tls)?, cluster, nodes.collect());
+    settings.request_timeout = timeout.unwrap_or(config.timeout());
+    Client::new(settings).map_err(|error| failure(error, "the client can not start"))
+}
+
+/// Gives a client's error its exit code; `doing` says what it was about.
+pub(crate) fn failure(error: ClientError, doing: &str) -> Failure {
+    let code = match &error {
+        ClientError::NoNodes | ClientError::UnknownNode { .. } => Code::Config,
+        ClientError::Limit(_) => Code::Input,
+        ClientError::Network(error) if is_credentials(error) => Code::Config,
+        ClientError::Network(_) | ClientError::Timeout { .. } | ClientError::OutcomeUnknown => {
+            Code::Unavailable
+        }
+        _ => Code::Failed,
+    };
+    Failure { code, error: anyhow::Error::new(error).context(doing.to_owned()) }
+}
+
+/// Whether somebody has to correct a configuration or a certificate before it can work.
+fn is_credentials(error: &NetError) -> bool {
+    match error {
+        NetError::Tls { .. }
+        | NetError::NotMyCertificate { .. }
+        | NetError::WrongCertificate { .. }
+        | NetError::WrongNode { .. }
+        | NetError::Identity { .. }
+        | NetError::NotAllowed { .. } => true,
+        NetError::Refused { code, .. } => matches!(
+            code,
+            CloseCode::Identity
+                | CloseCode::NotAllowed
+                | CloseCode::WrongNode
+                | CloseCode::Certificate
+        ),
+        _ => false,
+    }
+}

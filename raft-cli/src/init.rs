@@ -1,0 +1,215 @@
+//! `raft init`: the files of a new cluster. Makes certificates by way of `raft_net_quic::pki`; starts nothing.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `ca.pem`, `ca.key` | the certificate authority; the key is needed to issue certificates only, so keep it somewhere safe |
+//! | `node1.toml`, `node1.pem`, `node1.key`, … | one node each |
+//! | `client.toml`, `client.pem`, `client.key` | for every client |
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use raft_core::NodeId;
+use raft_net_quic::ClusterId;
+use raft_net_quic::pki::{ClusterCa, Identity, IdentityPaths};
+use serde::Serialize;
+
+use crate::cli::InitArgs;
+use crate::config::{
+    ClientConfig, NodeConfig, ProcessSettings, RaftSettings, Tls, default_timeout_ms,
+};
+use crate::exit::{Code, Failure, OrFail, Outcome};
+
+/// Where one node is reached.
+#[derive(Clone, Debug)]
+pub(crate) struct Address {
+    /// A name, or an IP address without brackets.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+impl Address {
+    /// `host:port`, as others reach it.
+    fn reach(&self) -> String {
+        match self.host.parse::<IpAddr>() {
+            Ok(IpAddr::V6(address)) => format!("[{address}]:{}", self.port),
+            _ => format!("{}:{}", self.host, self.port),
+        }
+    }
+
+    /// Where the node itself listens: at its address, or at every one if only its name is known.
+    fn listen(&self) -> String {
+        match self.host.parse::<IpAddr>() {
+            Ok(_) => self.reach(),
+            Err(_) => format!("[::]:{}", self.port),
+        }
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &InitArgs) -> Outcome {
+    let addresses = addresses(args)?;
+    let cluster = create(&args.dir, &addresses)?;
+    let dir = args.dir.display();
+    println!("made cluster {cluster} of {} nodes in {dir}", args.nodes);
+    println!();
+    println!(
+        "start every node (on its own machine, with its own files and ca.pem; ca.key stays safe elsewhere):"
+    );
+    for node in 1..=args.nodes {
+        println!("  raft serve --config {dir}/node{node}.toml");
+    }
+    println!();
+    println!("then:");
+    println!("  export RAFT_CONFIG={dir}/client.toml");
+    println!("  raft status");
+    Ok(())
+}
+
+fn addresses(args: &InitArgs) -> Outcome<Vec<Address>> {
+    let hosts = &args.host;
+    if hosts.len() != 1 && hosts.len() != usize::from(args.nodes) {
+        return Err(Failure::new(
+            Code::Config,
+            format!(
+                "{} hosts were given for {} nodes: give one for all, or one for each",
+                hosts.len(),
+                args.nodes
+            ),
+        ));
+    }
+    if hosts.iter().any(|host| host.is_empty() || host.contains(char::is_whitespace)) {
+        return Err(Failure::new(Code::Config, "a host is empty or has a space in it"));
+    }
+    let host = |node: u16| hosts.get(usize::from(node - 1)).unwrap_or(&hosts[0]).clone();
+    Ok((1..=args.nodes)
+        .map(|node| Address { host: host(node), port: args.base_port.saturating_add(node) })
+        .collect())
+}
+
+/// Makes the files of a cluster whose node i + 1 is at `addresses[i]`. An existing cluster is not touched.
+pub(crate) fn create(dir: &Path, addresses: &[Address]) -> Outcome<ClusterId> {
+    refuse_existing(dir)?;
+    fs::create_dir_all(dir)
+        .or_fail(Code::Config, || format!("can not make the folder {}", dir.display()))?;
+    let cluster =
+        ClusterId::random().or_fail(Code::Failed, || "can not draw a cluster id".into())?;
+    let pki = || "can not make the cluster's credentials".to_owned();
+    let ca = ClusterCa::generate(cluster).or_fail(Code::Config, pki)?;
+    ca.save(dir).or_fail(Code::Config, pki)?;
+    let members: BTreeMap<String, String> =
+        (1..).zip(addresses).map(|(node, address)| (node.to_string(), address.reach())).collect();
+    for (node, address) in (1_u64..).zip(addresses) {
+        let stem = format!("node{node}");
+        let hosts = std::slice::from_ref(&address.host);
+        save(&ca.issue_node(NodeId(node), hosts).or_fail(Code::Config, pki)?, dir, &stem)?;
+        let config = NodeConfig {
+            cluster: cluster.to_string(),
+            node,
+            listen: address.listen(),
+            data: PathBuf::from(format!("data{node}")),
+            tls: tls(&stem),
+            members: members.clone(),
+            raft: RaftSettings::default(),
+            process: ProcessSettings::default(),
+        };
+        write(&dir.join(format!("{stem}.toml")), NODE_HEADER, &config)?;
+    }
+    save(&ca.issue_client("client").or_fail(Code::Config, pki)?, dir, "client")?;
+    let config = ClientConfig {
+        cluster: cluster.to_string(),
+        timeout_ms: default_timeout_ms(),
+        tls: tls("client"),
+        nodes: members,
+    };
+    write(&dir.join("client.toml"), CLIENT_HEADER, &config)?;
+    Ok(cluster)
+}
+
+const NODE_HEADER: &str = "\
+# One node of a cluster, for `raft serve --config` with this file. Made by `raft init`.
+# Paths are relative to this file. `cluster` and `node` stand in the certificate too and can not be changed here alone.
+
+";
+
+const CLIENT_HEADER: &str = "\
+# For the client commands: `--config` with this file, or RAFT_CONFIG. Made by `raft init`.
+# Paths are relative to this file.
+
+";
+
+fn refuse_existing(dir: &Path) -> Outcome {
+    for name in ["ca.pem", "ca.key", "node1.toml", "client.toml"] {
+        if dir.join(name).exists() {
+            return Err(Failure::new(
+                Code::Config,
+                format!(
+                    "{} already holds a cluster (it has {name}); nothing was changed. Give another --dir",
+                    dir.display()
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn tls(stem: &str) -> Tls {
+    let paths = IdentityPaths::in_folder(Path::new(""), stem);
+    Tls { ca: paths.ca, certificate: paths.cert, key: paths.key }
+}
+
+fn save(identity: &Identity, dir: &Path, stem: &str) -> Outcome {
+    identity
+        .save(&IdentityPaths::in_folder(dir, stem))
+        .or_fail(Code::Config, || format!("can not save the certificate of {stem}"))
+}
+
+fn write(path: &Path, header: &str, config: &impl Serialize) -> Outcome {
+    let text = toml::to_string(config).or_fail(Code::Failed, || "can not write TOML".to_owned())?;
+    fs::write(path, format!("{header}{text}"))
+        .or_fail(Code::Config, || format!("can not write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loopback(ports: &[u16]) -> Vec<Address> {
+        let address = |&port| Address { host: "127.0.0.1".to_owned(), port };
+        ports.iter().map(address).collect()
+    }
+
+    #[test]
+    fn what_is_made_can_be_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let cluster = create(dir.path(), &loopback(&[7401, 7402])).unwrap();
+        let node = NodeConfig::load(&dir.path().join("node2.toml")).unwrap();
+        assert_eq!((node.node, node.listen.as_str()), (2, "127.0.0.1:7402"));
+        assert_eq!(node.cluster, cluster.to_string());
+        assert!(node.tls.key.exists() && node.tls.certificate.exists() && node.tls.ca.exists());
+        let client = ClientConfig::load(&dir.path().join("client.toml")).unwrap();
+        assert_eq!(client.node_addresses(), node.member_addresses());
+        assert!(client.tls.key.exists());
+    }
+
+    #[test]
+    fn an_existing_cluster_is_not_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        create(dir.path(), &loopback(&[7401])).unwrap();
+        let before = fs::read(dir.path().join("ca.key")).unwrap();
+        let failure = create(dir.path(), &loopback(&[7401])).unwrap_err();
+        assert!(failure.to_string().contains("already holds a cluster"), "{failure}");
+        assert_eq!(fs::read(dir.path().join("ca.key")).unwrap(), before);
+    }
+
+    #[test]
+    fn addresses_of_every_kind() {
+        let address = |host: &str| Address { host: host.to_owned(), port: 7 };
+        assert_eq!(address("::1").reach(), "[::1]:7");
+        assert_eq!(address("10.0.0.1").listen(), "10.0.0.1:7");
+        assert_eq!(address("n1.lan").reach(), "n1.lan:7");
+        assert_eq!(address("n1.lan").listen(), "[::]:7");
+    }
+}

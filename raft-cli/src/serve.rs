@@ -1,0 +1,180 @@
+//! `raft serve`: puts one node together from the crates, and runs it until it is told to stop. All of this is wiring.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use raft_core::{Membership, NodeId};
+use raft_kv::service::{self, ServiceOptions};
+use raft_kv::{KvMachine, StateFileOptions};
+use raft_net_quic::pki::Identity;
+use raft_net_quic::{ClusterId, Endpoint, EndpointConfig, NetError, PeerAddress};
+use raft_node::{Health, Node, NodeHandle, StartError};
+use raft_storage_redb::{Options, RedbLogStore};
+use tokio::io::AsyncReadExt as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::cli::ServeArgs;
+use crate::config::NodeConfig;
+use crate::connect;
+use crate::data_folder::DataFolder;
+use crate::exit::{Code, Failure, OrFail, Outcome};
+
+/// Reads the file, and lets flags and environment override it.
+pub(crate) fn configure(args: &ServeArgs) -> Outcome<NodeConfig> {
+    let mut config = NodeConfig::load(&args.config)?;
+    if let Some(listen) = &args.listen {
+        config.listen.clone_from(listen);
+    }
+    if let Some(data) = &args.data {
+        config.data.clone_from(data);
+    }
+    if let Some(workers) = args.workers {
+        config.process.workers = usize::from(workers);
+    }
+    Ok(config)
+}
+
+/// Runs the node.
+pub(crate) async fn run(config: NodeConfig, until_stdin_closes: bool) -> Outcome {
+    // First of all, so that no signal can come too early.
+    let stop = Stop::new(until_stdin_closes)?;
+    let me = NodeId(config.node);
+    let cluster = connect::cluster_id(&config.cluster)?;
+    let identity = connect::identity(&config.tls)?;
+    let folder = DataFolder::open(&config.data, &cluster.to_string(), config.node)?;
+    let endpoint = bind(&config, me, cluster, identity)?;
+    let address = endpoint.local_addr();
+    let node = start(&config, me, cluster, &folder, &endpoint).await?;
+
+    println!("ready node={me} address={address} pid={}", std::process::id());
+    tracing::info!(%me, %address, data = %config.data.display(), "ready");
+    let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
+    let members = config.member_addresses().into_iter();
+    let options = ServiceOptions::new(members.map(|(id, at)| (NodeId(id), at)).collect());
+    let serving = service::serve(endpoint.clone(), node.clone(), options, async {
+        // A dropped sender means the same.
+        let _ = stopped.await;
+    });
+    let served = tokio::spawn(serving);
+    tokio::select! {
+        why = stop.wait() => tracing::info!("stopping: {why}"),
+        () = node.stopped() => {}
+    }
+    let health = node.status().health;
+    let shutdown = node.shutdown().await;
+    // Nobody is left who would listen if the service is gone already.
+    let _ = stopping.send(());
+    let _ = tokio::time::timeout(Duration::from_secs(2), served).await;
+    endpoint.close().await;
+    drop(folder);
+    match (health, shutdown) {
+        (Health::Failed { why }, _) => {
+            Err(Failure::new(Code::Failed, format!("node {me} has failed and stopped: {why}")))
+        }
+        (_, Err(error)) => Err(error.into()),
+        (_, Ok(())) => Ok(()),
+    }
+}
+
+fn bind(
+    config: &NodeConfig,
+    me: NodeId,
+    cluster: ClusterId,
+    identity: Identity,
+) -> Outcome<Endpoint> {
+    let listen: SocketAddr = config.listen.parse().or_fail(Code::Config, || {
+        format!(
+            "`listen` is {:?}; it must be an IP address and a port, like 127.0.0.1:7401",
+            config.listen
+        )
+    })?;
+    Endpoint::bind(EndpointConfig::new(listen, identity, me, cluster)).map_err(|error| {
+        let code = match error {
+            NetError::Bind { .. } => Code::Address,
+            _ => Code::Config,
+        };
+        Failure { code, error: error.into() }
+    })
+}
+
+async fn start(
+    config: &NodeConfig,
+    me: NodeId,
+    cluster: ClusterId,
+    folder: &DataFolder,
+    endpoint: &Endpoint,
+) -> Outcome<NodeHandle<KvMachine>> {
+    let unusable = || "the data folder can not be used".to_owned();
+    let store = RedbLogStore::open(Options::new(folder.log(), cluster.0, me))
+        .or_fail(Code::DataFolder, unusable)?;
+    let machine = KvMachine::open(&StateFileOptions::new(folder.state(), cluster.0, me))
+        .or_fail(Code::DataFolder, unusable)?;
+    let members = config.member_addresses();
+    let peers: BTreeMap<NodeId, PeerAddress> = members
+        .iter()
+        .filter(|(node, _)| **node != me.0)
+        .map(|(node, address)| (NodeId(*node), PeerAddress(address.clone())))
+        .collect();
+    let transport = endpoint.transport(peers);
+    let settings = settings(config, me, folder.incoming().as_path(), members.keys().copied());
+    Node::start(settings, store, transport, machine).await.map_err(|error| {
+        let code = match error {
+            StartError::Config(_) => Code::Config,
+            StartError::Transport(_) => Code::Address,
+            _ => Code::DataFolder,
+        };
+        Failure {
+            code,
+            error: anyhow::Error::new(error).context(format!("node {me} can not start")),
+        }
+    })
+}
+
+fn settings(
+    config: &NodeConfig,
+    me: NodeId,
+    incoming: &Path,
+    members: impl Iterator<Item = u64>,
+) -> raft_node::NodeConfig {
+    let mut settings = raft_node::NodeConfig::new(me);
+    settings.raft.election_timeout = Duration::from_millis(config.raft.election_timeout_ms);
+    settings.raft.heartbeat_interval = Duration::from_millis(config.raft.heartbeat_interval_ms);
+    settings.checkpoint_log_bytes = config.raft.checkpoint_log_bytes;
+    settings.founding = Some(Membership::of_voters(members.map(NodeId)));
+    incoming.clone_into(&mut settings.scratch_dir);
+    settings
+}
+
+/// Everything that ends a node in good order.
+struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+    until_stdin_closes: bool,
+}
+
+impl Stop {
+    fn new(until_stdin_closes: bool) -> Outcome<Stop> {
+        Ok(Stop {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            until_stdin_closes,
+        })
+    }
+
+    /// Resolves with the reason.
+    async fn wait(mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "interrupted",
+            _ = self.terminate.recv() => "terminated",
+            () = stdin_closed(), if self.until_stdin_closes => "stdin has closed",
+        }
+    }
+}
+
+async fn stdin_closed() {
+    let mut stdin = tokio::io::stdin();
+    let mut ignored = [0; 64];
+    while matches!(stdin.read(&mut ignored).await, Ok(count) if count > 0) {}
+}

@@ -1,0 +1,233 @@
+//! `raft status`: asks every node how it is, and prints a table or JSON. What the figures mean is the nodes' affair.
+
+use std::io::{self, Write as _};
+
+use comfy_table::{CellAlignment, Table, presets};
+use raft_core::{NodeId, RoleKind};
+use raft_kv::client::{Client, NodeReport};
+use serde::Serialize;
+
+use crate::cli::StatusArgs;
+use crate::connect;
+use crate::exit::{Code, Failure, Outcome};
+
+/// What is known of the cluster's nodes.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ClusterStatus {
+    /// In the order of ids.
+    pub(crate) nodes: Vec<NodeRow>,
+}
+
+/// One node. Everything that it alone can tell is `None` if it does not answer.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct NodeRow {
+    pub(crate) node: u64,
+    pub(crate) role: Option<String>,
+    pub(crate) term: Option<u64>,
+    pub(crate) commit: Option<u64>,
+    pub(crate) applied: Option<u64>,
+    /// How many entries it has yet to apply of those that any node knows to be committed.
+    pub(crate) lag: Option<u64>,
+    pub(crate) address: String,
+    /// `ok`, or what is wrong.
+    pub(crate) health: String,
+    /// Of the state as of `applied`.
+    pub(crate) state_digest: Option<String>,
+    pub(crate) pid: Option<u32>,
+    /// Whom it takes for the leader.
+    pub(crate) leader: Option<u64>,
+}
+
+impl ClusterStatus {
+    /// The leader of the highest term, if one says that it leads.
+    pub(crate) fn leader(&self) -> Option<&NodeRow> {
+        let leads = |row: &&NodeRow| row.role.as_deref() == Some("leader");
+        self.nodes.iter().filter(leads).max_by_key(|row| row.term)
+    }
+
+    /// Whether every node answers, has applied all that is committed, and holds the same state.
+    pub(crate) fn agrees(&self) -> bool {
+        let Some(first) = self.nodes.first() else {
+            return false;
+        };
+        first.state_digest.is_some()
+            && self.nodes.iter().all(|row| {
+                row.health == "ok"
+                    && row.lag == Some(0)
+                    && row.applied == first.applied
+                    && row.state_digest == first.state_digest
+            })
+    }
+}
+
+/// Runs the command.
+pub(crate) async fn run(args: StatusArgs) -> Outcome {
+    let client = connect::open(&args.client)?;
+    let status = gather(&client).await;
+    client.close().await;
+    let mut out = io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&status)?)?;
+    } else {
+        writeln!(out, "{}", table(&status))?;
+    }
+    if status.nodes.iter().all(|row| row.role.is_none()) {
+        return Err(Failure::new(
+            Code::Unavailable,
+            "no node answers: are they running, and are the addresses in the client's configuration right?",
+        ));
+    }
+    Ok(())
+}
+
+/// Asks every node at the same time.
+pub(crate) async fn gather(client: &Client) -> ClusterStatus {
+    let mut nodes: Vec<NodeRow> = client.status_all().await.into_iter().map(row).collect();
+    nodes.sort_by_key(|row| row.node);
+    let commit_max = nodes.iter().filter_map(|row| row.commit).max().unwrap_or(0);
+    for row in &mut nodes {
+        row.lag = row.applied.map(|applied| commit_max.saturating_sub(applied));
+    }
+    ClusterStatus { nodes }
+}
+
+fn row((node, address, report): (NodeId, String, Result<NodeReport, String>)) -> NodeRow {
+    let silent = NodeRow {
+        node: node.0,
+        role: None,
+        term: None,
+        commit: None,
+        applied: None,
+        lag: None,
+        address,
+        health: String::new(),
+        state_digest: None,
+        pid: None,
+        leader: None,
+    };
+    match report {
+        Err(error) => NodeRow { health: format!("unreachable: {error}"), ..silent },
+        Ok(report) => NodeRow {
+            role: Some(role_name(report.role).to_owned()),
+            term: Some(report.term.0),
+            commit: Some(report.commit.0),
+            // Of one moment with the digest, where there is one.
+            applied: Some(report.stats.map_or(report.applied.0, |stats| stats.applied)),
+            health: report.failure.map_or("ok".to_owned(), |why| format!("failed: {why}")),
+            state_digest: report.stats.map(|stats| format!("{:032x}", stats.digest)),
+            pid: Some(report.pid),
+            leader: report.leader.map(|leader| leader.0),
+            ..silent
+        },
+    }
+}
+
+fn role_name(role: RoleKind) -> &'static str {
+    match role {
+        RoleKind::Follower => "follower",
+        RoleKind::Learner => "learner",
+        RoleKind::PreCandidate => "pre-candidate",
+        RoleKind::Candidate => "candidate",
+        RoleKind::Leader => "leader",
+    }
+}
+
+/// The table that `raft status` prints.
+pub(crate) fn table(status: &ClusterStatus) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header([
+        "NODE",
+        "ROLE",
+        "TERM",
+        "COMMIT",
+        "APPLIED",
+        "LAG",
+        "ADDRESS",
+        "HEALTH",
+        "STATE DIGEST",
+    ]);
+    for row in &status.nodes {
+        let number = |value: Option<u64>| value.map_or("-".to_owned(), |value| value.to_string());
+        let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
+        table.add_row([
+            row.node.to_string(),
+            text(&row.role),
+            number(row.term),
+            number(row.commit),
+            number(row.applied),
+            number(row.lag),
+            row.address.clone(),
+            row.health.clone(),
+            text(&row.state_digest),
+        ]);
+    }
+    for column in [2, 3, 4, 5] {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(node: u64, role: &str, term: u64, applied: u64) -> NodeRow {
+        NodeRow {
+            node,
+            role: Some(role.to_owned()),
+            term: Some(term),
+            commit: Some(applied),
+            applied: Some(applied),
+            lag: Some(0),
+            address: format!("127.0.0.1:{node}"),
+            health: "ok".to_owned(),
+            state_digest: Some(format!("digest at {applied}")),
+            pid: Some(1),
+            leader: None,
+        }
+    }
+
+    #[test]
+    fn the_leader_is_the_one_of_the_highest_term() {
+        let nodes = vec![row(1, "leader", 4, 9), row(2, "leader", 5, 9), row(3, "follower", 5, 9)];
+        assert_eq!(ClusterStatus { nodes }.leader().map(|row| row.node), Some(2));
+    }
+
+    #[test]
+    fn agreement_needs_every_node() {
+        let mut status =
+            ClusterStatus { nodes: vec![row(1, "leader", 1, 9), row(2, "follower", 1, 9)] };
+        assert!(status.agrees());
+        status.nodes[1].state_digest = Some("another".to_owned());
+        assert!(!status.agrees());
+        status.nodes[1] = row(2, "follower", 1, 8);
+        assert!(!status.agrees());
+        status.nodes[1] = NodeRow { health: "unreachable".to_owned(), ..row(2, "follower", 1, 9) };
+        assert!(!status.agrees());
+    }
+
+    #[test]
+    fn the_table_and_the_json_name_the_same_fields() {
+        let status = ClusterStatus { nodes: vec![row(1, "leader", 1, 9)] };
+        let header = table(&status).to_string().lines().next().unwrap().to_lowercase();
+        let json = serde_json::to_value(&status).unwrap();
+        for field in [
+            "node",
+            "role",
+            "term",
+            "commit",
+            "applied",
+            "lag",
+            "address",
+            "health",
+            "state_digest",
+        ] {
+            assert!(header.contains(&field.replace('_', " ")), "{header}");
+            assert!(!json["nodes"][0][field].is_null(), "{json}");
+        }
+        assert_eq!(json["nodes"][0]["pid"], 1);
+    }
+}

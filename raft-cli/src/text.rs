@@ -1,0 +1,240 @@
+//! Records as lines of text: the TSV and JSON Lines that `load` reads and `dump` and `range` print. No I/O.
+//!
+//! TSV: key, tab, value. In both, `\t`, `\n`, `\r` and `\\` stand for a tab, a line feed, a carriage return and a backslash, and
+//! `\xNN` for any byte. [`escape`] writes bytes that are not UTF-8, and control characters, in this way and leaves everything else
+//! alone, so that what is dumped can be loaded, and dumps to the same text again. Everything after the first tab is the value,
+//! further tabs included: a table of more columns keeps them.
+//!
+//! JSON Lines: `{"key": "…", "value": "…"}`; bytes that are not UTF-8 stand in `key_hex` and `value_hex`.
+
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value};
+
+/// A key and its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) key: Vec<u8>,
+    pub(crate) value: Vec<u8>,
+}
+
+/// How a file of records is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// key, tab, value; escapes \t \n \r \\ \xNN
+    Tsv,
+    /// like tsv, but a backslash is only a backslash
+    RawTsv,
+    /// one {"key": "...", "value": "..."} a line
+    Jsonl,
+}
+
+impl Format {
+    /// Reads one line, which has no line feed any more. The error says what is wrong with it, but not where it is.
+    pub(crate) fn parse(self, line: &[u8]) -> Result<Record, String> {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let record = match self {
+            Format::Tsv => {
+                let (key, value) = split_tsv(line)?;
+                Record { key: unescape(key)?, value: unescape(value)? }
+            }
+            Format::RawTsv => {
+                let (key, value) = split_tsv(line)?;
+                Record { key: key.to_vec(), value: value.to_vec() }
+            }
+            Format::Jsonl => parse_json(line)?,
+        };
+        if record.key.is_empty() {
+            return Err("the key is empty".to_owned());
+        }
+        Ok(record)
+    }
+}
+
+fn split_tsv(line: &[u8]) -> Result<(&[u8], &[u8]), String> {
+    if line.is_empty() {
+        return Err("the line is empty".to_owned());
+    }
+    let Some(tab) = line.iter().position(|&byte| byte == b'\t') else {
+        return Err("there is no tab between a key and a value".to_owned());
+    };
+    Ok((&line[..tab], &line[tab + 1..]))
+}
+
+/// Appends `bytes` as text on one line, without tabs.
+pub(crate) fn escape(bytes: &[u8], out: &mut String) {
+    for chunk in bytes.utf8_chunks() {
+        for char in chunk.valid().chars() {
+            match char {
+                '\t' => out.push_str("\\t"),
+                '\n' => out.push_str("\\n"),
+                '\r' => out.push_str("\\r"),
+                '\\' => out.push_str("\\\\"),
+                char if char.is_control() => {
+                    let mut utf8 = [0; 4];
+                    escape_hex(char.encode_utf8(&mut utf8).as_bytes(), out);
+                }
+                char => out.push(char),
+            }
+        }
+        escape_hex(chunk.invalid(), out);
+    }
+}
+
+fn escape_hex(bytes: &[u8], out: &mut String) {
+    for byte in bytes {
+        // Writing to a string can not fail.
+        let _ = write!(out, "\\x{byte:02x}");
+    }
+}
+
+/// [`escape`] into a new string.
+pub(crate) fn escaped(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    escape(bytes, &mut out);
+    out
+}
+
+/// Undoes [`escape`].
+pub(crate) fn unescape(text: &[u8]) -> Result<Vec<u8>, String> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.iter().position(|&byte| byte == b'\\') {
+        out.extend_from_slice(&rest[..at]);
+        let (byte, used) = match rest.get(at + 1) {
+            Some(b't') => (b'\t', 2),
+            Some(b'n') => (b'\n', 2),
+            Some(b'r') => (b'\r', 2),
+            Some(b'\\') => (b'\\', 2),
+            Some(b'x') => match rest.get(at + 2..at + 4).and_then(hex_byte) {
+                Some(byte) => (byte, 4),
+                None => return Err("\\x is not followed by two hexadecimal digits".to_owned()),
+            },
+            Some(&other) => {
+                return Err(format!(
+                    "\\{} is no escape (\\t \\n \\r \\\\ \\xNN are; `--format raw-tsv` takes backslashes as they are)",
+                    escaped(&[other])
+                ));
+            }
+            None => {
+                return Err("it ends in a lone backslash (write \\\\, or use `--format raw-tsv`)"
+                    .to_owned());
+            }
+        };
+        out.push(byte);
+        rest = &rest[at + used..];
+    }
+    out.extend_from_slice(rest);
+    Ok(out)
+}
+
+fn hex_byte(digits: &[u8]) -> Option<u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    match digits {
+        [high, low] => u8::try_from(digit(*high)? * 16 + digit(*low)?).ok(),
+        _ => None,
+    }
+}
+
+fn parse_json(line: &[u8]) -> Result<Record, String> {
+    let value: Value =
+        serde_json::from_slice(line).map_err(|error| format!("it is not JSON: {error}"))?;
+    let Value::Object(mut object) = value else {
+        return Err("it is not an object like {\"key\": \"k\", \"value\": \"v\"}".to_owned());
+    };
+    let key = take_bytes(&mut object, "key")?;
+    let value = take_bytes(&mut object, "value")?;
+    Ok(Record { key, value })
+}
+
+fn take_bytes(object: &mut Map<String, Value>, name: &str) -> Result<Vec<u8>, String> {
+    match (object.remove(name), object.remove(&format!("{name}_hex"))) {
+        (Some(Value::String(text)), None) => Ok(text.into_bytes()),
+        (None, Some(Value::String(text))) => {
+            let digits = text.as_bytes();
+            let bytes = digits.chunks(2).map(hex_byte).collect::<Option<Vec<u8>>>();
+            bytes.ok_or_else(|| format!("{name:?}_hex is not a string of hexadecimal pairs"))
+        }
+        (None, None) => Err(format!("there is no {name:?}")),
+        (Some(_), Some(_)) => Err(format!("there are both {name:?} and \"{name}_hex\"")),
+        _ => Err(format!("{name:?} is not a string")),
+    }
+}
+
+/// Puts `bytes` into a JSON object: under `name` if they are UTF-8, else under `name_hex`.
+pub(crate) fn put_json(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => object.insert(name.to_owned(), Value::from(text)),
+        Err(_) => object.insert(format!("{name}_hex"), Value::from(hex(bytes))),
+    };
+}
+
+/// Bytes as hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        let _ = write!(out, "{byte:02x}");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_survives_escaping() {
+        let all: Vec<u8> = (0..=255).chain("é\u{85}\u{10ffff}\\x41\\".bytes()).collect();
+        let text = escaped(&all);
+        assert!(!text.contains(['\t', '\n', '\r']), "{text}");
+        assert_eq!(unescape(text.as_bytes()).unwrap(), all);
+    }
+
+    #[test]
+    fn readable_text_is_left_alone() {
+        assert_eq!(escaped("Grüße, 世界!".as_bytes()), "Grüße, 世界!");
+        assert_eq!(escaped(b"a\tb\\c\x00\xff"), "a\\tb\\\\c\\x00\\xff");
+    }
+
+    #[test]
+    fn everything_after_the_first_tab_is_the_value() {
+        let record = Format::Tsv.parse(b"k\\t1\ta\tb\r").unwrap();
+        assert_eq!(record, Record { key: b"k\t1".to_vec(), value: b"a\tb".to_vec() });
+        let raw = Format::RawTsv.parse(b"C:\\temp\tv").unwrap();
+        assert_eq!(raw.key, b"C:\\temp");
+    }
+
+    #[test]
+    fn malformed_lines_say_why() {
+        let cases: [(&[u8], &str); 7] = [
+            (b"", "the line is empty"),
+            (b"no tab", "no tab"),
+            (b"\tvalue", "the key is empty"),
+            (b"a\\q\tv", "\\q is no escape"),
+            (b"a\\x4\tv", "two hexadecimal digits"),
+            (b"a\tv\\x+1", "two hexadecimal digits"),
+            (b"a\tv\\", "lone backslash"),
+        ];
+        for (line, expected) in cases {
+            let error = Format::Tsv.parse(line).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+        for line in
+            ["[]", "{}", "{\"key\":1,\"value\":\"\"}", "{\"key\":\"k\",\"value_hex\":\"a\"}"]
+        {
+            assert!(Format::Jsonl.parse(line.as_bytes()).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn json_lines_carry_any_bytes() {
+        for value in [&b"text \" \n"[..], &b"\xff\x00"[..], &b""[..]] {
+            let mut object = Map::new();
+            put_json(&mut object, "key", b"k");
+            put_json(&mut object, "value", value);
+            let line = Value::Object(object).to_string();
+            let record = Format::Jsonl.parse(line.as_bytes()).unwrap();
+            assert_eq!(record, Record { key: b"k".to_vec(), value: value.to_vec() });
+        }
+    }
+}
