@@ -19,7 +19,7 @@ pub(crate) async fn put(args: PutArgs) -> Outcome {
     let client = connect::open(&args.client)?;
     let put = client.put(args.key.clone(), value).await;
     client.close().await;
-    put.map_err(|error| connect::failure(error, &format!("put {:?}", args.key)))?;
+    put.map_err(|error| connect::failure(error, &format!("put {}", text::name(&args.key))))?;
     Ok(())
 }
 
@@ -27,7 +27,8 @@ pub(crate) async fn get(args: GetArgs) -> Outcome {
     let client = connect::open(&args.client)?;
     let found = client.get(args.key.clone()).await;
     client.close().await;
-    let found = found.map_err(|error| connect::failure(error, &format!("get {:?}", args.key)))?;
+    let found = found
+        .map_err(|error| connect::failure(error, &format!("get {}", text::name(&args.key))))?;
     let Some(record) = found else {
         return Err(absent(&args.key));
     };
@@ -48,8 +49,8 @@ pub(crate) async fn delete(args: DeleteArgs) -> Outcome {
     let client = connect::open(&args.client)?;
     let deleted = client.delete(args.key.clone()).await;
     client.close().await;
-    let deleted =
-        deleted.map_err(|error| connect::failure(error, &format!("delete {:?}", args.key)))?;
+    let deleted = deleted
+        .map_err(|error| connect::failure(error, &format!("delete {}", text::name(&args.key))))?;
     deleted.map(drop).ok_or_else(|| absent(&args.key))
 }
 
@@ -62,8 +63,8 @@ pub(crate) async fn cas(args: CasArgs) -> Outcome {
     let client = connect::open(&args.client)?;
     let outcome = client.compare_and_set(args.key.clone(), expect, Some(value)).await;
     client.close().await;
-    let outcome =
-        outcome.map_err(|error| connect::failure(error, &format!("cas {:?}", args.key)))?;
+    let outcome = outcome
+        .map_err(|error| connect::failure(error, &format!("cas {}", text::name(&args.key))))?;
     let WriteOutcome::CompareFailed { mod_revision } = outcome else {
         return Ok(());
     };
@@ -73,7 +74,10 @@ pub(crate) async fn cas(args: CasArgs) -> Outcome {
     };
     Err(Failure::new(
         Code::NotFound,
-        format!("the key {:?} is not as expected ({found}); nothing was changed", args.key),
+        format!(
+            "the key {} is not as expected ({found}); nothing was changed",
+            text::name(&args.key)
+        ),
     ))
 }
 
@@ -170,7 +174,7 @@ fn value(argument: &str) -> Outcome<Bytes> {
 }
 
 fn absent(key: &str) -> Failure {
-    Failure::new(Code::NotFound, format!("the key {key:?} does not exist"))
+    Failure::new(Code::NotFound, format!("the key {} does not exist", text::name(key)))
 }
 
 /// The first key after all that start with `prefix`; `None` if there is none.

@@ -49,7 +49,11 @@ pub(crate) fn failure(error: ClientError, doing: &str) -> Failure {
         }
         _ => Code::Failed,
     };
-    Failure { code, error: anyhow::Error::new(error).context(doing.to_owned()) }
+    let mut doing = doing.to_owned();
+    if code == Code::Unavailable {
+        doing.push_str(" (is a majority of the nodes running? `raft status` shows it)");
+    }
+    Failure { code, error: anyhow::Error::new(error).context(doing) }
 }
 
 /// Whether somebody has to correct a configuration or a certificate before it can work.

@@ -95,6 +95,15 @@ pub(crate) fn escaped(bytes: &[u8]) -> String {
     out
 }
 
+/// A key as messages name it: quoted, and cut if it is long.
+pub(crate) fn name(key: &str) -> String {
+    const CHARS_MAX: usize = 64;
+    match key.char_indices().nth(CHARS_MAX) {
+        Some((at, _)) => format!("{:?}...", &key[..at]),
+        None => format!("{key:?}"),
+    }
+}
+
 /// Undoes [`escape`].
 pub(crate) fn unescape(text: &[u8]) -> Result<Vec<u8>, String> {
     let mut out = Vec::with_capacity(text.len());
@@ -194,6 +203,12 @@ mod tests {
     fn readable_text_is_left_alone() {
         assert_eq!(escaped("Grüße, 世界!".as_bytes()), "Grüße, 世界!");
         assert_eq!(escaped(b"a\tb\\c\x00\xff"), "a\\tb\\\\c\\x00\\xff");
+    }
+
+    #[test]
+    fn long_keys_are_cut_in_messages() {
+        assert_eq!(name("k"), "\"k\"");
+        assert_eq!(name(&"ü".repeat(65)), format!("{:?}...", "ü".repeat(64)));
     }
 
     #[test]

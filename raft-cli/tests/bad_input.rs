@@ -154,7 +154,11 @@ fn a_malformed_line_is_named_and_nothing_is_loaded() {
 fn keys_and_values_over_the_limit() {
     let cluster = Cluster::start(1);
     let long_key = "k".repeat(raft_kv::limits::KEY_BYTES_MAX + 1);
-    assert_fails(&cluster.client(&["put", &long_key, "v"]), 7, &["key", "limit"]);
+    assert_fails(
+        &cluster.client(&["put", &long_key, "v"]),
+        7,
+        &["the key has 4097 bytes", "allowed"],
+    );
     let file = cluster.path("value");
     fs::write(&file, vec![b'v'; raft_kv::limits::VALUE_BYTES_MAX + 1]).expect("writable");
     let put = support::raft()
@@ -194,6 +198,10 @@ fn a_torn_or_corrupted_database_file() {
 #[test]
 fn nobody_answers() {
     let cluster = Cluster::init(3);
-    assert_fails(&cluster.client(&["get", "k", "--timeout-ms", "300"]), 4, &["node"]);
+    assert_fails(
+        &cluster.client(&["get", "k", "--timeout-ms", "300"]),
+        4,
+        &["no answer within", "raft status"],
+    );
     assert_fails(&cluster.client(&["status", "--timeout-ms", "300"]), 4, &["no node answers"]);
 }
