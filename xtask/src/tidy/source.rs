@@ -162,20 +162,22 @@ pub(crate) fn functions(lines: &[CodeLine]) -> Vec<Function> {
     for (start, line) in lines.iter().enumerate() {
         let mut words = words(&line.text).skip_while(|word| *word != "fn").skip(1);
         let Some(name) = words.next() else { continue };
-        if let Some(length) = body_length(&lines[start..]) {
+        let column = line.text.find("fn ").unwrap_or(0);
+        if let Some(length) = body_length(&lines[start..], column) {
             found.push(Function { name: name.to_owned(), line: line.number, length });
         }
     }
     found
 }
 
-/// How many lines there are up to the end of the first block; `None` if a semicolon comes before it.
-fn body_length(lines: &[CodeLine]) -> Option<usize> {
+/// How many lines there are from `column` of the first up to the end of the first block; `None` if a semicolon comes before it.
+fn body_length(lines: &[CodeLine], column: usize) -> Option<usize> {
     let mut braces = 0_usize;
     let mut brackets = 0_usize;
     let mut opened = false;
     for (count, line) in lines.iter().enumerate() {
-        for c in line.text.chars() {
+        let from = if count == 0 { column } else { 0 };
+        for c in line.text[from..].chars() {
             match c {
                 '(' | '[' => brackets += 1,
                 ')' | ']' => brackets = brackets.saturating_sub(1),
