@@ -168,6 +168,10 @@ impl Raft {
     pub(crate) fn on_snapshot_received(&mut self, meta: &SnapshotMeta) -> Result<(), CallerFault> {
         let position = meta.position;
         let outcome = match &mut self.incoming {
+            // A second copy, from an offer that was repeated just before the first arrived.
+            Some(incoming) if incoming.is_installing() && incoming.snapshot == *meta => {
+                return Ok(());
+            }
             Some(incoming) if incoming.is_installing() => {
                 return Err(CallerFault::UnexpectedSnapshot { position });
             }

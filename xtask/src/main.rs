@@ -1,9 +1,13 @@
 //! The workspace's own automation: `cargo xtask ci`, `tidy`, `sim`. It knows cargo, text and the simulator; it knows nothing of the
 //! service.
 
+use std::path::{Path, PathBuf};
+
 use clap::{Parser, Subcommand};
 
+mod ci;
 mod sim;
+mod tidy;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "The workspace's own automation.")]
@@ -14,12 +18,24 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Runs everything that must pass before a merge.
+    Ci,
+    /// Checks the architecture's rules: layers, forbidden names, lengths, manifests, MSRV.
+    Tidy,
     /// Simulates whole clusters under faults; one seed is one run.
     Sim(sim::SimArgs),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().task {
+        Task::Ci => ci::run(&root()),
+        Task::Tidy => tidy::run(&root()),
         Task::Sim(args) => sim::run(&args),
     }
+}
+
+/// The workspace's folder.
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
 }

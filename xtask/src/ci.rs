@@ -1,0 +1,95 @@
+//! `cargo xtask ci`: what must pass before anything is merged, in the order in which it fails fastest for its cost.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use crate::{sim, tidy};
+
+/// How many seeds CI simulates, at most, and for how long.
+const SEEDS: u64 = 3_000;
+const SIM_SECONDS: u64 = 60;
+
+/// Runs every step; stops at the first that fails.
+pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
+    let mut steps = Steps { root, done: Vec::new() };
+    steps.cargo(&["fmt", "--all", "--check"], &[])?;
+    steps.own("tidy", || tidy::run(root))?;
+    steps.cargo(&["test", "--workspace", "--locked"], &[])?;
+    steps.cargo(
+        &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"],
+        &[],
+    )?;
+    steps.cargo(
+        &["doc", "--workspace", "--no-deps", "--locked"],
+        &[("RUSTDOCFLAGS", "-D warnings".into())],
+    )?;
+    steps.own("sim", || sim::run(&sim::SimArgs::for_ci(SEEDS, SIM_SECONDS)))?;
+    if has_loom_models(root)? {
+        // Other flags, another target folder: the first is not thrown away.
+        steps.cargo(
+            &["test", "--release", "--package", "raft-node", "--lib", "--locked", "loom"],
+            &[
+                ("RUSTFLAGS", "--cfg loom".into()),
+                ("CARGO_TARGET_DIR", root.join("target/loom").into_os_string()),
+                ("CARGO_PROFILE_RELEASE_LTO", "off".into()),
+            ],
+        )?;
+    }
+    steps.cargo(&["run", "--release", "--locked", "--", "demo", "--once"], &[])?;
+    steps.report();
+    Ok(())
+}
+
+fn has_loom_models(root: &Path) -> anyhow::Result<bool> {
+    for entry in std::fs::read_dir(root.join("raft-node/src")).context("raft-node/src")? {
+        let path = entry?.path();
+        if path.is_file() && std::fs::read_to_string(&path)?.contains("loom::model") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+struct Steps<'a> {
+    root: &'a Path,
+    done: Vec<(String, Duration)>,
+}
+
+impl Steps<'_> {
+    fn cargo(&mut self, arguments: &[&str], variables: &[(&str, OsString)]) -> anyhow::Result<()> {
+        let name = format!("cargo {}", arguments.join(" "));
+        println!("\n=== {name}");
+        let begun = Instant::now();
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let status = Command::new(cargo)
+            .args(arguments)
+            .envs(variables.iter().map(|(key, value)| (key, value)))
+            .current_dir(self.root)
+            .status()
+            .with_context(|| format!("cannot run {name}"))?;
+        if !status.success() {
+            bail!("ci: failed: {name} ({status})");
+        }
+        self.done.push((name, begun.elapsed()));
+        Ok(())
+    }
+
+    fn own(&mut self, name: &str, step: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+        println!("\n=== cargo xtask {name}");
+        let begun = Instant::now();
+        step().with_context(|| format!("ci: failed: cargo xtask {name}"))?;
+        self.done.push((format!("cargo xtask {name}"), begun.elapsed()));
+        Ok(())
+    }
+
+    fn report(&self) {
+        println!("\n=== all passed");
+        for (name, took) in &self.done {
+            println!("{:>7.1} s  {name}", took.as_secs_f64());
+        }
+    }
+}
