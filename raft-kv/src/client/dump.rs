@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::{Client, ClientError};
-use crate::protocol::{Fault, FrameBuilder, ReplyBody, RequestBody, decode_replies};
+use crate::protocol::{Fault, FrameBuilder, NodeReport, ReplyBody, RequestBody, decode_replies};
 use crate::query::KeyRecord;
 
 /// How many chunks may be received ahead.
@@ -87,7 +87,8 @@ impl Client {
     async fn ask_for_leader(&self) -> Option<NodeId> {
         let reports = self.status_all().await;
         let leaders = reports.into_iter().filter_map(|(.., report)| report.ok());
-        leaders.filter(|r| r.is_serving_leader()).max_by_key(|r| r.term).map(|r| r.node)
+        let latest = leaders.filter(NodeReport::is_serving_leader).max_by_key(|report| report.term);
+        latest.map(|report| report.node)
     }
 
     async fn try_dump(&self, node: NodeId, start: Bytes, out: &Out, deadline: Instant) -> End {

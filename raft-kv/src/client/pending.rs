@@ -105,10 +105,10 @@ impl Table {
     pub(super) fn pick(&mut self, mut wanted: impl FnMut(&mut Pending) -> bool) -> Vec<u64> {
         let mut picked = Vec::new();
         for (index, slot) in (0..).zip(&mut self.slots) {
-            if let Some(pending) = &mut slot.pending {
-                if wanted(pending) {
-                    picked.push((pending.order, id(slot.uses, index)));
-                }
+            if let Some(pending) = &mut slot.pending
+                && wanted(pending)
+            {
+                picked.push((pending.order, id(slot.uses, index)));
             }
         }
         picked.sort_unstable();

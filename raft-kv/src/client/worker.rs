@@ -36,6 +36,15 @@ const EVENTS_MAX: usize = 64;
 /// After so many redirections in a row, hearsay is not followed any more.
 const HOPS_MAX: u32 = 3;
 
+/// Where replies say that requests should go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Redirect {
+    Stay,
+    /// Not here, but it is not known where.
+    Away,
+    To(NodeId),
+}
+
 pub(super) struct Worker {
     asked: mpsc::Receiver<Call>,
     endpoint: Arc<ClientEndpoint>,
@@ -214,7 +223,7 @@ impl Worker {
         if self.search.is_some() {
             self.search = None;
         }
-        let mut redirect = None;
+        let mut redirect = Redirect::Stay;
         for Reply { id, body } in replies {
             let Some(pending) = self.pending.get_mut(id).filter(|pending| pending.on_wire) else {
                 continue;
@@ -222,14 +231,16 @@ impl Worker {
             pending.on_wire = false;
             self.on_wire -= 1;
             match body {
-                ReplyBody::Failed(fault) => self.on_fault(id, fault, &mut redirect),
+                ReplyBody::Failed(fault) => self.on_fault(id, &fault, &mut redirect),
                 ReplyBody::Response(response) => self.on_response(id, response),
                 answer => self.on_answer(id, answer),
             }
         }
         self.release();
-        if let Some(leader) = redirect {
-            self.on_redirect(leader);
+        match redirect {
+            Redirect::Stay => {}
+            Redirect::Away => self.on_redirect(None),
+            Redirect::To(leader) => self.on_redirect(Some(leader)),
         }
     }
 
@@ -283,10 +294,10 @@ impl Worker {
     }
 
     /// `redirect` becomes where to go instead, if anywhere.
-    fn on_fault(&mut self, id: u64, fault: Fault, redirect: &mut Option<Option<NodeId>>) {
+    fn on_fault(&mut self, id: u64, fault: &Fault, redirect: &mut Redirect) {
         let node = self.link.as_ref().map_or(NodeId(0), |link| link.node);
         let Some(pending) = self.pending.get_mut(id) else { return };
-        match &fault {
+        match fault {
             Fault::OutcomeUnknown | Fault::Stopped { .. } => pending.is_uncertain = true,
             Fault::NotLeader { .. } | Fault::Busy => {}
             Fault::Malformed { why } | Fault::Refused { why } => {
@@ -308,14 +319,14 @@ impl Worker {
                 return;
             }
             // All of a frame say the same.
-            _ if redirect.is_some() => return,
-            Fault::NotLeader { leader: Some((leader, ref address)) } => {
+            _ if *redirect != Redirect::Stay => return,
+            Fault::NotLeader { leader: Some((leader, address)) } => {
                 if let Some(address) = address {
-                    self.known.learn(leader, address.clone());
+                    self.known.learn(*leader, address.clone());
                 }
-                *redirect = Some(Some(leader));
+                *redirect = Redirect::To(*leader);
             }
-            _ => *redirect = Some(None),
+            _ => *redirect = Redirect::Away,
         }
         self.last_seen = format!("node {node}: {fault}");
     }
