@@ -31,6 +31,9 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_m
 const FRAME_BYTES: usize = 256 << 10;
 /// The most requests in a frame.
 const FRAME_REQUESTS: u32 = 4096;
+/// A frame is sent when it holds at least this share (one in so many) of the requests that are under way: with few of them at once,
+/// with many once enough have gathered, since everything on the way is paid for by the frame, not by the request.
+const FRAMES_GATHERED: usize = 4;
 /// How many events may wait.
 const EVENTS_MAX: usize = 64;
 /// After so many redirections in a row, hearsay is not followed any more.
@@ -63,6 +66,8 @@ pub(super) struct Worker {
     events: mpsc::Sender<Event>,
     happened: mpsc::Receiver<Event>,
     on_wire: usize,
+    /// What is ready has waited long enough for company.
+    has_waited: bool,
     /// When a reply came last, or when something was sent after nothing had been.
     progress_at: Instant,
     paused_until: Option<Instant>,
@@ -99,6 +104,7 @@ impl Worker {
             events,
             happened,
             on_wire: 0,
+            has_waited: false,
             progress_at: Instant::now(),
             paused_until: None,
             next_pause: PAUSE.0,
@@ -151,13 +157,15 @@ impl Worker {
 
     fn can_send(&self) -> Option<mpsc::Sender<Bytes>> {
         let link = self.link.as_ref().filter(|link| link.is_up)?;
-        let can = !self.ready.is_empty() && self.paused_until.is_none();
+        let is_enough = self.ready.len() * FRAMES_GATHERED >= self.on_wire || self.has_waited;
+        let can = !self.ready.is_empty() && is_enough && self.paused_until.is_none();
         can.then(|| link.frames.clone())
     }
 
     /// A frame of what is ready; `None` if all of it has to wait for the session.
     fn next_frame(&mut self) -> Option<Bytes> {
         let mut frame = FrameBuilder::new();
+        self.has_waited = false;
         while frame.len_bytes() < FRAME_BYTES && frame.count() < FRAME_REQUESTS {
             let Some(id) = self.ready.pop_front() else { break };
             // It may have been given up meanwhile.
@@ -364,6 +372,7 @@ impl Worker {
     /// Looks after everything that has to do with time.
     fn sweep(&mut self) {
         let now = Instant::now();
+        self.has_waited = !self.ready.is_empty();
         if self.paused_until.is_some_and(|until| until <= now) {
             self.paused_until = None;
         }
