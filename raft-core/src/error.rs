@@ -158,9 +158,6 @@ pub enum CallerFault {
         /// Its position.
         position: LogPosition,
     },
-    /// Entries that are not in the log were reported as fetched.
-    #[error("entries were reported as fetched for node {0} that do not belong to this log")]
-    ForeignEntries(NodeId),
 }
 
 /// Why a core can not be built from what was restored. Either the disk is damaged or files of different members were mixed.

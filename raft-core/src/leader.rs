@@ -8,8 +8,8 @@ use crate::progress::{Peer, Progress};
 use crate::quorum::quorum_index;
 use crate::role::Role;
 use crate::{
-    Action, AppendOutcome, Body, CallerFault, Entries, Entry, Index, Instant, LogPosition, Message,
-    NodeId, PeerFault, ProposalId, Raft, Refusal, Resolution,
+    Action, AppendOutcome, Body, Entries, Entry, Index, Instant, LogPosition, Message, NodeId,
+    PeerFault, ProposalId, Raft, Refusal, Resolution,
 };
 
 impl Raft {
@@ -150,25 +150,26 @@ impl Raft {
         self.actions.push_back(Action::Send { to, message });
     }
 
-    pub(crate) fn on_fetched(&mut self, to: NodeId, entries: Entries) -> Result<(), CallerFault> {
+    pub(crate) fn on_fetched(&mut self, to: NodeId, entries: Entries) {
         let owns = self.log.owns(&entries);
         let base = self.log.base().index;
-        let Some(peer) = self.peer_mut(to) else { return Ok(()) };
-        let Some(first) = peer.fetching.take() else { return Ok(()) };
+        let Some(peer) = self.peer_mut(to) else { return };
+        let Some(first) = peer.fetching.take() else { return };
         let is_wanted = peer.next() == Some(first)
             && first > base
             && entries.first().is_some_and(|entry| entry.index == first);
         if !is_wanted {
             // The world moved on while the disk was read: the peer has got on, or the log was compacted.
-            return Ok(());
+            return;
         }
         if !owns {
-            return Err(CallerFault::ForeignEntries(to));
+            // Read under an earlier leadership, and overwritten since: read anew, but not in a tight loop.
+            self.on_fetch_failed(to);
+            return;
         }
         if self.has_window(to) {
             self.send_append(to, first, entries);
         }
-        Ok(())
     }
 
     pub(crate) fn on_fetch_failed(&mut self, to: NodeId) {

@@ -158,7 +158,8 @@ impl Raft {
             }
             Input::Persisted(ticket) => self.on_persisted(ticket).map_err(HandleError::Caller),
             Input::Fetched { peer, entries } => {
-                self.on_fetched(peer, entries).map_err(HandleError::Caller)
+                self.on_fetched(peer, entries);
+                Ok(())
             }
             Input::FetchFailed { peer } => {
                 self.on_fetch_failed(peer);

@@ -125,8 +125,10 @@ impl State {
 
     /// Hands out what changed since the last time. Takes no longer than the sessions' number asks for.
     pub(crate) fn take_changes(&mut self) -> Changes {
+        // As much will change again until the next time: growing the table step by step would stall the apply thread.
+        let dirty = HashMap::with_capacity(self.dirty.len());
         Changes {
-            records: std::mem::take(&mut self.dirty),
+            records: std::mem::replace(&mut self.dirty, dirty),
             sessions: self.sessions.take_dirty(),
             revision: self.revision,
             digest: self.digest,

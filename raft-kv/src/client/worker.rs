@@ -516,9 +516,18 @@ fn put_request(
     pending: &mut Pending,
     session: &mut Session,
 ) -> bool {
-    let op = match &pending.what {
-        What::OpenSession(session) => {
-            let command = Command::OpenSession { session: *session };
+    let op = match &mut pending.what {
+        What::OpenSession(of) => {
+            if pending.is_uncertain {
+                // An earlier try may still reach the log, even after the session that this one opens was evicted, and would then
+                // revive it without its memory of what was applied: every try opens a session of its own.
+                match new_session() {
+                    Ok(new) => *of = new,
+                    Err(_) => return true,
+                }
+                session.opening(*of);
+            }
+            let command = Command::OpenSession { session: *of };
             frame.push(id, COMMAND, |out| command.encode_into(out));
             return true;
         }
