@@ -18,6 +18,7 @@ mod serve;
 mod status;
 mod text;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -71,6 +72,12 @@ fn start_logging() -> Outcome {
     let filter = EnvFilter::try_new(&wanted).or_fail(Code::Config, || {
         format!("RAFT_LOG is {wanted:?}; try `info`, or `raft_node=debug,warn`")
     })?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // Colours are for people: a log file holds plain text.
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(ansi)
+        .with_writer(std::io::stderr)
+        .init();
     Ok(())
 }

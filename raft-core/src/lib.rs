@@ -1,4 +1,82 @@
-//! Raft as a deterministic state machine: no I/O, no clock, no randomness, no async.
+//! Raft as a deterministic state machine: no I/O, no clock, no randomness, no async, no serialization.
+//!
+//! # The protocol in a page
+//!
+//! A group of *voters* keeps identical copies of one log (Ongaro and Ousterhout, "In Search of an Understandable Consensus
+//! Algorithm", USENIX ATC 2014, here *the paper*; Ongaro's *dissertation*, Stanford 2014). At any time each member is a
+//! [follower, a candidate or a leader](RoleKind); time is divided into numbered *terms*, each with at most one leader.
+//!
+//! * **Elections** (paper §5.2, §5.4.1; dissertation §9.6). A follower that hears from no leader for a randomized time first asks whether a
+//!   campaign would succeed (*pre-vote*). If a majority says so, it raises its term, votes for itself and asks for votes. A voter
+//!   gives one vote a term, and only to a log at least as up-to-date as its own: so whoever wins has every committed entry.
+//! * **Replication** (paper §5.3). Only the leader appends. It sends entries together with the position before them; a follower
+//!   takes them only if its log has that position, and overwrites what contradicts them. What it refuses, it refuses with a hint of where the
+//!   logs may agree.
+//! * **Commitment** (paper §5.4.2). An entry is committed once a majority has it *durably* and it, or an entry after it, is of the
+//!   leader's own term. Committed entries are applied to the state machine in order, and are never lost.
+//! * **Reads** (dissertation §6.4). A leader answers a read without writing to the log: it remembers its commit index, has a majority
+//!   confirm that it still leads, and waits until the index is applied.
+//! * **Snapshots** (paper §7). The state machine's durable snapshots let the log forget its beginning; a follower that needs what is
+//!   forgotten gets the snapshot.
+//!
+//! ```text
+//!        base            handed        commit          durable         last
+//!  ───────┼────────────────┼─────────────┼───────────────┼───────────────┤
+//!  compacted │ applied or   │ committed,  │ written,      │ being written  │
+//!            │ being applied│ to be applied │ not committed │ or not yet     │
+//! ```
+//!
+//! # Caveats
+//!
+//! A minority of the voters can neither elect nor commit: it waits. More voters make a group slower, not faster. Configurations can be
+//! represented ([`Membership`], joint ones too) and are counted rightly, but can not be changed yet; nor are there leadership transfer, lease reads
+//! and witnesses yet. A store that lost acknowledged writes must not come back under its old id.
+//!
+//! # The loop
+//!
+//! One input type, one output type, and time as a number. The core never blocks and never fails on what a peer says: a message that
+//! breaks the rules is refused by name ([`PeerFault`]) and changes nothing.
+//!
+//! ```
+//! use bytes::Bytes;
+//! use raft_core::{Action, Config, Input, Instant, Membership, NodeId, ProposalId, Raft, Restored};
+//!
+//! let me = NodeId(1);
+//! let founding = Restored::founding(Membership::of_voters([me]));
+//! let mut raft = Raft::new(Config::new(me), 42, Instant(0), founding)?;
+//! let mut applied = Vec::new();
+//!
+//! // A lone voter elects itself as soon as its patience is over.
+//! let mut now = raft.poll_timeout().expect("a voter waits for something");
+//! raft.handle(now, Input::Timeout)?;
+//! let mut proposed = false;
+//! loop {
+//!     while let Some(action) = raft.poll_action() {
+//!         match action {
+//!             // A real driver writes and calls fsync first: everything else follows from this answer.
+//!             Action::Persist(write) => raft.handle(now, Input::Persisted(write.ticket))?,
+//!             Action::Apply(apply) => {
+//!                 applied.extend(apply.entries.iter().cloned());
+//!                 raft.handle(now, Input::Applied(apply.last))?;
+//!             }
+//!             _ => {}
+//!         }
+//!     }
+//!     if proposed {
+//!         break;
+//!     }
+//!     raft.handle(now, Input::Propose { id: ProposalId(1), commands: vec![Bytes::from("hello")] })?;
+//!     proposed = true;
+//! }
+//! assert_eq!(applied.len(), 2); // the leader's own first entry, and the command
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Reading order
+//!
+//! `ids`, `time`, `entry`, `membership`, `quorum`, `message`: the nouns. `input`, `action`, `error`: what goes in and comes out.
+//! `log` (shape, tail, writes), `progress`, `role`, `outbox`: what is remembered. `raft`: the way in and out. Then one file per rule:
+//! `election`, `follower`, `leader`, `reads`, `snapshots`. `invariants` says what always holds.
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -385,6 +385,71 @@ fn a_lagging_follower_is_served_from_disk_once_the_tail_has_moved_on() {
 }
 
 #[test]
+fn a_snapshot_that_the_log_holds_is_acknowledged_once_it_is_durable_and_not_before() {
+    // Found by simulation (seed 794): an answer that names less than the base made the leader offer again at once, for ever.
+    let mut raft = follower_of_three();
+    let feed = |raft: &mut Raft, body| {
+        raft.handle(Instant(0), Input::Message { from: NodeId(2), message: message(1, body) })
+            .unwrap();
+    };
+    feed(&mut raft, append((0, 0), &[], 0));
+    sent(&mut raft);
+    feed(&mut raft, append((0, 0), &[(1, 1), (2, 1)], 0));
+    let drained = actions(&mut raft);
+    let [Action::Persist(persist)] = &drained[..] else { panic!("{drained:?}") };
+    let position = LogPosition { index: Index(2), term: Term(1) };
+    let snapshot =
+        SnapshotMeta { position, membership: Membership::of_voters([1, 2, 3].map(NodeId)) };
+    feed(&mut raft, Body::SnapshotOffer { snapshot });
+    assert!(!actions(&mut raft).iter().any(|action| matches!(action, Action::Send { .. })));
+    raft.handle(Instant(0), Input::Persisted(persist.ticket)).unwrap();
+    let accepted = Body::AppendResponse(AppendOutcome::Accepted { matched: Index(2) });
+    assert!(sent(&mut raft).contains(&(NodeId(2), message(1, accepted))));
+}
+
+#[test]
+fn entries_that_were_compacted_while_they_were_fetched_are_not_missed() {
+    // Found by simulation (seed 28): the driver was blamed for a fetch that compaction had overtaken.
+    let mut cluster = Cluster::configured(3, |config| {
+        config.retained_entries = 0;
+        config.tail_bytes_max = 1;
+    });
+    cluster.elect(1);
+    cluster.isolate(3);
+    for text in ["a", "b", "c"] {
+        cluster.propose(1, &[text]);
+        cluster.settle();
+    }
+    let status = cluster.host(1).raft.status();
+    let peer = status.peers.iter().find(|peer| peer.id == NodeId(3)).unwrap();
+    let first = peer.matched.next();
+    let fetched = cluster.host(1).disk.read(first, first);
+    let now = cluster.now;
+    let raft = &mut cluster.host(1).raft;
+    raft.handle(now, Input::Unreachable(NodeId(3))).unwrap();
+    let later = now + Duration::from_millis(60);
+    raft.handle(later, Input::Timeout).unwrap();
+    let wants = actions(raft)
+        .into_iter()
+        .any(|action| matches!(action, Action::Fetch { peer: NodeId(3), .. }));
+    assert!(wants, "the tail is too small to serve it");
+    let position = LogPosition { index: status.applied, term: status.term };
+    let meta = SnapshotMeta { position, membership: status.membership };
+    raft.handle(later, Input::SnapshotTaken(meta)).unwrap();
+    raft.handle(later, Input::Fetched { peer: NodeId(3), entries: fetched }).unwrap();
+    let offers = actions(raft).into_iter().any(|action| {
+        matches!(
+            action,
+            Action::Send {
+                to: NodeId(3),
+                message: Message { body: Body::SnapshotOffer { .. }, .. }
+            }
+        )
+    });
+    assert!(offers, "only the snapshot helps now");
+}
+
+#[test]
 fn proposals_are_refused_by_name() {
     let mut cluster = Cluster::configured(3, |config| config.uncommitted_bytes_max = 1000);
     cluster.elect(1);

@@ -13,6 +13,26 @@ fn the_same_seed_gives_the_same_run() {
     assert_ne!(run_seed(1).hash, run_seed(2).hash);
 }
 
+/// Seeds that once failed, with what they found. They stay.
+const CORPUS: [(u64, &str); 8] = [
+    (28, "entries fetched from disk were overtaken by compaction"),
+    (148, "entries fetched from disk were overtaken by compaction"),
+    (254, "entries fetched from disk were overtaken by compaction"),
+    (265, "entries fetched from disk were overtaken by compaction"),
+    (319, "entries fetched from disk were overtaken by compaction"),
+    (787, "appends and rejections that start each other anew, without end"),
+    (794, "snapshot offers and answers without end"),
+    (856, "a second copy of a snapshot while the first is being installed"),
+];
+
+#[test]
+fn seeds_that_once_failed_hold() {
+    for (seed, found) in CORPUS {
+        let outcome = run_seed(seed);
+        assert!(outcome.failure.is_none(), "{found}: {}", outcome.failure.unwrap());
+    }
+}
+
 #[test]
 fn a_bounded_number_of_seeds_holds_and_exercises_every_fault() {
     let mut coverage = Coverage::default();
