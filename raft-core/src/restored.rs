@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::{HardState, Index, LogPosition, Membership, SnapshotMeta, Term};
+use crate::{Entry, HardState, Index, LogPosition, Membership, Payload, SnapshotMeta, Term};
 
 /// What the durable log store reports at start. Only metadata: entries stay on disk until somebody needs them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +19,35 @@ pub struct RestoredLog {
     pub last: Index,
     /// The configurations in entries after `base`, in the order of their indexes.
     pub memberships: Vec<(Index, Membership)>,
+}
+
+impl RestoredLog {
+    /// The report of a store that keeps its entries one by one and can look at them all. Stores of large logs keep the runs of terms instead.
+    /// `entries` are those after `base`, in order.
+    pub fn describe<'a>(
+        hard_state: HardState,
+        base: LogPosition,
+        base_membership: Membership,
+        entries: impl IntoIterator<Item = &'a Entry>,
+    ) -> RestoredLog {
+        let mut log = RestoredLog {
+            hard_state,
+            base,
+            base_membership,
+            last: base.index,
+            ..RestoredLog::default()
+        };
+        for entry in entries {
+            if log.terms.last().is_none_or(|run| run.term != entry.term) {
+                log.terms.push(TermRun { term: entry.term, first: entry.index });
+            }
+            if let Payload::Membership(membership) = &entry.payload {
+                log.memberships.push((entry.index, membership.clone()));
+            }
+            log.last = entry.index;
+        }
+        log
+    }
 }
 
 /// A run of entries of one term.

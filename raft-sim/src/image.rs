@@ -2,7 +2,6 @@
 
 use raft_core::{
     Entries, Entry, HardState, Index, LogPosition, Membership, Payload, Persist, RestoredLog, Term,
-    TermRun,
 };
 
 /// A log with its hard state.
@@ -118,23 +117,11 @@ impl Image {
 
     /// What a member finds when it starts from this disk.
     pub fn restored(&self) -> RestoredLog {
-        let mut terms: Vec<TermRun> = Vec::new();
-        let mut memberships = Vec::new();
-        for entry in &self.entries {
-            if terms.last().is_none_or(|run| run.term != entry.term) {
-                terms.push(TermRun { term: entry.term, first: entry.index });
-            }
-            if let Payload::Membership(membership) = &entry.payload {
-                memberships.push((entry.index, membership.clone()));
-            }
-        }
-        RestoredLog {
-            hard_state: self.hard_state,
-            base: self.base,
-            base_membership: self.base_membership.clone(),
-            terms,
-            last: self.last().index,
-            memberships,
-        }
+        RestoredLog::describe(
+            self.hard_state,
+            self.base,
+            self.base_membership.clone(),
+            &self.entries,
+        )
     }
 }

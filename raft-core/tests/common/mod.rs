@@ -8,7 +8,7 @@ use bytes::Bytes;
 use raft_core::{
     Action, Apply, Body, Config, Entries, Entry, Event, HardState, Index, Input, Instant,
     LogPosition, Membership, Message, NodeId, Payload, Persist, ProposalId, Raft, ReadId,
-    Resolution, Restored, RestoredLog, SnapshotMeta, Term, TermRun,
+    Resolution, Restored, RestoredLog, SnapshotMeta, Term,
 };
 
 /// A disk that holds what was persisted.
@@ -46,27 +46,9 @@ impl Disk {
     }
 
     pub fn restored(&self) -> Restored {
-        let mut terms: Vec<TermRun> = Vec::new();
-        let mut memberships = Vec::new();
-        for entry in &self.entries {
-            if terms.last().is_none_or(|run| run.term != entry.term) {
-                terms.push(TermRun { term: entry.term, first: entry.index });
-            }
-            if let Payload::Membership(membership) = &entry.payload {
-                memberships.push((entry.index, membership.clone()));
-            }
-        }
-        Restored {
-            log: RestoredLog {
-                hard_state: self.hard_state,
-                base: self.base,
-                base_membership: self.base_membership.clone(),
-                terms,
-                last: self.last(),
-                memberships,
-            },
-            snapshot: self.snapshot.clone(),
-        }
+        let (base, membership) = (self.base, self.base_membership.clone());
+        let log = RestoredLog::describe(self.hard_state, base, membership, &self.entries);
+        Restored { log, snapshot: self.snapshot.clone() }
     }
 
     pub fn read(&self, first: Index, last: Index) -> Entries {

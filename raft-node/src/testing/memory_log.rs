@@ -4,7 +4,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use raft_core::{
     Entries, Entry, HardState, Index, LogPosition, Membership, Payload, Persist, RestoredLog,
-    TermRun,
 };
 
 use crate::{LogReader, LogStore, ReadError, StorageError};
@@ -255,19 +254,11 @@ impl Log {
     }
 
     fn restored(&self) -> RestoredLog {
-        let mut terms: Vec<TermRun> = Vec::new();
-        for entry in self.entries.iter() {
-            if terms.last().is_none_or(|run| run.term < entry.term) {
-                terms.push(TermRun { term: entry.term, first: entry.index });
-            }
-        }
-        RestoredLog {
-            hard_state: self.hard_state,
-            base: self.base,
-            base_membership: self.base_membership.clone(),
-            terms,
-            last: self.last(),
-            memberships: self.memberships().collect(),
-        }
+        RestoredLog::describe(
+            self.hard_state,
+            self.base,
+            self.base_membership.clone(),
+            self.entries.iter(),
+        )
     }
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use raft_core::{
     Entries, Entry, HardState, Index, LogPosition, Membership, NodeId, Payload, Persist,
-    RestoredLog, SnapshotMeta, Term, TermRun, Ticket,
+    RestoredLog, SnapshotMeta, Term, Ticket,
 };
 use raft_node::{LogReader, LogStore, ReadError};
 
@@ -110,24 +110,12 @@ impl Model {
     }
 
     pub(super) fn restored(&self) -> RestoredLog {
-        let mut terms: Vec<TermRun> = Vec::new();
-        let mut memberships = Vec::new();
-        for entry in &self.entries {
-            if terms.last().is_none_or(|run| run.term != entry.term) {
-                terms.push(TermRun { term: entry.term, first: entry.index });
-            }
-            if let Payload::Membership(membership) = &entry.payload {
-                memberships.push((entry.index, membership.clone()));
-            }
-        }
-        RestoredLog {
-            hard_state: self.hard_state,
-            base: self.base,
-            base_membership: self.base_membership.clone(),
-            terms,
-            last: self.last(),
-            memberships,
-        }
+        RestoredLog::describe(
+            self.hard_state,
+            self.base,
+            self.base_membership.clone(),
+            &self.entries,
+        )
     }
 }
 
