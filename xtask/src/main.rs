@@ -1,11 +1,12 @@
-//! The workspace's own automation: `cargo xtask ci`, `tidy`, `sim`. It knows cargo, text and the simulator; it knows nothing of the
-//! service.
+//! The workspace's own automation: `cargo xtask ci`, `tidy`, `sim`, `compare`. It knows cargo, text and the simulator; it knows nothing
+//! of the service.
 
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
 mod ci;
+mod compare;
 mod sim;
 mod tidy;
 
@@ -24,6 +25,8 @@ enum Task {
     Tidy,
     /// Simulates whole clusters under faults; one seed is one run.
     Sim(sim::SimArgs),
+    /// Measures raft beside etcd, both durable, three nodes each on this machine.
+    Compare(compare::CompareArgs),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -31,6 +34,7 @@ fn main() -> anyhow::Result<()> {
         Task::Ci => ci::run(&root()),
         Task::Tidy => tidy::run(&root()),
         Task::Sim(args) => sim::run(&args),
+        Task::Compare(args) => compare::run(&root(), &args),
     }
 }
 
