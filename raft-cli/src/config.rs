@@ -92,9 +92,15 @@ impl Default for RaftSettings {
     }
 }
 
+/// Half of the cores, from 1 to 4: storage, applying and the other processes want the rest, and a request that stays on one thread is
+/// answered sooner.
+fn default_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).clamp(1, 4))
+}
+
 impl Default for ProcessSettings {
     fn default() -> ProcessSettings {
-        ProcessSettings { workers: 2 }
+        ProcessSettings { workers: default_workers() }
     }
 }
 
@@ -281,7 +287,7 @@ key = "node2.key"
         assert!(config.data.is_absolute() && config.data.ends_with("node2"));
         assert_eq!(config.tls.certificate, Path::new("/abs/node2.pem"));
         assert_eq!(config.raft.election_timeout_ms, 500);
-        assert_eq!(config.process.workers, 2);
+        assert_eq!(config.process.workers, default_workers());
         assert_eq!(config.member_addresses()[&1], "127.0.0.1:7401");
     }
 

@@ -304,11 +304,13 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
             let bytes = std::mem::take(&mut self.out.storage_bytes);
             let _ = self.queues.storage.push_all(self.out.storage.drain(..), bytes);
         }
-        if !self.out.applier.is_empty() {
+        // Who waits for an entry is told to the apply thread along with that entry: before, it would be woken for nothing.
+        let has_work =
+            self.out.applier.iter().rev().any(|work| !matches!(work, ApplyWork::Expect { .. }));
+        if has_work {
             let _ = self.queues.applier.push_all(self.out.applier.drain(..), 0);
         }
         self.out.storage.clear();
-        self.out.applier.clear();
         self.transport.flush();
         self.publish_status();
     }
