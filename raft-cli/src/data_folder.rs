@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `meta` | TOML: `format`, `cluster`, `node`; written once, when the folder is made |
+//! | `meta` | TOML: `format`, `cluster`, `node`, `has_log`; written when the folder is made, and again when the log is |
 //! | `lock` | locked (`flock`) by the process that uses the folder |
 //! | `log.redb` | the log and the hard state |
 //! | `state.redb` | the key-value state's checkpoint |
@@ -24,6 +24,9 @@ struct Meta {
     format: u64,
     cluster: String,
     node: u64,
+    /// The log was created: from then on, a folder without it has lost it.
+    #[serde(default)]
+    has_log: bool,
 }
 
 /// An open data folder. No other process can open it until this is dropped.
@@ -86,7 +89,7 @@ impl DataFolder {
         if u64::try_from(format) != Ok(FORMAT) {
             return Err(refused(format!(
                 "the data folder {at} has format version {format}, but this program reads version {FORMAT}: \
-                 use the version of raft that wrote it, or start the node on an empty folder"
+                 use the version of raft that wrote it"
             )));
         }
         let meta: Meta = toml::from_str(text).map_err(|_| {
@@ -95,8 +98,14 @@ impl DataFolder {
         if meta.cluster != cluster {
             return Err(refused(format!(
                 "the data folder {at} belongs to cluster {}, but the configuration is for cluster {cluster}: \
-                 correct `data` (or --data), or start the node on an empty folder",
+                 correct `data` (or --data); if this node has never run, give it an empty folder",
                 meta.cluster
+            )));
+        }
+        if meta.has_log && !self.log().exists() {
+            return Err(refused(format!(
+                "the data folder {at} has lost its log: put log.redb back; never start this node without it \
+                 (see 'Losing machines' in docs/src/operations.md)"
             )));
         }
         if meta.node != node {
@@ -115,12 +124,22 @@ impl DataFolder {
         if self.log().exists() || self.state().exists() {
             return Err(refused(format!(
                 "the data folder {at} holds a log or a state, but no `meta` that says whose: \
-                 put the file back, or start the node on an empty folder"
+                 put the file back; never start this node on an empty folder instead (see 'Losing machines' in docs/src/operations.md)"
             )));
         }
-        let meta = Meta { format: FORMAT, cluster: cluster.to_owned(), node };
+        self.write_meta(&Meta { format: FORMAT, cluster: cluster.to_owned(), node, has_log: false })
+    }
+
+    /// Notes that the log exists. A folder that has lost it is refused from now on: an empty log would forget what this node
+    /// acknowledged and whom it voted for.
+    pub(crate) fn note_log(&self, cluster: &str, node: u64) -> Outcome {
+        self.write_meta(&Meta { format: FORMAT, cluster: cluster.to_owned(), node, has_log: true })
+    }
+
+    fn write_meta(&self, meta: &Meta) -> Outcome {
+        let at = self.path.display();
         let write = || -> io::Result<()> {
-            let text = toml::to_string(&meta).map_err(io::Error::other)?;
+            let text = toml::to_string(meta).map_err(io::Error::other)?;
             let temporary = self.path.join("meta.new");
             let mut file = File::create(&temporary)?;
             file.write_all(text.as_bytes())?;
@@ -171,8 +190,8 @@ fn refused(message: String) -> Failure {
 
 fn damaged(path: &Path, what: &str) -> Failure {
     refused(format!(
-        "{}/meta is damaged: {what}; restore it from another copy (format = {FORMAT}, cluster, node), or start the node on \
-         an empty folder",
+        "{}/meta is damaged: {what}; write it again (format = {FORMAT}, cluster and node as in the node's configuration, has_log = true); never start this \
+         node on an empty folder instead",
         path.display()
     ))
 }

@@ -29,6 +29,7 @@ use exit::{Code, OrFail as _, Outcome};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    quiet_guarded_panics();
     exit::report(run(cli.command))
 }
 
@@ -64,6 +65,20 @@ fn block_on(workers: usize, command: impl Future<Output = Outcome>) -> Outcome {
     // A read of stdin may never end; nothing else is left by now.
     runtime.shutdown_background();
     outcome
+}
+
+/// redb panics on some damaged pages. The crates that own its files catch that and say what is wrong in their own words; the panic's
+/// would only stand in front of them. Every other panic is shown as usual.
+fn quiet_guarded_panics() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let is_redb = panic.location().is_some_and(|at| at.file().contains("/redb-"));
+        if is_redb {
+            tracing::debug!("{panic}");
+        } else {
+            usual(panic);
+        }
+    }));
 }
 
 /// Logs to stderr what `RAFT_LOG` asks for.

@@ -109,6 +109,7 @@ async fn start(
     let unusable = || "the data folder can not be used".to_owned();
     let store = RedbLogStore::open(Options::new(folder.log(), cluster.0, me))
         .or_fail(Code::DataFolder, unusable)?;
+    folder.note_log(&config.cluster, me.0)?;
     let machine = KvMachine::open(&StateFileOptions::new(folder.state(), cluster.0, me))
         .or_fail(Code::DataFolder, unusable)?;
     let members = config.member_addresses();

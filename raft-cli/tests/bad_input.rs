@@ -188,6 +188,18 @@ fn a_torn_or_corrupted_database_file() {
     assert_fails(&serve(&cluster, 1, &[]), 6, &[&path]);
     fs::write(&path, "something else").expect("writable");
     assert_fails(&serve(&cluster, 1, &[]), 6, &[&path]);
+    // Damage inside: either it is refused in our own words, or it hit what is not in use.
+    for page in 1..12 {
+        let mut corrupted = whole.clone();
+        corrupted[page * 4096..][..4096].fill(0xa5);
+        fs::write(&path, &corrupted).expect("writable");
+        let output = serve(&cluster, 1, &[]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!said.contains("panicked"), "page {page}: {said}");
+    }
+    // Without its log the node does not start: it would have forgotten what it acknowledged.
+    fs::remove_file(&path).expect("removed");
+    assert_fails(&serve(&cluster, 1, &[]), 6, &["lost its log"]);
     // The file itself is as it was, so once it is restored nothing is lost.
     fs::write(&path, &whole).expect("writable");
     cluster.start_node(1);

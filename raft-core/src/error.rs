@@ -203,7 +203,7 @@ pub enum RestoreError {
     /// The log starts after the state machine's state ends: entries between them are gone.
     #[error(
         "the log is compacted through {base}, but the state machine's state ends at {applied}: the entries between are gone; \
-         restore the machine's snapshot, or rejoin with an empty data folder"
+         restore the machine's state as it was; a member must never come back under its id without its log"
     )]
     MachineBehindLog {
         /// The log's base.

@@ -10,7 +10,7 @@ use raft_node::{CheckpointDone, MachineError, SnapshotSource, StateMachine};
 
 use crate::command::Response;
 use crate::query::{Answer, Query, Stats};
-use crate::snapshot::{SnapshotRecords, SnapshotStream, read_stream};
+use crate::snapshot::{Received, SnapshotRecords, SnapshotStream, read_stream};
 use crate::state::{Changes, State};
 use crate::state_file::{Head, StateFile, StateFileError, StateFileOptions};
 
@@ -116,18 +116,19 @@ impl StateMachine for KvMachine {
                 received.head.meta.position, meta.position
             )));
         }
+        let Received { head, records, sessions } = received;
+        let head = Head { meta: meta.clone(), ..head };
+        // The digest is calculated from what arrived, before anything is replaced by it.
+        let state = State::restore(records.clone(), sessions.clone(), head.revision);
+        if state.digest != head.digest {
+            let what = "the received snapshot does not have the digest that it names; the state was not changed";
+            return Err(MachineError::new(what));
+        }
         // A checkpoint that is being written would come out on top of the new state.
         self.writer.wait_until_idle();
-        let head = Head { meta: meta.clone(), ..received.head };
         self.file
-            .replace(&received.records, &received.sessions, &head)
+            .replace(&records, &sessions, &head)
             .map_err(|error| failed("a snapshot can not be installed", error))?;
-        let state = State::restore(received.records, received.sessions, head.revision);
-        if state.digest != head.digest {
-            return Err(MachineError::new(
-                "the received snapshot does not have the digest that it names",
-            ));
-        }
         self.applied = meta.position.index.0;
         self.state = state;
         Ok(())
@@ -352,7 +353,16 @@ mod tests {
             assert!(other.install_snapshot(source.meta.clone(), &mut &bytes[..cut]).is_err());
         }
         assert!(other.install_snapshot(meta(9), &mut &bytes[..]).is_err());
+        let mut lying = bytes.clone();
+        let value = lying.windows(8).position(|window| window == b"value 59").unwrap();
+        lying[value] = b'V';
+        let error = other.install_snapshot(source.meta.clone(), &mut &lying[..]).unwrap_err();
+        assert!(error.to_string().contains("digest"), "{error}");
         assert_eq!(other.stats(), before);
+        checkpoint(&mut other);
+        drop(other);
+        let reopened = KvMachine::open(&options(other_folder.path())).unwrap();
+        assert_eq!(reopened.stats(), before, "the file was not changed either");
     }
 
     #[test]

@@ -52,7 +52,7 @@ impl StateFileOptions {
     }
 }
 
-/// Why the state's file can not be used. Nothing was modified.
+/// Why the state's file can not be used. Nothing of its content was changed (redb may repair a file after an unclean stop).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StateFileError {
@@ -83,7 +83,7 @@ pub enum StateFileError {
         supported: u16,
     },
     /// It is no state file, or torn, or corrupted.
-    #[error("the state file {} is damaged: {detail}; keep it for inspection, and let the node rejoin its group as a new member with an empty folder", path.display())]
+    #[error("the state file {} is damaged: {detail}; restore the file as it was; never start this node on an empty folder instead (see 'Losing machines' in docs/src/operations.md)", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,

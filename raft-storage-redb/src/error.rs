@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use raft_core::NodeId;
 use raft_node::StorageError;
 
-/// Why a log store could not be opened. Nothing was modified.
+/// Why a log store could not be opened. Nothing of its content was changed; after an unclean stop, redb may have repaired the file before
+/// it could be looked at, which rolls back at most a write that was never acknowledged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
@@ -68,7 +69,7 @@ pub enum OpenError {
         detail: String,
     },
     /// The file is torn or corrupted.
-    #[error("the log file {} is damaged: {detail}; keep it for inspection, and let the node rejoin its group as a new member with an empty folder", path.display())]
+    #[error("the log file {} is damaged: {detail}; restore the file as it was; never start this node on an empty folder instead (see 'Losing machines' in docs/src/operations.md)", path.display())]
     Damaged {
         /// The log file.
         path: PathBuf,
@@ -134,7 +135,9 @@ pub(crate) fn storage_error(
         redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::Backend(_) => {
             "check the disk, then restart the node"
         }
-        _ => "keep the file for inspection, and let the node rejoin its group with an empty folder",
+        _ => {
+            "restore the file as it was; never start this node on an empty folder instead (see 'Losing machines' in docs/src/operations.md)"
+        }
     };
     StorageError {
         message: format!("{doing} {} failed: {error}; {remedy}", path.display()),
@@ -146,7 +149,7 @@ pub(crate) fn storage_error(
 pub(crate) fn damaged(path: &Path, what: impl std::fmt::Display) -> StorageError {
     StorageError {
         message: format!(
-            "{} is damaged: {what}; keep it for inspection, and let the node rejoin its group with an empty folder",
+            "{} is damaged: {what}; restore the file as it was; never start this node on an empty folder instead (see 'Losing machines' in docs/src/operations.md)",
             path.display()
         ),
         source: None,
