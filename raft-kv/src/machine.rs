@@ -12,7 +12,7 @@ use crate::command::Response;
 use crate::query::{Answer, Query, Stats};
 use crate::snapshot::{Received, SnapshotRecords, SnapshotStream, read_stream};
 use crate::state::{Changes, State};
-use crate::state_file::{Head, StateFile, StateFileError, StateFileOptions};
+use crate::state_file::{StateFile, StateFileError, StateFileOptions};
 
 /// The replicated key-value store of one node.
 ///
@@ -117,9 +117,8 @@ impl StateMachine for KvMachine {
             )));
         }
         let Received { head, records, sessions } = received;
-        let head = Head { meta: meta.clone(), ..head };
         // The digest is calculated from what arrived, before anything is replaced by it.
-        let state = State::restore(records.clone(), sessions.clone(), head.revision);
+        let state = State::restore(records, sessions, head.revision);
         if state.digest != head.digest {
             let what = "the received snapshot does not have the digest that it names; the state was not changed";
             return Err(MachineError::new(what));
@@ -127,7 +126,7 @@ impl StateMachine for KvMachine {
         // A checkpoint that is being written would come out on top of the new state.
         self.writer.wait_until_idle();
         self.file
-            .replace(&records, &sessions, &head)
+            .replace(meta.clone(), &state)
             .map_err(|error| failed("a snapshot can not be installed", error))?;
         self.applied = meta.position.index.0;
         self.state = state;

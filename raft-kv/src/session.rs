@@ -51,6 +51,11 @@ impl Sessions {
         self.open.len()
     }
 
+    /// All open sessions, in the order of their numbers.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (SessionId, &Session)> {
+        self.open.iter().map(|(&id, session)| (id, session))
+    }
+
     pub(crate) fn open(&mut self, id: SessionId, index: u64) {
         if self.open.len() >= SESSIONS_MAX {
             self.evict(|sessions| sessions.open.len() > SESSIONS_MAX - SESSIONS_MAX / 16, id);

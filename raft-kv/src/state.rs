@@ -152,6 +152,11 @@ impl State {
         state
     }
 
+    /// All records, in the order of their keys.
+    pub(crate) fn records(&self) -> impl Iterator<Item = (&Arc<[u8]>, &Record)> {
+        self.map.iter()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.map.len()
     }

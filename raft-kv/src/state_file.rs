@@ -279,25 +279,21 @@ impl StateFile {
         })
     }
 
-    /// Replaces everything, in one durable transaction. `fill` gets the empty tables and returns the head that belongs to what it wrote.
-    pub(crate) fn replace(
-        &self,
-        records: &[(Arc<[u8]>, Record)],
-        sessions: &[(SessionId, Session)],
-        head: &Head,
-    ) -> Result<(), StateFileError> {
+    /// Replaces everything by this state, in one durable transaction.
+    pub(crate) fn replace(&self, meta: SnapshotMeta, state: &State) -> Result<(), StateFileError> {
+        let head = Head { meta, revision: state.revision, digest: state.digest };
         self.write(|transaction| {
             transaction.delete_table(RECORDS)?;
             transaction.delete_table(SESSIONS)?;
             let mut table = transaction.open_table(RECORDS)?;
             let mut row = Vec::new();
-            for (key, record) in records {
+            for (key, record) in state.records() {
                 row.clear();
                 encode_record(record, &mut row);
                 table.insert(&**key, row.as_slice())?;
             }
             let mut table = transaction.open_table(SESSIONS)?;
-            for (id, session) in sessions {
+            for (id, session) in state.sessions.iter() {
                 table.insert(id.0, session.encode().as_slice())?;
             }
             transaction.open_table(META)?.insert(CHECKPOINT, head.encode().as_slice())?;
