@@ -113,6 +113,9 @@ impl Cluster {
         for number in 0..load.inflight.min(connections_max) {
             channels.push(self.connect(number).await?);
         }
+        if load.kind == Kind::Get {
+            prefill(&channels, load).await?;
+        }
         let errors = Arc::new(AtomicU64::new(0));
         let warm_until = Instant::now() + Duration::from_secs(1);
         let end = warm_until + load.duration;
@@ -148,6 +151,32 @@ impl Cluster {
     }
 }
 
+/// As long as those of `raft bench`.
+fn key(number: u64) -> Vec<u8> {
+    format!("bench/{number:08}").into_bytes()
+}
+
+/// Stores a value under every key, as `raft bench get` does before it measures.
+async fn prefill(channels: &[Channel], load: &Load) -> anyhow::Result<()> {
+    const AT_ONCE: u64 = 256;
+    let mut writers = Vec::new();
+    for first in 0..AT_ONCE.min(load.keys) {
+        let channel = channels[first as usize % channels.len()].clone();
+        let load = *load;
+        writers.push(tokio::spawn(async move {
+            for number in (first..load.keys).step_by(AT_ONCE as usize) {
+                let value = vec![1; load.value_size];
+                request(Ok(channel.clone()), Kind::Put, key(number), value).await?;
+            }
+            anyhow::Ok(())
+        }));
+    }
+    for writer in writers {
+        writer.await??;
+    }
+    Ok(())
+}
+
 async fn closed_loop(
     channel: Channel,
     load: Load,
@@ -162,7 +191,7 @@ async fn closed_loop(
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
-        let key = format!("bench/{:012}", random % load.keys).into_bytes();
+        let key = key(random % load.keys);
         let value = vec![random as u8; load.value_size];
         let begun = Instant::now();
         if begun >= end {
