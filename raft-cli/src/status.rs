@@ -126,6 +126,8 @@ fn role_name(role: RoleKind) -> &'static str {
     match role {
         RoleKind::Follower => "follower",
         RoleKind::Learner => "learner",
+        RoleKind::Witness => "witness",
+        RoleKind::Outsider => "outsider",
         RoleKind::PreCandidate => "pre-candidate",
         RoleKind::Candidate => "candidate",
         RoleKind::Leader => "leader",

@@ -1,8 +1,8 @@
 //! What the core tells the world to do, in the order in which it comes out of [`Raft::poll_action`](crate::Raft::poll_action).
 
 use crate::{
-    Entries, Index, LogPosition, Message, NodeId, ProposalId, ReadId, Refusal, SnapshotMeta, Term,
-    Ticket,
+    Entries, Index, LogPosition, Message, NodeId, ProposalId, ReadId, Refusal, RequestId,
+    SnapshotMeta, StoreId, Term, Ticket,
 };
 
 /// One thing to do. A driver may start actions at once and in parallel, except that `Persist`s take effect in
@@ -110,7 +110,7 @@ pub struct Apply {
 /// The answer to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resolution {
-    /// The batch is in the leader's log. It is committed when the entry applied at `first` has this `term`; so it will
+    /// The batch is in the leader's log (here, or at the leader to which it was forwarded). It is committed when the entry applied at `first` has this `term`; so it will
     /// be, unless [`Resolution::Abandoned`] comes first.
     Appended {
         /// The batch.
@@ -149,6 +149,23 @@ pub enum Resolution {
         /// Why.
         reason: Refusal,
     },
+    /// An administrative request is done: the membership change is committed to its end, or the other member leads.
+    RequestDone {
+        /// The request.
+        id: RequestId,
+    },
+    /// An administrative request was refused, or failed. What it asked for will not happen by this request.
+    RequestRefused {
+        /// The request.
+        id: RequestId,
+        /// Why.
+        reason: Refusal,
+    },
+    /// This node lost leadership before the request was settled: look at the membership, or at who leads, to learn what came of it.
+    RequestAbandoned {
+        /// The request.
+        id: RequestId,
+    },
 }
 
 /// Something worth an observer's notice. Nothing depends on it.
@@ -168,6 +185,19 @@ pub enum Event {
         /// The term now.
         term: Term,
     },
+    /// Another configuration is in effect: see [`Raft::membership`](crate::Raft::membership). It may yet be rolled back.
+    MembershipChanged {
+        /// The index of its entry, or the log's base.
+        at: Index,
+    },
+    /// A member runs on a store that the group does not know under its id: it was wiped, or put back from a copy. It does not count until it
+    /// has become a learner and was promoted again. At that member itself, `node` is its own id.
+    StoreRejected {
+        /// The member.
+        node: NodeId,
+        /// Its store.
+        store: StoreId,
+    },
 }
 
 /// A role without what belongs to it, for display.
@@ -177,6 +207,10 @@ pub enum RoleKind {
     Follower,
     /// A learner: follows, and never campaigns.
     Learner,
+    /// A witness: votes, keeps the log's terms but not its commands, and never campaigns.
+    Witness,
+    /// Not a member, as far as it knows: it waits to be added, or was removed.
+    Outsider,
     /// Asks whether a campaign would succeed.
     PreCandidate,
     /// Campaigns.
@@ -190,6 +224,8 @@ impl core::fmt::Display for RoleKind {
         f.pad(match self {
             RoleKind::Follower => "follower",
             RoleKind::Learner => "learner",
+            RoleKind::Witness => "witness",
+            RoleKind::Outsider => "outsider",
             RoleKind::PreCandidate => "pre-candidate",
             RoleKind::Candidate => "candidate",
             RoleKind::Leader => "leader",

@@ -1,8 +1,9 @@
 //! What can be set.
 
+use alloc::collections::BTreeMap;
 use core::time::Duration;
 
-use crate::NodeId;
+use crate::{NodeId, StoreStamp};
 
 /// Settings of one core. Durations are virtual: measured in the [`Instant`](crate::Instant)s that the caller passes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,9 +29,47 @@ pub struct Config {
     pub apply_entries_max: u64,
     /// After a snapshot, this many entries before it are kept for followers that lag; one that lags more gets the snapshot.
     pub retained_entries: u64,
+    /// A leader lets its log grow by up to this many entries beyond `retained_entries` for a follower that still replicates but lags; one that
+    /// lags more gets the snapshot.
+    pub compaction_lag_max: u64,
+    /// The most reads that wait at one member for proof of leadership.
+    pub waiting_reads_max: usize,
+    /// From 0 to [`Config::PRIORITY_MAX`]. A member waits one election timeout more than others for each step below the highest, before it
+    /// campaigns: so it leads only if nobody of higher priority does, and never waits for ever.
+    pub priority: u8,
+    /// The furthest behind, in entries, that a member may be to which leadership is handed.
+    pub transfer_lag_max: u64,
+    /// Whether proposals at a member that does not lead are passed on to the leader. Otherwise they are refused, with its name.
+    pub forward_proposals: bool,
+    /// Lets a leader answer reads from a lease (dissertation §6.4.1). `None`: every read asks a quorum. Equal at all members.
+    pub lease: Option<LeaseConfig>,
+    /// Commits an entry only when enough zones have it. Equal at all members.
+    pub commit_groups: Option<CommitGroups>,
+    /// The store that this member runs on; `None` if stores are not told apart. Either all members have one, or none.
+    pub store: Option<StoreStamp>,
+}
+
+/// What leases rest on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseConfig {
+    /// By how many millionths of a second a second may the clocks of two members drift apart. A lease is that much shorter than an election
+    /// timeout. If clocks drift more, reads may be stale.
+    pub clock_drift_max_ppm: u32,
+}
+
+/// Zones that share fate, and in how many of them an entry must be before it is committed, beside the quorum.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommitGroups {
+    /// The zone of each voter. Who is not listed counts for the quorum alone.
+    pub zones: BTreeMap<NodeId, u64>,
+    /// In how many zones an entry must be; if the voters lie in fewer, in all of these.
+    pub zones_min: usize,
 }
 
 impl Config {
+    /// The highest, and usual, priority.
+    pub const PRIORITY_MAX: u8 = 10;
+
     /// The defaults, for a group on one local network.
     pub fn new(id: NodeId) -> Config {
         Config {
@@ -44,6 +83,14 @@ impl Config {
             tail_bytes_max: 16 << 20,
             apply_entries_max: 16 << 10,
             retained_entries: 100_000,
+            compaction_lag_max: 1_000_000,
+            waiting_reads_max: 100_000,
+            priority: Config::PRIORITY_MAX,
+            transfer_lag_max: 10_000,
+            forward_proposals: false,
+            lease: None,
+            commit_groups: None,
+            store: None,
         }
     }
 
@@ -52,7 +99,7 @@ impl Config {
     /// # Errors
     /// The first setting that can not work, by name.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let positive: [(&'static str, bool); 8] = [
+        let positive: [(&'static str, bool); 9] = [
             ("election_timeout", !self.election_timeout.is_zero()),
             ("heartbeat_interval", !self.heartbeat_interval.is_zero()),
             ("append_bytes_max", self.append_bytes_max > 0),
@@ -61,6 +108,7 @@ impl Config {
             ("uncommitted_bytes_max", self.uncommitted_bytes_max > 0),
             ("tail_bytes_max", self.tail_bytes_max > 0),
             ("apply_entries_max", self.apply_entries_max > 0),
+            ("waiting_reads_max", self.waiting_reads_max > 0),
         ];
         for (setting, is_positive) in positive {
             if !is_positive {
@@ -72,6 +120,15 @@ impl Config {
                 heartbeat_interval: self.heartbeat_interval,
                 election_timeout: self.election_timeout,
             });
+        }
+        if self.priority > Config::PRIORITY_MAX {
+            return Err(ConfigError::PriorityTooHigh { priority: self.priority });
+        }
+        if self.lease.is_some_and(|lease| lease.clock_drift_max_ppm >= 1_000_000) {
+            return Err(ConfigError::DriftTooLarge);
+        }
+        if self.commit_groups.as_ref().is_some_and(|groups| groups.zones_min == 0) {
+            return Err(ConfigError::Zero { setting: "commit_groups.zones_min" });
         }
         Ok(())
     }
@@ -86,6 +143,17 @@ pub enum ConfigError {
         /// Its name in [`Config`].
         setting: &'static str,
     },
+    /// The priority lies beyond the highest.
+    #[error("priority {priority} is beyond {}, the highest", Config::PRIORITY_MAX)]
+    PriorityTooHigh {
+        /// As configured.
+        priority: u8,
+    },
+    /// With clocks that bad no lease is possible.
+    #[error(
+        "lease.clock_drift_max_ppm is a million or more: no lease could be trusted; switch leases off instead"
+    )]
+    DriftTooLarge,
     /// Followers would time out between heartbeats.
     #[error(
         "heartbeat_interval {heartbeat_interval:?} is more than a third of election_timeout {election_timeout:?}: \

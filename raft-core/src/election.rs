@@ -3,14 +3,33 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
+use core::time::Duration;
+
+use crate::lease::Lease;
 use crate::progress::Peer;
-use crate::role::{Candidate, Follower, Leader, PreCandidate, Proposals, Reads, Role};
+use crate::rng::Rng;
+use crate::role::{Candidate, Leader, PreCandidate, Proposals, Reads, Role};
 use crate::snapshots::Incoming;
-use crate::{Body, LogPosition, Message, NodeId, Payload, PeerFault, Raft, Term};
+use crate::{
+    Body, Config, Instant, LogPosition, Message, NodeId, PeerFault, Raft, StorageHealth,
+    StoreStamp, Term,
+};
+
+/// How long a member waits for a leader: one to two election timeouts, drawn at random (paper §5.2), and one more for each step that its priority lies
+/// below the highest. So those of high priority get the first chance, and nobody waits for ever.
+pub(crate) fn patience(config: &Config, rng: &mut Rng) -> Duration {
+    let steps = Config::PRIORITY_MAX.saturating_sub(config.priority);
+    rng.jittered(config.election_timeout) + config.election_timeout * u32::from(steps)
+}
 
 impl Raft {
     /// Sorts a message by its term, before anything else is believed of it (paper §5.1).
-    pub(crate) fn on_message(&mut self, from: NodeId, message: Message) -> Result<(), PeerFault> {
+    pub(crate) fn on_message(
+        &mut self,
+        from: NodeId,
+        store: Option<StoreStamp>,
+        message: Message,
+    ) -> Result<(), PeerFault> {
         let Message { term, body } = message;
         if from == self.config.id {
             return Err(PeerFault::OwnId);
@@ -18,44 +37,50 @@ impl Raft {
         if term == Term(0) || term == Term(u64::MAX) {
             return Err(PeerFault::ImpossibleTerm { term });
         }
+        self.note_store(from, store)?;
         match body {
             Body::PreVote { last } => self.on_pre_vote(from, term, last),
             Body::PreVoteResponse { granted } => {
                 self.on_pre_vote_response(from, term, granted);
                 Ok(())
             }
-            Body::Vote { last } => self.on_vote(from, term, last),
-            Body::VoteResponse { granted } => {
-                if self.meets_term(term) {
-                    self.on_vote_response(from, granted);
-                }
-                Ok(())
-            }
-            Body::Append { .. } | Body::Heartbeat { .. } | Body::SnapshotOffer { .. } => {
-                self.on_leader_message(from, term, body)
-            }
-            Body::AppendResponse(outcome) => {
-                if self.meets_term(term) {
-                    self.on_append_response(from, outcome)
-                } else {
-                    Ok(())
-                }
-            }
+            Body::Vote { last, transfer } => self.on_vote(from, term, last, transfer),
+            Body::Append { .. }
+            | Body::Heartbeat { .. }
+            | Body::SnapshotOffer { .. }
+            | Body::TimeoutNow => self.on_leader_message(from, term, body),
+            _ if self.meets_term(term) => self.on_answer(from, body),
+            _ => Ok(()),
+        }
+    }
+
+    /// What is said within the current term, to whoever started it.
+    fn on_answer(&mut self, from: NodeId, body: Body) -> Result<(), PeerFault> {
+        match body {
+            Body::VoteResponse { granted } => self.on_vote_response(from, granted),
+            Body::AppendResponse(outcome) => return self.on_append_response(from, outcome),
             Body::HeartbeatResponse { read_context } => {
-                if self.meets_term(term) {
-                    self.on_heartbeat_response(from, read_context)
-                } else {
-                    Ok(())
-                }
+                return self.on_heartbeat_response(from, read_context);
             }
             Body::SnapshotResponse { position, outcome } => {
-                if self.meets_term(term) {
-                    self.on_snapshot_response(from, position, outcome)
-                } else {
-                    Ok(())
-                }
+                return self.on_snapshot_response(from, position, outcome);
             }
+            Body::ReadIndex { context } => self.on_read_index(from, context),
+            Body::ReadIndexResponse { context, index } => {
+                self.on_read_index_response(from, context, index);
+            }
+            Body::Forward { id, commands } => self.on_forward(from, id, commands),
+            Body::ForwardResponse { id, outcome } => self.on_forward_response(from, id, outcome),
+            // Sorted out before.
+            Body::PreVote { .. }
+            | Body::PreVoteResponse { .. }
+            | Body::Vote { .. }
+            | Body::Append { .. }
+            | Body::Heartbeat { .. }
+            | Body::SnapshotOffer { .. }
+            | Body::TimeoutNow => {}
         }
+        Ok(())
     }
 
     /// Follows a higher term; says whether `term` is the current one. An answer of an older term is nobody's any more.
@@ -66,16 +91,30 @@ impl Raft {
         term == self.term
     }
 
+    /// The next time to wait for, if nothing is heard until then.
+    pub(crate) fn next_election_deadline(&mut self) -> Instant {
+        self.now + patience(&self.config, &mut self.rng)
+    }
+
+    /// Whether it may become a candidate: a full voter, on the store that it was admitted with, that is not being replaced by a snapshot.
+    pub(crate) fn can_campaign(&self) -> bool {
+        let (id, membership) = (self.config.id, self.log.membership());
+        membership.is_voter(id)
+            && !membership.is_witness(id)
+            && !self.incoming.as_ref().is_some_and(Incoming::is_installing)
+            && self.may_vote_for(self.log.last_position())
+            && self.term.next().is_some_and(|term| term < Term(u64::MAX))
+    }
+
     pub(crate) fn on_election_timeout(&mut self) {
-        let is_installing = self.incoming.as_ref().is_some_and(Incoming::is_installing);
-        let next_term = self.term.next().filter(|&term| term < Term(u64::MAX));
-        let (true, false, Some(next_term)) = (self.is_voter(), is_installing, next_term) else {
-            // A learner never campaigns, nor does a node whose log is about to be replaced.
+        let is_stalled = self.health == StorageHealth::Stalled;
+        let next_term = self.term.next().filter(|_| self.can_campaign() && !is_stalled);
+        let Some(next_term) = next_term else {
             self.become_follower(self.term, None);
             return;
         };
         self.incoming = None;
-        let election_deadline = self.now + self.rng.jittered(self.config.election_timeout);
+        let election_deadline = self.next_election_deadline();
         self.transition(Role::PreCandidate(PreCandidate {
             granted: BTreeSet::from([self.config.id]),
             election_deadline,
@@ -112,7 +151,8 @@ impl Raft {
             term > self.term || (term == self.term && self.vote.is_none_or(|vote| vote == from));
         let granted = could_vote
             && last.is_up_to_date_with(self.log.last_position())
-            && !self.is_content_with_another_leader(from);
+            && self.may_vote_for(last)
+            && !self.has_promised_another(from);
         // Nothing changes here, the election timer least of all (scenario 7). A refusal carries our own term, so that
         // whoever lags behind in terms learns of it (scenarios 4 and 5).
         let answer_term = if granted { term } else { self.term };
@@ -126,24 +166,11 @@ impl Raft {
         Ok(())
     }
 
-    /// Whether a leader other than `asker` was heard within the last election timeout: then an election would only disturb
-    /// (dissertation §4.2.3). An asker whom we take for the leader evidently leads no more (scenario 6).
-    fn is_content_with_another_leader(&self, asker: NodeId) -> bool {
-        match &self.role {
-            Role::Leader(_) => true,
-            Role::Follower(Follower {
-                leader: Some(leader),
-                leader_contact: Some(contact),
-                ..
-            }) => *leader != asker && self.now.since(*contact) < self.config.election_timeout,
-            _ => false,
-        }
-    }
-
     fn on_pre_vote_response(&mut self, from: NodeId, term: Term, granted: bool) {
         if granted {
             if let Role::PreCandidate(candidate) = &mut self.role
                 && Some(term) == self.term.next()
+                && self.stores.counts(self.log.membership(), from)
             {
                 candidate.granted.insert(from);
                 self.count_pre_votes();
@@ -156,17 +183,18 @@ impl Raft {
     fn count_pre_votes(&mut self) {
         let Role::PreCandidate(candidate) = &self.role else { return };
         if self.log.membership().has_quorum(|node| candidate.granted.contains(&node)) {
-            self.campaign();
+            self.campaign(false);
         }
     }
 
     /// Raises the term and asks for votes. They leave, and its own vote counts, once the vote for itself is durable.
-    fn campaign(&mut self) {
+    pub(crate) fn campaign(&mut self, transfer: bool) {
         let Some(term) = self.term.next() else { return };
         self.term = term;
         self.vote = Some(self.config.id);
         self.outbox.clear();
-        let election_deadline = self.now + self.rng.jittered(self.config.election_timeout);
+        self.incoming = None;
+        let election_deadline = self.next_election_deadline();
         let own_vote = self.log.next_ticket();
         self.transition(Role::Candidate(Candidate {
             granted: BTreeSet::new(),
@@ -175,16 +203,22 @@ impl Raft {
         }));
         let last = self.log.last_position();
         for peer in self.other_voters() {
-            self.send(peer, Body::Vote { last });
+            self.send(peer, Body::Vote { last, transfer });
         }
     }
 
-    fn on_vote(&mut self, from: NodeId, term: Term, last: LogPosition) -> Result<(), PeerFault> {
+    fn on_vote(
+        &mut self,
+        from: NodeId,
+        term: Term,
+        last: LogPosition,
+        transfer: bool,
+    ) -> Result<(), PeerFault> {
         if last.term >= term {
             return Err(PeerFault::PositionFromTheFuture { position: last, term });
         }
         if term > self.term {
-            if self.is_content_with_another_leader(from) {
+            if !transfer && self.has_promised_another(from) {
                 return Ok(());
             }
             self.become_follower(term, None);
@@ -192,7 +226,9 @@ impl Raft {
         let granted = term == self.term
             && self.vote.is_none_or(|vote| vote == from)
             && self.leader().is_none()
-            && last.is_up_to_date_with(self.log.last_position());
+            && last.is_up_to_date_with(self.log.last_position())
+            && self.may_vote_for(last)
+            && (transfer || !self.has_promised_another(from));
         if granted {
             // A pre-candidate gives up its own plans; the timer starts anew for everybody who votes (paper §5.2).
             self.become_follower(term, None);
@@ -205,6 +241,7 @@ impl Raft {
     fn on_vote_response(&mut self, from: NodeId, granted: bool) {
         if let Role::Candidate(candidate) = &mut self.role
             && granted
+            && self.stores.counts(self.log.membership(), from)
         {
             candidate.granted.insert(from);
             self.count_votes();
@@ -248,9 +285,15 @@ impl Raft {
             quorum_deadline: now + self.config.election_timeout,
             proposals: Proposals::default(),
             reads: Reads::default(),
+            lease: Lease::default(),
+            change: None,
+            transfer: None,
+            forwarded: BTreeMap::new(),
         }));
-        // The empty entry that lets it commit what its predecessors left (paper §8, dissertation §6.4).
-        self.log.append_payload(self.term, Payload::Empty);
+        // The entry of its own that lets it commit what its predecessors left (paper §8, dissertation §6.4).
+        let first = self.first_payload();
+        self.log.append_payload(self.term, first);
+        self.leave_if_stalled();
     }
 
     /// Steps down if no quorum was heard from within an election timeout (dissertation §6.2): a leader that is cut off must not keep
@@ -258,11 +301,14 @@ impl Raft {
     pub(crate) fn check_quorum(&mut self) {
         let Role::Leader(leader) = &mut self.role else { return };
         let (now, id, window) = (self.now, self.config.id, self.config.election_timeout);
+        let membership = self.log.membership();
         let is_heard = |node: NodeId| {
+            let peer = leader.peers.get(&node);
             node == id
-                || leader.peers.get(&node).is_some_and(|peer| now.since(peer.last_contact) < window)
+                || (self.stores.counts(membership, node)
+                    && peer.is_some_and(|peer| now.since(peer.last_contact) < window))
         };
-        if self.log.membership().has_quorum(is_heard) {
+        if membership.has_quorum(is_heard) {
             leader.quorum_deadline = now + window / 2;
         } else {
             self.become_follower(self.term, None);

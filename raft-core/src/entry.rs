@@ -29,6 +29,8 @@ pub enum Payload {
     Command(Bytes),
     /// A new configuration, effective as soon as it is appended (dissertation §4.1).
     Membership(Membership),
+    /// A command whose content was left out, since its receiver is a witness (see [`Membership::witnesses`]).
+    Withheld,
 }
 
 impl Entry {
@@ -41,7 +43,7 @@ impl Entry {
     pub fn size_bytes(&self) -> usize {
         Self::OVERHEAD_BYTES
             + match &self.payload {
-                Payload::Empty => 0,
+                Payload::Empty | Payload::Withheld => 0,
                 Payload::Command(command) => command.len(),
                 Payload::Membership(membership) => 8 * membership.len(),
             }

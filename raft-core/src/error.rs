@@ -2,7 +2,7 @@
 
 use crate::{ConfigError, Index, LogPosition, NodeId, Term, Ticket};
 
-/// Why a proposal or a read was refused. Nothing was changed; it is safe to try again elsewhere.
+/// Why a proposal, a read, a membership change or a transfer was refused. Nothing was changed; it is safe to try again, elsewhere or later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// This node does not lead.
@@ -34,6 +34,95 @@ pub enum Refusal {
         /// The configured maximum.
         max_bytes: usize,
     },
+    /// Too many reads wait already.
+    #[error("{waiting} reads wait already: slow down, or wait for a quorum to return")]
+    TooManyReads {
+        /// How many wait.
+        waiting: usize,
+    },
+    /// The leader did not answer a forwarded question within an election timeout.
+    #[error("the leader, node {leader}, did not answer in time: try again")]
+    LeaderSilent {
+        /// Whom this node asked.
+        leader: NodeId,
+    },
+    /// This member has no state machine to read from.
+    #[error("a witness keeps no state to read{}", Hint(*.leader))]
+    WitnessHasNoState {
+        /// Who leads, as far as this node knows.
+        leader: Option<NodeId>,
+    },
+    /// Leadership is being handed over; proposals and changes wait for the next leader.
+    #[error("leadership is being handed to node {to}: try there")]
+    TransferInProgress {
+        /// To whom.
+        to: NodeId,
+    },
+    /// The other member did not take over within an election timeout.
+    #[error("node {to} did not take over within an election timeout; this node goes on leading")]
+    TransferTimedOut {
+        /// To whom leadership was to go.
+        to: NodeId,
+    },
+    /// Nobody can take over now.
+    #[error("no voter is caught up and healthy enough to take over")]
+    NoTransferTarget,
+    /// Only a voter with commands can lead.
+    #[error("node {node} can not lead: it is no full voter")]
+    CannotLead {
+        /// The learner, witness or stranger.
+        node: NodeId,
+    },
+    /// A member is too far behind for what was asked.
+    #[error(
+        "node {node} is {behind} entries behind, or has not been heard from: wait until it has caught up"
+    )]
+    NotCaughtUp {
+        /// The laggard.
+        node: NodeId,
+        /// How many entries it lacks.
+        behind: u64,
+    },
+    /// A change is under way. One at a time (dissertation §4.1).
+    #[error("the configuration of index {at} is not settled yet: wait until it is")]
+    ChangePending {
+        /// The index of the configuration that is not committed, or is joint.
+        at: Index,
+    },
+    /// A new leader changes nothing before an entry of its own term is committed: two leaders' uncommitted single changes might
+    /// otherwise lead to disjoint majorities.
+    #[error("this leader has not committed an entry of its own term yet: try again in a moment")]
+    NotSettled,
+    /// The change leaves everything as it is.
+    #[error("the configuration is so already")]
+    NoChange,
+    /// Who is to be added is there.
+    #[error("node {node} is a member already")]
+    AlreadyMember {
+        /// The member.
+        node: NodeId,
+    },
+    /// Who is to be promoted is no learner.
+    #[error("node {node} is no learner, so it can not be promoted: add it as a learner first")]
+    NotALearner {
+        /// The node.
+        node: NodeId,
+    },
+    /// Who is to be demoted is no voter, or a witness.
+    #[error("node {node} is no full voter, so it can not be demoted")]
+    NotAVoter {
+        /// The node.
+        node: NodeId,
+    },
+    /// Who is to leave is not there.
+    #[error("node {node} is no member")]
+    NotAMember {
+        /// The node.
+        node: NodeId,
+    },
+    /// The change would leave nobody who could lead.
+    #[error("nobody could lead: at least one voter must stay that is no witness")]
+    NobodyCouldLead,
 }
 
 struct Hint(Option<NodeId>);
@@ -125,9 +214,25 @@ pub enum PeerFault {
         /// The context.
         read_context: u64,
     },
-    /// A configuration without voters.
-    #[error("it sent a configuration without voters")]
-    NoVoters,
+    /// A configuration that no group can have.
+    #[error("it sent a configuration that contradicts itself, or in which nobody could lead")]
+    ImpossibleMembership,
+    /// A command without its content, to a member that is no witness.
+    #[error("it withheld the command of entry {index} from a member that is no witness")]
+    WithheldCommand {
+        /// The entry.
+        index: Index,
+    },
+    /// An earlier life of a store than was seen before: the store was put back from a copy, or the message is very late.
+    #[error(
+        "it speaks from life {life} of its store, of which life {seen} was seen before: its store was put back from a copy, or this is an echo"
+    )]
+    RolledBackStore {
+        /// The life in the message.
+        life: u64,
+        /// The latest life seen.
+        seen: u64,
+    },
 }
 
 /// Every way in which a driver can break the contract of [`Raft::handle`](crate::Raft::handle).
@@ -149,6 +254,14 @@ pub enum CallerFault {
     /// A snapshot that the state machine can not have.
     #[error("a snapshot at {position} was reported, which is not in the applied part of the log")]
     ImpossibleSnapshot {
+        /// Its position.
+        position: LogPosition,
+    },
+    /// A snapshot whose configuration is not the log's: an uncommitted one, or one of another place.
+    #[error(
+        "the snapshot at {position} was reported with a configuration that is not the one in effect there"
+    )]
+    WrongMembership {
         /// Its position.
         position: LogPosition,
     },

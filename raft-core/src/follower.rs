@@ -1,5 +1,6 @@
 //! The receiving side of replication: paper §5.3 and figure 2, "`AppendEntries` RPC".
 
+use crate::lease::Promise;
 use crate::role::{Acks, Role};
 use crate::{
     AppendOutcome, Body, Entries, Index, LogPosition, NodeId, Payload, PeerFault, Raft, Term,
@@ -27,6 +28,10 @@ impl Raft {
                 Ok(())
             }
             Body::SnapshotOffer { snapshot } => self.on_snapshot_offer(from, snapshot),
+            Body::TimeoutNow => {
+                self.on_timeout_now();
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -37,11 +42,12 @@ impl Raft {
         if let Some(leader) = known.filter(|&leader| leader != from) {
             return Err(PeerFault::SecondLeader { term, leader });
         }
+        let until = self.now + self.config.election_timeout;
+        self.promise = Promise { to: Some(from), until };
+        let election_deadline = self.next_election_deadline();
         match &mut self.role {
             Role::Follower(follower) if known.is_some() => {
-                follower.leader_contact = Some(self.now);
-                follower.election_deadline =
-                    self.now + self.rng.jittered(self.config.election_timeout);
+                follower.election_deadline = election_deadline;
             }
             _ => self.become_follower(term, Some(from)),
         }
@@ -56,6 +62,7 @@ impl Raft {
         leader_commit: Index,
     ) -> Result<(), PeerFault> {
         self.check_against_commit(prev, &entries)?;
+        self.check_withheld(&entries)?;
         let last = entries.last().map_or(prev, super::entry::Entry::position);
         let (mut prev, commit) = (prev, self.commit);
         if prev.index < commit {
@@ -82,6 +89,15 @@ impl Raft {
         }
         self.learn_commit(leader_commit.min(matched));
         Ok(())
+    }
+
+    /// Refuses entries without their commands, unless this member is a witness, or may be about to become one.
+    fn check_withheld(&self, entries: &Entries) -> Result<(), PeerFault> {
+        if self.is_witness() || !self.log.ever_lists(self.config.id) {
+            return Ok(());
+        }
+        let withheld = entries.iter().find(|entry| entry.payload == Payload::Withheld);
+        withheld.map_or(Ok(()), |entry| Err(PeerFault::WithheldCommand { index: entry.index }))
     }
 
     /// Refuses what contradicts a committed entry: no leader could send it.
@@ -132,6 +148,9 @@ impl Raft {
     /// Learns from the leader what is committed (paper §5.3); never goes back.
     pub(crate) fn learn_commit(&mut self, commit: Index) {
         self.commit = self.commit.max(commit.min(self.log.last()));
+        if let Role::Follower(follower) = &mut self.role {
+            follower.forwards.release_through(self.commit);
+        }
     }
 
     /// Acknowledges what is durable by now, once for all appends since the last time.
@@ -169,17 +188,17 @@ fn check_content(term: Term, body: &Body) -> Result<(), PeerFault> {
             if last.term > term {
                 return Err(PeerFault::EntryFromTheFuture { entry_term: last.term, term });
             }
-            let has_voters = |payload: &Payload| !matches!(payload, Payload::Membership(members) if members.voters.is_empty());
-            if !entries.iter().all(|entry| has_voters(&entry.payload)) {
-                return Err(PeerFault::NoVoters);
+            let is_valid = |payload: &Payload| !matches!(payload, Payload::Membership(members) if !members.is_valid());
+            if !entries.iter().all(|entry| is_valid(&entry.payload)) {
+                return Err(PeerFault::ImpossibleMembership);
             }
         }
         Body::SnapshotOffer { snapshot } => {
             if snapshot.position.term > term {
                 return Err(PeerFault::PositionFromTheFuture { position: snapshot.position, term });
             }
-            if snapshot.membership.voters.is_empty() {
-                return Err(PeerFault::NoVoters);
+            if !snapshot.membership.is_valid() {
+                return Err(PeerFault::ImpossibleMembership);
             }
         }
         _ => {}

@@ -27,6 +27,26 @@ pub struct ProposalId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReadId(pub u64);
 
+/// The caller's own name for an administrative request (a membership change, a transfer); comes back in its
+/// [`Resolution`](crate::Resolution).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// Identifies one durable store: drawn at random when a store is made, and kept for as long as it exists. A member whose disk
+/// was wiped comes back with another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StoreId(pub u64);
+
+/// Which store a member runs on, and for how many starts it has. Within one store `life` rises with every start, durably, before the
+/// member says anything; so a life that was seen before, or a lower one, betrays a store that was put back from a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StoreStamp {
+    /// The store.
+    pub id: StoreId,
+    /// How many times a member was started on it.
+    pub life: u64,
+}
+
 /// An entry's coordinates. By the log matching property (paper §5.3) they name it, and all before it,
 /// uniquely.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -101,5 +121,17 @@ impl fmt::Display for Ticket {
 impl fmt::Display for LogPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}@{}", self.index, self.term)
+    }
+}
+
+impl fmt::Display for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Display for StoreStamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (life {})", self.id, self.life)
     }
 }

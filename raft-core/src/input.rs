@@ -4,7 +4,10 @@ use alloc::vec::Vec;
 
 use bytes::Bytes;
 
-use crate::{Entries, Index, Message, NodeId, ProposalId, ReadId, SnapshotMeta, Ticket};
+use crate::{
+    Entries, Index, MembershipChange, Message, NodeId, ProposalId, ReadId, RequestId, SnapshotMeta,
+    StoreStamp, Ticket,
+};
 
 /// One fact from the world, for [`Raft::handle`](crate::Raft::handle).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +18,8 @@ pub enum Input {
     Message {
         /// The authenticated sender.
         from: NodeId,
+        /// The store that it runs on, as it said when it connected; `None` if stores are not told apart in this group.
+        store: Option<StoreStamp>,
         /// What it says; not believed before it is checked.
         message: Message,
     },
@@ -29,7 +34,28 @@ pub enum Input {
     Read {
         /// The caller's name for the read.
         id: ReadId,
+        /// Where it may be answered.
+        at: ReadAt,
     },
+    /// Change who belongs to the group (dissertation §4). Leader only; answered when the last configuration that this leads to is committed.
+    ChangeMembership {
+        /// The caller's name for the request.
+        id: RequestId,
+        /// What to change.
+        change: MembershipChange,
+    },
+    /// Hand leadership over (dissertation §3.10). Leader only; answered when the other one leads, or when it failed.
+    TransferLeadership {
+        /// The caller's name for the request.
+        id: RequestId,
+        /// To whom; `None` leaves the choice to the leader.
+        to: Option<NodeId>,
+    },
+    /// How the durable store does. The core believes it healthy until told otherwise.
+    StorageHealth(StorageHealth),
+    /// The clock that [`Raft::handle`](crate::Raft::handle) is given may have stood still for a while (a suspended machine, say): no lease that
+    /// was won before can be trusted.
+    ClockSuspect,
     /// The write with this ticket, and so every write handed out before it that it overlaps, is durable.
     /// Completions may arrive in any order.
     Persisted(Ticket),
@@ -64,4 +90,24 @@ pub enum Input {
     },
     /// The transport lost its connection to this peer: what was in flight may be lost.
     Unreachable(NodeId),
+}
+
+/// Where a read may be answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ReadAt {
+    /// By the leader only: others refuse, and name it.
+    #[default]
+    Leader,
+    /// By any member that has a state machine: it asks the leader for the index.
+    AnyMember,
+}
+
+/// How a durable store does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum StorageHealth {
+    /// Writes become durable in the time that they usually take.
+    #[default]
+    Healthy,
+    /// A write has waited for much longer than is usual. A leader gives up its lease, and its leadership if another can take it.
+    Stalled,
 }

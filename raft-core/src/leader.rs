@@ -4,8 +4,9 @@ use alloc::vec::Vec;
 
 use bytes::Bytes;
 
+use crate::forward::batch_bytes;
 use crate::progress::{Peer, Progress};
-use crate::quorum::quorum_index;
+use crate::quorum::{quorum_reached, zones_reached};
 use crate::role::Role;
 use crate::{
     Action, AppendOutcome, Body, Entries, Entry, Index, Instant, LogPosition, Message, NodeId,
@@ -14,35 +15,37 @@ use crate::{
 
 impl Raft {
     pub(crate) fn on_propose(&mut self, id: ProposalId, commands: Vec<Bytes>) {
-        match self.append_batch(id, commands) {
-            Ok((first, count)) => {
-                let resolution = Resolution::Appended { id, first, count, term: self.term };
-                self.actions.push_back(Action::Resolve(resolution));
-            }
-            Err(reason) => {
-                self.actions.push_back(Action::Resolve(Resolution::Refused { id, reason }));
-            }
-        }
+        let is_leader = matches!(self.role, Role::Leader(_));
+        let outcome = if !is_leader && self.config.forward_proposals {
+            // Answered when the leader answers.
+            self.forward(id, commands).map(|()| None)
+        } else {
+            self.append_batch(Some(id), commands).map(Some)
+        };
+        let term = self.term;
+        let resolution = match outcome {
+            Ok(None) => return,
+            Ok(Some((first, count))) => Resolution::Appended { id, first, count, term },
+            Err(reason) => Resolution::Refused { id, reason },
+        };
+        self.actions.push_back(Action::Resolve(resolution));
     }
 
-    fn append_batch(
+    /// Appends a batch of proposals; `id` is `None` if another member will answer its proposer.
+    pub(crate) fn append_batch(
         &mut self,
-        id: ProposalId,
+        id: Option<ProposalId>,
         commands: Vec<Bytes>,
     ) -> Result<(Index, u64), Refusal> {
         let leader_hint = self.leader();
         let Role::Leader(leader) = &mut self.role else {
             return Err(Refusal::NotLeader { leader: leader_hint });
         };
-        if commands.is_empty() {
-            return Err(Refusal::EmptyBatch);
+        if let Some(transfer) = leader.transfer {
+            return Err(Refusal::TransferInProgress { to: transfer.to });
         }
-        let bytes =
-            commands.iter().map(|command| command.len() + Entry::OVERHEAD_BYTES).sum::<usize>();
         let max_bytes = self.config.uncommitted_bytes_max;
-        if bytes > max_bytes {
-            return Err(Refusal::BatchTooLarge { bytes, max_bytes });
-        }
+        let bytes = batch_bytes(&commands, max_bytes)?;
         let uncommitted_bytes = leader.proposals.bytes();
         if uncommitted_bytes + bytes > max_bytes {
             return Err(Refusal::QuotaExceeded { uncommitted_bytes, max_bytes });
@@ -58,14 +61,22 @@ impl Raft {
     pub(crate) fn advance_commit(&mut self) {
         let Role::Leader(leader) = &mut self.role else { return };
         let (id, durable) = (self.config.id, self.log.durable());
+        let membership = self.log.membership();
         let reached = |node: NodeId| {
             if node == id {
                 durable
+            } else if self.stores.counts(membership, node) {
+                leader.peers.get(&node).map_or(Index(0), |peer| peer.matched)
             } else {
-                leader.peers.get(&node).map_or(Index(0), |p| p.matched)
+                Index(0)
             }
         };
-        let index = quorum_index(self.log.membership(), reached, &mut self.scratch);
+        let mut index = quorum_reached(membership, reached, &mut self.scratch);
+        if let Some(groups) = &self.config.commit_groups
+            && let Some(in_zones) = zones_reached(membership, groups, reached)
+        {
+            index = index.min(in_zones);
+        }
         if index > self.commit && self.log.term_at(index) == Some(self.term) {
             self.commit = index;
             leader.proposals.release_through(index);
@@ -93,6 +104,12 @@ impl Raft {
             }
             if !self.has_window(to) {
                 return;
+            }
+            if self.log.membership().is_witness(to) {
+                let count_max = (self.config.append_bytes_max / Entry::OVERHEAD_BYTES).max(1);
+                let entries = self.log.without_commands(next, last, count_max as u64);
+                self.send_append(to, next, entries);
+                continue;
             }
             let budget = self.config.append_bytes_max;
             let tail_first = self.log.tail_first();
@@ -138,6 +155,7 @@ impl Raft {
         let bytes = entries.size_bytes();
         let (now, term, commit) = (self.now, self.term, self.commit);
         let Some(peer) = self.peer_mut(to) else { return };
+        peer.told_commit = peer.told_commit.max(commit.min(peer.matched));
         match &mut peer.progress {
             Progress::Probe { sent_at, .. } => *sent_at = Some(now),
             Progress::Replicate { next, in_flight } => {
@@ -200,7 +218,10 @@ impl Raft {
         let Some(peer) = self.peer_mut(from) else { return Ok(()) };
         peer.last_contact = now;
         match outcome {
-            AppendOutcome::Accepted { matched } => peer.on_matched(matched),
+            AppendOutcome::Accepted { matched } => {
+                peer.on_matched(matched);
+                peer.catch_up.on_matched(matched, last, now);
+            }
             AppendOutcome::Rejected { prev, hint } => self.on_rejection(from, prev, hint),
         }
         Ok(())
@@ -208,6 +229,7 @@ impl Raft {
 
     fn on_rejection(&mut self, from: NodeId, rejected: Index, hint: LogPosition) {
         let Some(peer) = self.peer_mut(from) else { return };
+        let has_forgotten = rejected <= peer.owed;
         let matched = match &peer.progress {
             // Only an answer to the outstanding probe counts; even below what it once acknowledged, since a disk that lost
             // data must be filled again (scenario 35).
@@ -219,6 +241,9 @@ impl Raft {
             Progress::Replicate { .. } if rejected > peer.matched => peer.matched,
             _ => return,
         };
+        if has_forgotten {
+            self.on_forgotten(from);
+        }
         let bound = LogPosition { index: hint.index.min(rejected.prev()), term: hint.term };
         let agreed = self.log.may_agree_up_to(bound);
         let agreed = if agreed.index <= bound.index && agreed.term <= bound.term {
@@ -246,7 +271,11 @@ impl Raft {
         if let Some(peer) = leader.peers.get_mut(&from) {
             peer.last_contact = now;
             peer.read_context = peer.read_context.max(read_context);
+            if let Some(sent_at) = leader.lease.sent_at(read_context) {
+                peer.lease_from = peer.lease_from.max(sent_at);
+            }
             self.finish_reads();
+            self.answer_reads_by_lease();
         }
         Ok(())
     }
@@ -275,21 +304,36 @@ impl Raft {
             return;
         }
         leader.heartbeat_deadline = now + interval;
+        let last = self.log.last();
         for peer in leader.peers.values_mut() {
             peer.repeat_what_is_lost(now, interval, patience);
+            peer.catch_up.on_matched(peer.matched, last, now);
         }
         self.repeat_snapshot_offers();
         self.broadcast_heartbeat();
+        self.dismiss_leaving_peers();
+        self.repeat_or_end_transfer();
+        self.leave_if_stalled();
     }
 
     /// Lets every peer hear from the leader. The commit index is bounded by what that peer acknowledged, so that it means
     /// the same entries there.
     pub(crate) fn broadcast_heartbeat(&mut self) {
-        let commit = self.commit;
-        let Role::Leader(leader) = &self.role else { return };
+        let (commit, now, window) = (self.commit, self.now, self.config.election_timeout);
+        let has_leases = self.config.lease.is_some();
+        let Role::Leader(leader) = &mut self.role else { return };
+        // Each round has a context of its own, so that its answers tell when it left.
+        leader.reads.last_context += 1;
         let read_context = leader.reads.last_context;
-        let beats: Vec<(NodeId, Index)> =
-            leader.peers.iter().map(|(&node, peer)| (node, commit.min(peer.matched))).collect();
+        if has_leases {
+            leader.lease.note_sent(read_context, now, window);
+        }
+        let mut beats: Vec<(NodeId, Index)> = Vec::with_capacity(leader.peers.len());
+        for (node, peer) in &mut leader.peers {
+            let commit = commit.min(peer.matched);
+            peer.told_commit = peer.told_commit.max(commit);
+            beats.push((*node, commit));
+        }
         for (to, commit) in beats {
             self.send(to, Body::Heartbeat { commit, read_context });
         }

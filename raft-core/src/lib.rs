@@ -85,15 +85,18 @@ extern crate alloc;
 extern crate std;
 
 mod action;
+mod change;
 mod config;
 mod election;
 mod entry;
 mod error;
 mod follower;
+mod forward;
 mod ids;
 mod input;
 mod invariants;
 mod leader;
+mod lease;
 mod log;
 mod membership;
 mod message;
@@ -102,21 +105,30 @@ mod progress;
 mod quorum;
 mod raft;
 mod reads;
+mod reconfigure;
 mod restored;
 mod rng;
 mod role;
 mod snapshots;
 mod status;
+mod stores;
 mod time;
+mod transfer;
 
 pub use action::{Action, Apply, Event, HardState, Persist, Resolution, RoleKind};
-pub use config::{Config, ConfigError};
+pub use change::{ChangeStep, MembershipChange};
+pub use config::{CommitGroups, Config, ConfigError, LeaseConfig};
 pub use entry::{Entries, Entry, NotARun, Payload};
 pub use error::{CallerFault, HandleError, PeerFault, Refusal, RestoreError};
-pub use ids::{Index, LogPosition, NodeId, ProposalId, ReadId, Term, Ticket};
-pub use input::Input;
+pub use ids::{
+    Index, LogPosition, NodeId, ProposalId, ReadId, RequestId, StoreId, StoreStamp, Term, Ticket,
+};
+pub use input::{Input, ReadAt, StorageHealth};
 pub use membership::Membership;
-pub use message::{AppendOutcome, Body, Message, SnapshotMeta, SnapshotOutcome, TrafficClass};
+pub use message::{
+    AppendOutcome, Body, ForwardId, ForwardOutcome, Message, SnapshotMeta, SnapshotOutcome,
+    TrafficClass,
+};
 pub use raft::Raft;
 pub use restored::{Restored, RestoredLog, TermRun};
 pub use status::{PeerStatus, ReplicationKind, Status};

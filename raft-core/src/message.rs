@@ -1,6 +1,10 @@
 //! What peers say to each other.
 
-use crate::{Entries, Index, LogPosition, Membership, Term};
+use alloc::vec::Vec;
+
+use bytes::Bytes;
+
+use crate::{Entries, Index, LogPosition, Membership, Refusal, Term};
 
 /// A message between two members. Every message carries its sender's term (paper §5.1), except that a pre-vote carries
 /// the term that its sender *would* campaign in.
@@ -29,6 +33,8 @@ pub enum Body {
     Vote {
         /// Where the candidate's log ends.
         last: LogPosition,
+        /// Whether the leader itself asked for this election (dissertation §3.10): then nobody needs to be protected from it.
+        transfer: bool,
     },
     /// The answer to a vote request.
     VoteResponse {
@@ -60,6 +66,34 @@ pub enum Body {
         /// The heartbeat's context.
         read_context: u64,
     },
+    /// "Campaign now": the leader hands over (dissertation §3.10).
+    TimeoutNow,
+    /// "From which index on may I answer reads?": a read at a member that does not lead (dissertation §6.4).
+    ReadIndex {
+        /// The asker's name for the question; unique among all its questions, those of earlier starts too.
+        context: u64,
+    },
+    /// The answer to [`Body::ReadIndex`]: the leader has proved that it leads, after the question came.
+    ReadIndexResponse {
+        /// The question.
+        context: u64,
+        /// The index; `None` if the question was refused.
+        index: Option<Index>,
+    },
+    /// "Append these": proposals at a member that does not lead.
+    Forward {
+        /// The batch.
+        id: ForwardId,
+        /// The commands, in order.
+        commands: Vec<Bytes>,
+    },
+    /// The answer to [`Body::Forward`].
+    ForwardResponse {
+        /// The batch.
+        id: ForwardId,
+        /// What came of it.
+        outcome: ForwardOutcome,
+    },
     /// "You need this snapshot; do you want it?" (paper §7). The data itself is streamed by the driver.
     SnapshotOffer {
         /// What is offered.
@@ -72,6 +106,30 @@ pub enum Body {
         /// What the receiver makes of it.
         outcome: SnapshotOutcome,
     },
+}
+
+/// A batch of proposals that a member passes on to the leader. The name is unique among all batches that reach one leader in one term:
+/// a leader takes each at most once, whatever the network repeats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ForwardId {
+    /// Drawn at random by each start of the sender.
+    pub nonce: u64,
+    /// Rises with each batch of that start, from 1 on.
+    pub sequence: u64,
+}
+
+/// What a leader makes of a forwarded batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardOutcome {
+    /// It is in the leader's log, in the term of the message.
+    Appended {
+        /// The index of its first command.
+        first: Index,
+        /// How many commands.
+        count: u64,
+    },
+    /// It was not appended and never will be.
+    Refused(Refusal),
 }
 
 /// What came of an append.
@@ -118,7 +176,7 @@ pub struct SnapshotMeta {
 pub enum TrafficClass {
     /// Elections, heartbeats, and every answer without data: small and urgent.
     Control,
-    /// Log entries, and their answers.
+    /// Log entries, and their answers; forwarded proposals.
     Append,
     /// Snapshot data.
     Bulk,
@@ -128,7 +186,9 @@ impl Message {
     /// The traffic class of this message; the core itself never sends [`TrafficClass::Bulk`].
     pub fn class(&self) -> TrafficClass {
         match self.body {
-            Body::Append { .. } | Body::AppendResponse(_) => TrafficClass::Append,
+            Body::Append { .. } | Body::AppendResponse(_) | Body::Forward { .. } => {
+                TrafficClass::Append
+            }
             _ => TrafficClass::Control,
         }
     }

@@ -2,6 +2,9 @@
 
 use alloc::collections::VecDeque;
 
+use core::time::Duration;
+
+use crate::reconfigure::Leaving;
 use crate::{Index, Instant, LogPosition, ReplicationKind};
 
 /// One peer, as its leader sees it.
@@ -16,6 +19,45 @@ pub(crate) struct Peer {
     pub(crate) read_context: u64,
     /// The first index of the fetch that is under way for it.
     pub(crate) fetching: Option<Index>,
+    /// When the latest heartbeat left that it has answered: its promise lasts from then on. Zero if there is none.
+    pub(crate) lease_from: Instant,
+    /// The highest commit index that it was told.
+    pub(crate) told_commit: Index,
+    /// Whether it still has to learn that it was removed.
+    pub(crate) leaving: Option<Leaving>,
+    /// How well it keeps up; asked before a learner is promoted.
+    pub(crate) catch_up: CatchUp,
+    /// What it acknowledged in an earlier life of its store, so that it must have it still.
+    pub(crate) owed: Index,
+}
+
+/// Measures how a member catches up, in rounds (dissertation §4.2.1): a round lasts until the member has what the log held when the round began. As
+/// the log grows meanwhile, the next round is about that growth; who needs less than an election timeout for a round is caught up.
+#[derive(Debug)]
+pub(crate) struct CatchUp {
+    target: Index,
+    began: Instant,
+    last_round: Option<Duration>,
+}
+
+impl CatchUp {
+    fn new(target: Index, now: Instant) -> CatchUp {
+        CatchUp { target, began: now, last_round: None }
+    }
+
+    /// Ends the round if `matched` is its target, and begins the next at the log's end. Called at each answer, and at each heartbeat.
+    pub(crate) fn on_matched(&mut self, matched: Index, last: Index, now: Instant) {
+        if matched >= self.target {
+            self.last_round = Some(now.since(self.began));
+            self.target = last;
+            self.began = now;
+        }
+    }
+
+    pub(crate) fn is_done(&self, matched: Index, now: Instant, patience: Duration) -> bool {
+        let is_in_time = matched >= self.target || now.since(self.began) < patience;
+        is_in_time && self.last_round.is_some_and(|round| round < patience)
+    }
 }
 
 /// How the peer is being served. What belongs to one way cannot be named in another.
@@ -48,6 +90,11 @@ impl Peer {
             last_contact: now,
             read_context: 0,
             fetching: None,
+            lease_from: Instant(0),
+            told_commit: Index(0),
+            leaving: None,
+            catch_up: CatchUp::new(next.prev(), now),
+            owed: Index(0),
         }
     }
 

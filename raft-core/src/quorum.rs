@@ -1,9 +1,9 @@
 //! Majority arithmetic: the only place where votes and acknowledgements are counted.
 
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
-use crate::{Index, Membership, NodeId};
+use crate::{CommitGroups, Index, Membership, NodeId};
 
 /// Whether more than half of `voters` agree. An empty set has no majority.
 pub(crate) fn is_majority(voters: &BTreeSet<NodeId>, agrees: impl Fn(NodeId) -> bool) -> bool {
@@ -11,40 +11,62 @@ pub(crate) fn is_majority(voters: &BTreeSet<NodeId>, agrees: impl Fn(NodeId) -> 
     agreeing * 2 > voters.len()
 }
 
-/// The highest index that a majority of `voters` has reached, given what each has reached.
+/// The highest value that a majority of `voters` has reached, given what each has reached.
 ///
 /// Sorts before it picks: a scan in the order of the set commits with too few (scenario 11).
-fn majority_index(
+fn majority_reached<T: Copy + Ord + Default>(
     voters: &BTreeSet<NodeId>,
-    reached: impl Fn(NodeId) -> Index,
-    scratch: &mut Vec<Index>,
-) -> Index {
+    reached: impl Fn(NodeId) -> T,
+    scratch: &mut Vec<T>,
+) -> T {
     scratch.clear();
     scratch.extend(voters.iter().map(|&node| reached(node)));
     scratch.sort_unstable();
     // With n voters sorted upwards, the n/2 + 1 from this place on have all reached it.
-    scratch.get((voters.len().wrapping_sub(1)) / 2).copied().unwrap_or(Index(0))
+    scratch.get((voters.len().wrapping_sub(1)) / 2).copied().unwrap_or_default()
 }
 
-/// The highest index that a quorum of `membership` has reached: the lower of the two halves' while it is joint
+/// The highest value (an index, a time) that a quorum of `membership` has reached: the lower of the two halves' while it is joint
 /// (dissertation §4.3).
-pub(crate) fn quorum_index(
+pub(crate) fn quorum_reached<T: Copy + Ord + Default>(
     membership: &Membership,
-    reached: impl Fn(NodeId) -> Index,
-    scratch: &mut Vec<Index>,
-) -> Index {
-    let incoming = majority_index(&membership.voters, &reached, scratch);
+    reached: impl Fn(NodeId) -> T,
+    scratch: &mut Vec<T>,
+) -> T {
+    let incoming = majority_reached(&membership.voters, &reached, scratch);
     if membership.outgoing.is_empty() {
         incoming
     } else {
-        incoming.min(majority_index(&membership.outgoing, &reached, scratch))
+        incoming.min(majority_reached(&membership.outgoing, &reached, scratch))
     }
+}
+
+/// The highest index that voters in enough zones have, commands and all: in `zones_min` of them, or in all that there are if there are fewer.
+/// `None` if no voter has a zone.
+pub(crate) fn zones_reached(
+    membership: &Membership,
+    groups: &CommitGroups,
+    reached: impl Fn(NodeId) -> Index,
+) -> Option<Index> {
+    let mut best: BTreeMap<u64, Index> = BTreeMap::new();
+    for node in membership.members() {
+        if let Some(zone) = groups.zones.get(&node)
+            && membership.is_voter(node)
+            && !membership.is_witness(node)
+        {
+            let entry = best.entry(*zone).or_default();
+            *entry = (*entry).max(reached(node));
+        }
+    }
+    let mut reached: Vec<Index> = best.into_values().collect();
+    reached.sort_unstable_by(|one, other| other.cmp(one));
+    let wanted = groups.zones_min.min(reached.len());
+    reached.get(wanted.checked_sub(1)?).copied()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::collections::BTreeMap;
     use proptest::prelude::*;
 
     fn brute_force(membership: &Membership, reached: &BTreeMap<NodeId, Index>) -> Index {
@@ -74,7 +96,7 @@ mod tests {
             };
             let reached: BTreeMap<NodeId, Index> =
                 reached.into_iter().map(|(n, i)| (NodeId(n), Index(i))).collect();
-            let got = quorum_index(
+            let got = quorum_reached(
                 &membership,
                 |n| reached.get(&n).copied().unwrap_or(Index(0)),
                 &mut Vec::new(),
@@ -88,7 +110,7 @@ mod tests {
         // scenario 11 (openraft 1802): an unsorted scan commits at 2 of 5.
         let membership = Membership::of_voters((1..=5).map(NodeId));
         let reached = [9, 1, 9, 2, 3];
-        let index = quorum_index(
+        let index = quorum_reached(
             &membership,
             |n| Index(reached[usize::try_from(n.0).unwrap() - 1]),
             &mut Vec::new(),

@@ -1,19 +1,23 @@
-//! One member of one group: its state, and the way in and out. The rules themselves are in
-//! [`election`](crate::election), [`follower`](crate::follower), [`leader`](crate::leader), [`reads`](crate::reads) and
-//! [`snapshots`](crate::snapshots).
+//! One member of one group: its state, and the way in and out. The rules themselves are in the files after it, one each (see the
+//! reading order in the crate's documentation).
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::time::Duration;
 
+use crate::forward::Forwards;
+use crate::lease::Promise;
 use crate::log::Log;
 use crate::outbox::Outbox;
 use crate::rng::Rng;
-use crate::role::{Acks, Follower, Leader, Role};
+use crate::role::{Acks, Follower, Leader, Questions, Reader, Role};
 use crate::snapshots::Incoming;
+use crate::stores::Stores;
+use crate::transfer::Transfer;
 use crate::{
     Action, Apply, Body, CallerFault, Config, Event, HandleError, HardState, Index, Input, Instant,
-    Membership, Message, NodeId, PeerStatus, Refusal, Resolution, RestoreError, Restored, RoleKind,
-    SnapshotMeta, Status, Term, Ticket,
+    Membership, Message, NodeId, Refusal, Resolution, RestoreError, Restored, RoleKind,
+    SnapshotMeta, StorageHealth, Term, Ticket,
 };
 
 /// One member of one group.
@@ -50,6 +54,18 @@ pub struct Raft {
     pub(crate) handed: Index,
     pub(crate) applied: Index,
     pub(crate) role: Role,
+    /// To whom it owes not to vote for anybody else, and until when.
+    pub(crate) promise: Promise,
+    pub(crate) health: StorageHealth,
+    pub(crate) stores: Stores,
+    /// The version of the configuration that everything here is in step with.
+    pub(crate) membership_version: u64,
+    /// A transfer of leadership that this node began, and whose outcome shows when the next leader is known.
+    pub(crate) handed_over: Option<Transfer>,
+    /// Tells what this start of the member asks and forwards from what earlier ones did.
+    pub(crate) nonce: u64,
+    pub(crate) forward_sequence: u64,
+    pub(crate) questions_asked: u64,
 
     /// The state machine's latest durable snapshot.
     pub(crate) snapshot: Option<SnapshotMeta>,
@@ -76,10 +92,14 @@ impl Raft {
         restored: Restored,
     ) -> Result<Raft, RestoreError> {
         config.validate()?;
-        let Restored { log: restored_log, snapshot } = restored;
+        let Restored { log: restored_log, mut snapshot } = restored;
         let mut hard_state = restored_log.hard_state;
         let saved = hard_state;
         let mut log = Log::restore(restored_log)?;
+        if log.membership().is_witness(config.id) {
+            // It has no state machine that could lie behind or ahead of the log.
+            snapshot = Some(log.base_snapshot());
+        }
         let included = snapshot.as_ref().map_or(Index(0), |meta| meta.position.index);
         if included < log.base().index {
             return Err(RestoreError::MachineBehindLog {
@@ -108,8 +128,19 @@ impl Raft {
         }
         let commit = hard_state.commit.max(included);
         let mut rng = Rng::new(seed);
-        let election_deadline = now + rng.jittered(config.election_timeout);
+        let election_deadline = now + crate::election::patience(&config, &mut rng);
+        // It may have promised its vote before it went down; it no longer knows.
+        let has_voted_before = config.lease.is_some() && hard_state.term > Term(0);
+        let promised = if has_voted_before { config.election_timeout } else { Duration::ZERO };
         Ok(Raft {
+            nonce: rng.next(),
+            promise: Promise { to: None, until: now + promised },
+            health: StorageHealth::Healthy,
+            stores: Stores::default(),
+            membership_version: log.membership_version(),
+            handed_over: None,
+            forward_sequence: 0,
+            questions_asked: 0,
             config,
             rng,
             now,
@@ -123,9 +154,10 @@ impl Raft {
             applied: included,
             role: Role::Follower(Follower {
                 leader: None,
-                leader_contact: None,
                 election_deadline,
                 acks: Acks::default(),
+                forwards: Forwards::default(),
+                questions: Questions::default(),
             }),
             snapshot,
             incoming: None,
@@ -141,55 +173,44 @@ impl Raft {
     /// # Errors
     /// [`HandleError`] if the input breaks the rules. Nothing is believed of such an input, and the core stays usable.
     pub fn handle(&mut self, now: Instant, input: Input) -> Result<(), HandleError> {
+        self.detect_pause(now);
         self.now = self.now.max(now);
         self.is_stale = true;
-        let result = match input {
-            Input::Timeout => Ok(()),
-            Input::Message { from, message } => {
-                self.on_message(from, message).map_err(|fault| HandleError::Peer { from, fault })
-            }
-            Input::Propose { id, commands } => {
-                self.on_propose(id, commands);
-                Ok(())
-            }
-            Input::Read { id } => {
-                self.on_read(id);
-                Ok(())
-            }
-            Input::Persisted(ticket) => self.on_persisted(ticket).map_err(HandleError::Caller),
-            Input::Fetched { peer, entries } => {
-                self.on_fetched(peer, entries);
-                Ok(())
-            }
-            Input::FetchFailed { peer } => {
-                self.on_fetch_failed(peer);
-                Ok(())
-            }
-            Input::Applied(index) => self.on_applied(index).map_err(HandleError::Caller),
-            Input::SnapshotTaken(meta) => self.on_snapshot_taken(meta).map_err(HandleError::Caller),
-            Input::SnapshotReceived(meta) => {
-                self.on_snapshot_received(&meta).map_err(HandleError::Caller)
-            }
-            Input::SnapshotInstalled(meta) => {
-                self.on_snapshot_installed(meta).map_err(HandleError::Caller)
-            }
-            Input::SnapshotFailed(meta) => {
-                self.on_snapshot_failed(&meta);
-                Ok(())
-            }
-            Input::SnapshotStreamEnded { to } => {
-                self.on_snapshot_stream_ended(to);
-                Ok(())
-            }
-            Input::Unreachable(peer) => {
-                self.on_unreachable(peer);
-                Ok(())
-            }
-        };
+        let result = self.take(input);
+        self.on_membership_changed();
         self.on_time();
+        self.settle_handover();
         #[cfg(debug_assertions)]
         self.assert_invariants();
         result
+    }
+
+    fn take(&mut self, input: Input) -> Result<(), HandleError> {
+        match input {
+            Input::Timeout => {}
+            Input::Message { from, store, message } => {
+                return self
+                    .on_message(from, store, message)
+                    .map_err(|fault| HandleError::Peer { from, fault });
+            }
+            Input::Propose { id, commands } => self.on_propose(id, commands),
+            Input::Read { id, at } => self.on_read(id, at),
+            Input::ChangeMembership { id, change } => self.on_change(id, &change),
+            Input::TransferLeadership { id, to } => self.on_transfer(id, to),
+            Input::StorageHealth(health) => self.on_storage_health(health),
+            Input::ClockSuspect => self.on_clock_suspect(),
+            Input::Persisted(ticket) => self.on_persisted(ticket)?,
+            Input::Fetched { peer, entries } => self.on_fetched(peer, entries),
+            Input::FetchFailed { peer } => self.on_fetch_failed(peer),
+            Input::Applied(index) => self.on_applied(index)?,
+            Input::SnapshotTaken(meta) => self.on_snapshot_taken(meta)?,
+            Input::SnapshotReceived(meta) => self.on_snapshot_received(&meta)?,
+            Input::SnapshotInstalled(meta) => self.on_snapshot_installed(meta)?,
+            Input::SnapshotFailed(meta) => self.on_snapshot_failed(&meta),
+            Input::SnapshotStreamEnded { to } => self.on_snapshot_stream_ended(to),
+            Input::Unreachable(peer) => self.on_unreachable(peer),
+        }
+        Ok(())
     }
 
     /// The next thing to do; `None` once all is drained.
@@ -203,42 +224,18 @@ impl Raft {
 
     /// When to call [`Raft::handle`] with [`Input::Timeout`] at the latest; `None` if nothing waits for time.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        match &self.role {
-            Role::Follower(follower) => self.is_voter().then_some(follower.election_deadline),
+        let of_role = match &self.role {
+            Role::Follower(follower) => {
+                let election = self.can_campaign().then_some(follower.election_deadline);
+                let question = follower.questions.asked.front().map(|question| question.deadline);
+                [election, question, follower.forwards.deadline()].into_iter().flatten().min()
+            }
             Role::PreCandidate(candidate) => Some(candidate.election_deadline),
             Role::Candidate(candidate) => Some(candidate.election_deadline),
             Role::Leader(leader) => Some(leader.heartbeat_deadline.min(leader.quorum_deadline)),
-        }
-    }
-
-    /// A view of this member.
-    pub fn status(&self) -> Status {
-        let peers = match &self.role {
-            Role::Leader(leader) => leader
-                .peers
-                .iter()
-                .map(|(&id, peer)| PeerStatus {
-                    id,
-                    matched: peer.matched,
-                    replication: peer.kind(),
-                })
-                .collect(),
-            _ => Vec::new(),
         };
-        Status {
-            id: self.config.id,
-            role: self.role_kind(),
-            term: self.term,
-            vote: self.vote,
-            leader: self.leader(),
-            base: self.log.base().index,
-            last: self.log.last(),
-            durable: self.log.durable(),
-            commit: self.commit,
-            applied: self.applied,
-            membership: self.log.membership().clone(),
-            peers,
-        }
+        let handover = self.handed_over.map(|transfer| transfer.deadline);
+        of_role.into_iter().chain(handover).min()
     }
 
     /// The settings that it was built with.
@@ -262,40 +259,40 @@ impl Raft {
 
     /// What it does at the moment.
     pub fn role_kind(&self) -> RoleKind {
+        let (id, membership) = (self.config.id, self.log.membership());
         match &self.role {
-            Role::Follower(_) if self.log.membership().learners.contains(&self.config.id) => {
-                RoleKind::Learner
-            }
-            Role::Follower(_) => RoleKind::Follower,
+            Role::Follower(_) if membership.is_witness(id) => RoleKind::Witness,
+            Role::Follower(_) if membership.is_voter(id) => RoleKind::Follower,
+            Role::Follower(_) if membership.learners.contains(&id) => RoleKind::Learner,
+            Role::Follower(_) => RoleKind::Outsider,
             Role::PreCandidate(_) => RoleKind::PreCandidate,
             Role::Candidate(_) => RoleKind::Candidate,
             Role::Leader(_) => RoleKind::Leader,
         }
     }
 
-    pub(crate) fn is_voter(&self) -> bool {
-        self.log.membership().is_voter(self.config.id)
+    pub(crate) fn is_witness(&self) -> bool {
+        self.log.membership().is_witness(self.config.id)
     }
 
     fn on_time(&mut self) {
         let now = self.now;
-        match &self.role {
-            Role::Follower(follower) if now >= follower.election_deadline => {
-                self.on_election_timeout();
-            }
-            Role::PreCandidate(candidate) if now >= candidate.election_deadline => {
-                self.on_election_timeout();
-            }
-            Role::Candidate(candidate) if now >= candidate.election_deadline => {
-                self.on_election_timeout();
-            }
+        self.give_up_forwards();
+        self.give_up_questions();
+        let election_deadline = match &self.role {
+            Role::Follower(follower) => follower.election_deadline,
+            Role::PreCandidate(candidate) => candidate.election_deadline,
+            Role::Candidate(candidate) => candidate.election_deadline,
             Role::Leader(leader) => {
                 if now >= leader.quorum_deadline {
                     self.check_quorum();
                 }
                 self.on_heartbeat_time();
+                return;
             }
-            _ => {}
+        };
+        if now >= election_deadline {
+            self.on_election_timeout();
         }
     }
 
@@ -323,7 +320,10 @@ impl Raft {
     /// then what may be applied.
     fn make_actions(&mut self) {
         self.advance_commit();
+        self.advance_change();
+        self.tell_target();
         self.start_read_rounds();
+        self.ask_for_index();
         self.make_persist();
         while let Some((to, message)) = self.outbox.pop(|ticket| self.log.is_write_durable(ticket))
         {
@@ -352,6 +352,14 @@ impl Raft {
 
     fn make_apply(&mut self) {
         if self.incoming.as_ref().is_some_and(Incoming::is_installing) {
+            return;
+        }
+        if self.is_witness() {
+            self.pass_over_commands();
+            return;
+        }
+        // Who joins does not know yet whether as a witness, so that what it has may lack its commands.
+        if !self.log.ever_lists(self.config.id) {
             return;
         }
         let window_end = self.applied.plus(self.config.apply_entries_max);
@@ -387,9 +395,10 @@ impl Raft {
     /// The only way from role to role. Settles what the old role owed, and tells observers.
     pub(crate) fn transition(&mut self, role: Role) {
         let before = (self.role_kind(), self.leader());
-        let old = core::mem::replace(&mut self.role, role);
-        if let Role::Leader(leader) = old {
-            self.abandon(leader);
+        match core::mem::replace(&mut self.role, role) {
+            Role::Leader(leader) => self.settle_leader(leader),
+            Role::Follower(follower) => self.settle_follower(follower),
+            Role::PreCandidate(_) | Role::Candidate(_) => {}
         }
         let after = (self.role_kind(), self.leader());
         if before.0 != after.0 {
@@ -405,12 +414,29 @@ impl Raft {
     }
 
     /// Answers everybody who waited for a leader that leads no more.
-    fn abandon(&mut self, leader: Leader) {
+    fn settle_leader(&mut self, leader: Leader) {
         for id in leader.proposals.into_ids() {
             self.actions.push_back(Action::Resolve(Resolution::Abandoned { id }));
         }
         let reason = Refusal::NotLeader { leader: self.leader() };
-        for id in leader.reads.into_ids() {
+        for reader in leader.reads.into_readers() {
+            if let Reader::Here(id) = reader {
+                self.actions.push_back(Action::Resolve(Resolution::ReadRefused { id, reason }));
+            }
+        }
+        if let Some(id) = leader.change {
+            self.actions.push_back(Action::Resolve(Resolution::RequestAbandoned { id }));
+        }
+        self.handed_over = leader.transfer;
+    }
+
+    /// Answers everybody who waited for a leader whom this node follows no more.
+    fn settle_follower(&mut self, follower: Follower) {
+        for id in follower.forwards.into_ids() {
+            self.actions.push_back(Action::Resolve(Resolution::Abandoned { id }));
+        }
+        let reason = Refusal::NotLeader { leader: self.leader() };
+        for id in follower.questions.into_ids() {
             self.actions.push_back(Action::Resolve(Resolution::ReadRefused { id, reason }));
         }
     }
@@ -423,12 +449,13 @@ impl Raft {
             self.vote = None;
             self.outbox.clear();
         }
-        let election_deadline = self.now + self.rng.jittered(self.config.election_timeout);
+        let election_deadline = self.next_election_deadline();
         self.transition(Role::Follower(Follower {
             leader,
-            leader_contact: leader.map(|_| self.now),
             election_deadline,
             acks: Acks::default(),
+            forwards: Forwards::default(),
+            questions: Questions::default(),
         }));
     }
 }

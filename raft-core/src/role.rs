@@ -3,8 +3,11 @@
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
+use crate::forward::{Forwards, Seen};
+use crate::lease::Lease;
 use crate::progress::Peer;
-use crate::{Index, Instant, NodeId, ProposalId, ReadId, Ticket};
+use crate::transfer::Transfer;
+use crate::{Index, Instant, NodeId, ProposalId, ReadId, RequestId, Ticket};
 
 #[derive(Debug)]
 pub(crate) enum Role {
@@ -18,10 +21,12 @@ pub(crate) enum Role {
 #[derive(Debug)]
 pub(crate) struct Follower {
     pub(crate) leader: Option<NodeId>,
-    /// When that leader was last heard.
-    pub(crate) leader_contact: Option<Instant>,
     pub(crate) election_deadline: Instant,
     pub(crate) acks: Acks,
+    /// Proposals passed on to the leader.
+    pub(crate) forwards: Forwards,
+    /// Reads for which the leader was asked for an index.
+    pub(crate) questions: Questions,
 }
 
 /// What a follower owes its leader: acknowledgements are made when polled, from what is durable then, so that many appends and one
@@ -63,6 +68,12 @@ pub(crate) struct Leader {
     pub(crate) quorum_deadline: Instant,
     pub(crate) proposals: Proposals,
     pub(crate) reads: Reads,
+    pub(crate) lease: Lease,
+    /// Who waits for the membership change that is under way.
+    pub(crate) change: Option<RequestId>,
+    pub(crate) transfer: Option<Transfer>,
+    /// The forwarded batches that were taken in this term, per member that forwards.
+    pub(crate) forwarded: BTreeMap<NodeId, Seen>,
 }
 
 /// Batches that are appended and not yet committed, in the order of their indexes. Their bytes are what the quota counts; they
@@ -75,7 +86,8 @@ pub(crate) struct Proposals {
 
 #[derive(Debug)]
 struct Pending {
-    id: ProposalId,
+    /// `None` if another member forwarded it and knows its name.
+    id: Option<ProposalId>,
     last: Index,
     bytes: usize,
 }
@@ -85,7 +97,7 @@ impl Proposals {
         self.bytes
     }
 
-    pub(crate) fn push(&mut self, id: ProposalId, last: Index, bytes: usize) {
+    pub(crate) fn push(&mut self, id: Option<ProposalId>, last: Index, bytes: usize) {
         self.bytes += bytes;
         self.queue.push_back(Pending { id, last, bytes });
     }
@@ -99,8 +111,17 @@ impl Proposals {
     }
 
     pub(crate) fn into_ids(self) -> impl Iterator<Item = ProposalId> {
-        self.queue.into_iter().map(|pending| pending.id)
+        self.queue.into_iter().filter_map(|pending| pending.id)
     }
+}
+
+/// Who waits for proof of leadership.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Reader {
+    /// A read at this member.
+    Here(ReadId),
+    /// A read at another member, which asked with this context.
+    Peer { node: NodeId, context: u64 },
 }
 
 /// Reads that wait for proof that this leader still leads (dissertation §6.4).
@@ -109,7 +130,7 @@ pub(crate) struct Reads {
     /// The last context sent. Contexts are never used twice in a term (scenario 21).
     pub(crate) last_context: u64,
     /// Reads that no heartbeat asks for yet.
-    pub(crate) waiting: Vec<ReadId>,
+    pub(crate) waiting: Vec<Reader>,
     /// Reads whose heartbeats are under way, in the order of their contexts.
     pub(crate) rounds: VecDeque<ReadRound>,
 }
@@ -120,14 +141,49 @@ pub(crate) struct ReadRound {
     pub(crate) context: u64,
     /// The commit index when the round began.
     pub(crate) index: Index,
-    pub(crate) reads: Vec<ReadId>,
+    pub(crate) readers: Vec<Reader>,
 }
 
 impl Reads {
     /// How many rounds may be under way at once: more reads meanwhile wait and share the next one.
     pub(crate) const ROUNDS_MAX: usize = 4;
 
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.len() + self.rounds.iter().map(|round| round.readers.len()).sum::<usize>()
+    }
+
+    pub(crate) fn into_readers(self) -> impl Iterator<Item = Reader> {
+        self.rounds.into_iter().flat_map(|round| round.readers).chain(self.waiting)
+    }
+}
+
+/// Reads at a member that does not lead, for which it asks the leader.
+#[derive(Debug, Default)]
+pub(crate) struct Questions {
+    /// Reads that no question asks for yet.
+    pub(crate) waiting: Vec<ReadId>,
+    /// Questions that are not answered, oldest first.
+    pub(crate) asked: VecDeque<Question>,
+}
+
+/// One question, for all reads that had come by then.
+#[derive(Debug)]
+pub(crate) struct Question {
+    pub(crate) context: u64,
+    pub(crate) reads: Vec<ReadId>,
+    /// When to give up.
+    pub(crate) deadline: Instant,
+}
+
+impl Questions {
+    /// How many may be under way at once.
+    pub(crate) const ASKED_MAX: usize = 4;
+
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.len() + self.asked.iter().map(|question| question.reads.len()).sum::<usize>()
+    }
+
     pub(crate) fn into_ids(self) -> impl Iterator<Item = ReadId> {
-        self.rounds.into_iter().flat_map(|round| round.reads).chain(self.waiting)
+        self.asked.into_iter().flat_map(|question| question.reads).chain(self.waiting)
     }
 }

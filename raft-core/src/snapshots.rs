@@ -1,6 +1,6 @@
 //! Snapshots and compaction: paper §7. The core decides who needs which snapshot; drivers carry the data.
 
-use crate::progress::Progress;
+use crate::progress::{Peer, Progress};
 use crate::role::Role;
 use crate::{
     Action, Body, CallerFault, Index, LogPosition, Message, NodeId, PeerFault, Raft, SnapshotMeta,
@@ -40,9 +40,46 @@ impl Raft {
         if position.index > self.applied || !self.log.contains(position) {
             return Err(CallerFault::ImpossibleSnapshot { position });
         }
+        if meta.membership != *self.log.membership_as_of(position.index) {
+            // Only the configuration as of there, which is committed (scenario 31).
+            return Err(CallerFault::WrongMembership { position });
+        }
         self.snapshot = Some(meta);
-        self.compact_up_to(Index(position.index.0.saturating_sub(self.config.retained_entries)));
+        self.compact_up_to(self.compactable(position.index));
         Ok(())
+    }
+
+    /// How far the log may go once a snapshot holds everything up to `index`: a reserve stays, and what a follower still needs that replicates,
+    /// as long as it does not lag too far.
+    fn compactable(&self, index: Index) -> Index {
+        let reserved = Index(index.0.saturating_sub(self.config.retained_entries));
+        let Role::Leader(leader) = &self.role else { return reserved };
+        let is_heard =
+            |peer: &&Peer| self.now.since(peer.last_contact) < self.config.election_timeout;
+        let replicates = |peer: &&Peer| !matches!(peer.progress, Progress::Snapshot { .. });
+        let peers = leader.peers.values().filter(is_heard).filter(replicates);
+        let slowest = peers.map(|peer| peer.matched).min().unwrap_or(reserved);
+        let budget = Index(reserved.0.saturating_sub(self.config.compaction_lag_max));
+        reserved.min(slowest.max(budget))
+    }
+
+    /// Witness: there is nothing to apply. What is committed counts as applied, and the log is cut as if a machine had taken a snapshot.
+    pub(crate) fn pass_over_commands(&mut self) {
+        let last = self.commit.min(self.log.durable());
+        if last <= self.handed {
+            return;
+        }
+        self.handed = last;
+        self.applied = last;
+        let kept = self.config.retained_entries.max(1);
+        if last.0 - self.log.base().index.0 >= kept.saturating_mul(2)
+            && let Some(term) = self.log.term_at(last)
+        {
+            let membership = self.log.membership_as_of(last).clone();
+            let position = LogPosition { index: last, term };
+            self.snapshot = Some(SnapshotMeta { position, membership });
+            self.compact_up_to(Index(last.0 - kept));
+        }
     }
 
     fn compact_up_to(&mut self, index: Index) {
@@ -158,11 +195,31 @@ impl Raft {
             // If it is not durable yet, the acknowledgement of appends will say so when it is.
             return Ok(());
         }
+        if snapshot.membership.is_witness(self.config.id) {
+            self.skip_to(from, snapshot);
+            return Ok(());
+        }
         self.incoming = Some(Incoming { snapshot: snapshot.clone(), phase: Phase::Receiving });
         let term = self.term;
         self.actions.push_back(Action::ReceiveSnapshot { from, term, snapshot });
         self.send(from, Body::SnapshotResponse { position, outcome: SnapshotOutcome::Wanted });
         Ok(())
+    }
+
+    /// Witness: a snapshot is its position and configuration; there is nothing to stream.
+    fn skip_to(&mut self, from: NodeId, snapshot: SnapshotMeta) {
+        let position = snapshot.position;
+        self.log.reset(&snapshot);
+        self.incoming = None;
+        self.commit = position.index;
+        self.handed = position.index;
+        self.applied = position.index;
+        self.snapshot = Some(snapshot);
+        self.note_verified(position.index);
+        let outcome = SnapshotOutcome::Matched(position.index);
+        let message =
+            Message { term: self.term, body: Body::SnapshotResponse { position, outcome } };
+        self.outbox.push(Some(self.log.next_ticket()), from, message);
     }
 
     pub(crate) fn on_snapshot_received(&mut self, meta: &SnapshotMeta) -> Result<(), CallerFault> {

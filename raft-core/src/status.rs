@@ -2,7 +2,8 @@
 
 use alloc::vec::Vec;
 
-use crate::{Index, Membership, NodeId, RoleKind, Term};
+use crate::role::Role;
+use crate::{Index, Instant, Membership, NodeId, Raft, RoleKind, StorageHealth, Term};
 
 /// A core at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +30,14 @@ pub struct Status {
     pub applied: Index,
     /// The configuration in effect: the latest in the log (dissertation §4.1).
     pub membership: Membership,
+    /// The index of the entry that holds it.
+    pub membership_at: Index,
+    /// How its durable store does.
+    pub storage: StorageHealth,
+    /// Until when it may answer reads without asking; `None` if it has no lease.
+    pub lease_until: Option<Instant>,
+    /// To whom it is handing leadership.
+    pub transfer_to: Option<NodeId>,
     /// Of a leader: every other member's progress, in the order of ids. Empty at others.
     pub peers: Vec<PeerStatus>,
 }
@@ -42,6 +51,12 @@ pub struct PeerStatus {
     pub matched: Index,
     /// How it is being served.
     pub replication: ReplicationKind,
+    /// When it was last heard from.
+    pub last_contact: Instant,
+    /// Whether it keeps up well enough to be promoted, if it is a learner.
+    pub is_caught_up: bool,
+    /// Whether what it says counts: `false` if its store is not the one that it was admitted with.
+    pub counts: bool,
 }
 
 /// How a leader serves a peer.
@@ -53,4 +68,43 @@ pub enum ReplicationKind {
     Replicate,
     /// Waiting for it to install a snapshot.
     Snapshot,
+}
+
+impl Raft {
+    /// A view of this member.
+    pub fn status(&self) -> Status {
+        let (now, patience) = (self.now, self.config.election_timeout);
+        let leader = match &self.role {
+            Role::Leader(leader) => Some(leader),
+            _ => None,
+        };
+        let peers = leader.into_iter().flat_map(|leader| &leader.peers);
+        Status {
+            id: self.config.id,
+            role: self.role_kind(),
+            term: self.term,
+            vote: self.vote,
+            leader: self.leader(),
+            base: self.log.base().index,
+            last: self.log.last(),
+            durable: self.log.durable(),
+            commit: self.commit,
+            applied: self.applied,
+            membership: self.log.membership().clone(),
+            membership_at: self.log.membership_at(),
+            storage: self.health,
+            lease_until: self.lease_until(),
+            transfer_to: leader.and_then(|leader| leader.transfer).map(|transfer| transfer.to),
+            peers: peers
+                .map(|(&id, peer)| PeerStatus {
+                    id,
+                    matched: peer.matched,
+                    replication: peer.kind(),
+                    last_contact: peer.last_contact,
+                    is_caught_up: peer.catch_up.is_done(peer.matched, now, patience),
+                    counts: self.stores.counts(self.log.membership(), id),
+                })
+                .collect(),
+        }
+    }
 }

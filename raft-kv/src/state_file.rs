@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use raft_core::{Index, LogPosition, Membership, NodeId, SnapshotMeta, Term};
+use raft_core::{Index, LogPosition, Membership, NodeId, SnapshotMeta, StoreId, Term};
 use redb::{
     Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
     TableError, WriteTransaction,
@@ -408,12 +408,17 @@ impl Head {
         out.put_u64(self.meta.position.term.0);
         out.put_u64(self.revision);
         out.put_u128(self.digest);
-        let Membership { voters, outgoing, learners } = &self.meta.membership;
-        for nodes in [voters, outgoing, learners] {
+        let Membership { voters, outgoing, learners, witnesses, stores } = &self.meta.membership;
+        for nodes in [voters, outgoing, learners, witnesses] {
             out.put_u32(nodes.len() as u32);
             for node in nodes {
                 out.put_u64(node.0);
             }
+        }
+        out.put_u32(stores.len() as u32);
+        for (node, store) in stores {
+            out.put_u64(node.0);
+            out.put_u64(store.0);
         }
         out
     }
@@ -428,7 +433,14 @@ impl Head {
             let count = reader.u32("a configuration")?;
             (0..count).map(|_| reader.u64("a configuration").map(NodeId)).collect()
         };
-        let membership = Membership { voters: nodes()?, outgoing: nodes()?, learners: nodes()? };
+        let (voters, outgoing, learners, witnesses) = (nodes()?, nodes()?, nodes()?, nodes()?);
+        let count = reader.u32("a configuration")?;
+        let mut store = || -> Result<_, Malformed> {
+            let node = NodeId(reader.u64("a configuration")?);
+            Ok((node, StoreId(reader.u64("a configuration")?)))
+        };
+        let stores = (0..count).map(|_| store()).collect::<Result<_, _>>()?;
+        let membership = Membership { voters, outgoing, learners, witnesses, stores };
         reader.finish()?;
         Ok(Head {
             meta: SnapshotMeta { position: LogPosition { index, term }, membership },

@@ -31,8 +31,11 @@ impl WireLimits {
     }
 }
 
-/// The most (role, member) pairs in a configuration.
+/// The most facts in a configuration ([`raft_core::Membership::len`]).
 pub const MEMBERS_MAX: usize = 4096;
+
+/// The most commands in one forwarded batch.
+pub const FORWARDED_MAX: usize = 64 << 10;
 
 /// Why bytes are not a message, or a message can not become bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

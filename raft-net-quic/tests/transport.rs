@@ -6,7 +6,7 @@ use bytes::Bytes;
 use common::{Cluster, Running, heartbeat, until_connected};
 use raft_core::{
     AppendOutcome, Body, Entries, Entry, Index, LogPosition, Membership, Message, NodeId, Payload,
-    SnapshotMeta, SnapshotOutcome, Term, TrafficClass,
+    SnapshotMeta, SnapshotOutcome, StoreId, Term, TrafficClass,
 };
 use raft_net_quic::{Endpoint, EndpointConfig, Limits, PeerAddress, QueueLimits};
 use raft_node::{PeerMessage, SnapshotChunk, SnapshotFrame, Transport};
@@ -35,6 +35,8 @@ fn every_kind() -> Vec<PeerMessage> {
         voters: [NodeId(1), NodeId(2)].into(),
         outgoing: [NodeId(3)].into(),
         learners: [NodeId(u64::MAX)].into(),
+        witnesses: [NodeId(2)].into(),
+        stores: [(NodeId(1), StoreId(u64::MAX))].into(),
     };
     let mut mixed: Vec<Entry> = entries(6, &[0, 1, 300, 5_000, 200_000]).iter().cloned().collect();
     mixed.push(Entry { term: Term(4), index: Index(11), payload: Payload::Empty });
@@ -45,7 +47,7 @@ fn every_kind() -> Vec<PeerMessage> {
     let bodies = [
         Body::PreVote { last: at(5) },
         Body::PreVoteResponse { granted: true },
-        Body::Vote { last: at(5) },
+        Body::Vote { last: at(5), transfer: false },
         Body::VoteResponse { granted: false },
         append(Entries::new()),
         append(Entries::try_from_vec(mixed).unwrap()),

@@ -182,7 +182,7 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
             let id = ReadId(self.requests.next_id());
             let waiters = std::mem::take(&mut self.requests.new_reads);
             self.requests.reads.insert(id, waiters);
-            self.handle(Input::Read { id });
+            self.handle(Input::Read { id, at: raft_core::ReadAt::Leader });
         }
         // After the messages: what a leader said before its time was up still counts.
         if self.raft.poll_timeout().is_some_and(|at| at <= self.now()) {
@@ -210,7 +210,9 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
             Delivery::Message { from, message } => {
                 count(&self.counters.messages_received, 1);
                 match message {
-                    PeerMessage::Raft(message) => self.handle(Input::Message { from, message }),
+                    PeerMessage::Raft(message) => {
+                        self.handle(Input::Message { from, store: None, message })
+                    }
                     PeerMessage::Snapshot(frame) => self.on_frame(from, frame),
                 }
             }
@@ -357,6 +359,10 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
                     self.out.applier.push(ApplyWork::Read { index, waiters });
                 }
             }
+            // Nobody asks for changes or transfers yet.
+            Resolution::RequestDone { .. }
+            | Resolution::RequestRefused { .. }
+            | Resolution::RequestAbandoned { .. } => {}
             Resolution::ReadRefused { id, reason } => {
                 for waiter in self.requests.reads.remove(&id).into_iter().flatten() {
                     let _ = waiter.reply.send(Err(ReadFailed::from(reason)));
@@ -376,6 +382,12 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
             }
             Event::LeaderChanged { leader, term } => {
                 tracing::info!(leader = leader.map(|leader| leader.0), %term, "leader changed");
+            }
+            Event::MembershipChanged { at } => {
+                tracing::info!(%at, membership = ?self.raft.membership(), "membership changed");
+            }
+            Event::StoreRejected { node, store } => {
+                tracing::warn!(%node, %store, "a member runs on another store than it was admitted with: it does not count");
             }
         }
     }

@@ -122,6 +122,7 @@ impl From<Refusal> for ProposeError {
     fn from(refusal: Refusal) -> ProposeError {
         match refusal {
             Refusal::NotLeader { leader } => ProposeError::NotLeader { leader },
+            Refusal::TransferInProgress { to } => ProposeError::NotLeader { leader: Some(to) },
             Refusal::QuotaExceeded { .. } => ProposeError::Busy,
             other => ProposeError::Refused(other),
         }
@@ -131,7 +132,9 @@ impl From<Refusal> for ProposeError {
 impl From<Refusal> for ReadFailed {
     fn from(refusal: Refusal) -> ReadFailed {
         match refusal {
-            Refusal::NotLeader { leader } => ReadFailed::NotLeader { leader },
+            Refusal::NotLeader { leader } | Refusal::WitnessHasNoState { leader } => {
+                ReadFailed::NotLeader { leader }
+            }
             // The others concern proposals; should a read ever meet one, waiting is the remedy.
             _ => ReadFailed::Busy,
         }

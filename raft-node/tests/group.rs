@@ -211,7 +211,11 @@ async fn a_leader_that_is_cut_off_never_claims_success() {
 
 #[tokio::test]
 async fn a_checkpoint_on_demand_shortens_the_log() {
-    let mut group = Group::start(1, |config| config.raft.retained_entries = 2).await;
+    let mut group = Group::start(1, |config| {
+        config.raft.retained_entries = 2;
+        config.raft.compaction_lag_max = 0;
+    })
+    .await;
     let me = group.leader_of([1]).await;
     for i in 0..10 {
         group.nodes[&me].propose(command(&format!("{i}"))).await.expect("accepted");
@@ -237,6 +241,7 @@ async fn a_checkpoint_on_demand_shortens_the_log() {
 async fn a_follower_that_lost_everything_catches_up_by_snapshot() {
     let mut group = Group::start(3, |config| {
         config.raft.retained_entries = 0;
+        config.raft.compaction_lag_max = 0;
         config.snapshot_window_bytes = 512 << 10;
     })
     .await;

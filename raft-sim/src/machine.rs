@@ -46,5 +46,6 @@ pub(crate) fn payload_hash(payload: &Payload) -> u64 {
         Payload::Membership(membership) => {
             membership.members().fold(3, |hash, node| mix(hash, node.0))
         }
+        Payload::Withheld => 4,
     }
 }

@@ -52,7 +52,7 @@ impl<M: Machine> World<'_, M> {
                 }
                 Ok(())
             }
-            Action::Event(CoreEvent::LeaderChanged { .. }) => Ok(()),
+            Action::Event(_) => Ok(()),
         }
     }
 
@@ -208,6 +208,9 @@ impl<M: Machine> World<'_, M> {
                 self.on_commit_claim(node, index)?;
                 self.ledger.on_read_ready(id, read, index)
             }
+            Resolution::RequestDone { .. }
+            | Resolution::RequestRefused { .. }
+            | Resolution::RequestAbandoned { .. } => Ok(()),
             Resolution::ReadRefused { id: read, .. } => {
                 self.coverage.hit("reads refused");
                 self.ledger.on_read_refused(id, read)

@@ -126,6 +126,7 @@ fn draw_config(rng: &mut Rng, election_us: u64) -> Config {
         tail_bytes_max: rng.pick(&[1, 500, 5_000, 16 << 20]),
         apply_entries_max: rng.pick(&[1, 3, 64, 16 << 10]),
         retained_entries: rng.pick(&[0, 3, 50, 100_000]),
+        compaction_lag_max: rng.pick(&[0, 0, 20, 1_000_000]),
         ..Config::new(NodeId(0))
     }
 }

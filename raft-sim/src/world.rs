@@ -421,7 +421,7 @@ impl<'a, M: Machine> World<'a, M> {
             return Ok(());
         }
         self.coverage.hit("messages delivered");
-        self.tell(to, Input::Message { from, message })
+        self.tell(to, Input::Message { from, store: None, message })
     }
 
     fn on_wake(&mut self, node: usize, life: u64) -> Result<(), Violation> {
@@ -521,7 +521,8 @@ impl<'a, M: Machine> World<'a, M> {
         if enough || self.rng.chance(reads) {
             self.next_id += 1;
             self.ledger.read(self.nodes[node].id, ReadId(number));
-            return self.tell(node, Input::Read { id: ReadId(number) });
+            return self
+                .tell(node, Input::Read { id: ReadId(number), at: raft_core::ReadAt::Leader });
         }
         let count = if self.calm { 1 } else { self.rng.between(1, self.plan.batch_max) };
         self.next_id += count;

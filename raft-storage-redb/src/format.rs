@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use raft_core::{
-    Entry, HardState, Index, LogPosition, Membership, NodeId, Payload, SnapshotMeta, Term,
+    Entry, HardState, Index, LogPosition, Membership, NodeId, Payload, SnapshotMeta, StoreId, Term,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -25,6 +25,9 @@ const FLAG_STATE: u8 = 1;
 const KIND_EMPTY: u32 = 0;
 const KIND_COMMAND: u32 = 1;
 const KIND_MEMBERSHIP: u32 = 2;
+const KIND_WITHHELD: u32 = 3;
+/// What the encoding of a configuration has beside eight bytes for each fact.
+const MEMBERSHIP_COUNTS_BYTES: usize = 20;
 
 /// Why a row is not what it should be. Becomes a typed error that names the file and the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -189,19 +192,26 @@ impl Head {
 }
 
 fn push_membership(row: &mut Vec<u8>, membership: &Membership) {
-    for nodes in [&membership.voters, &membership.outgoing, &membership.learners] {
+    let Membership { voters, outgoing, learners, witnesses, stores } = membership;
+    for nodes in [voters, outgoing, learners, witnesses] {
         row.extend_from_slice(&(nodes.len() as u32).to_le_bytes());
         for node in nodes {
             row.extend_from_slice(&node.0.to_le_bytes());
         }
     }
+    row.extend_from_slice(&(stores.len() as u32).to_le_bytes());
+    for (node, store) in stores {
+        row.extend_from_slice(&node.0.to_le_bytes());
+        row.extend_from_slice(&store.0.to_le_bytes());
+    }
 }
 
-/// A configuration: three lists, each a count and that many ids that rise.
+/// A configuration: four lists, each a count and that many ids that rise; then a count and that many pairs of a member, rising, and its store.
 fn decode_membership(bytes: &[u8]) -> Result<Membership, Malformed> {
     let mut cursor = Cursor(bytes);
     let mut membership = Membership::default();
-    for nodes in [&mut membership.voters, &mut membership.outgoing, &mut membership.learners] {
+    let Membership { voters, outgoing, learners, witnesses, stores } = &mut membership;
+    for nodes in [voters, outgoing, learners, witnesses] {
         let count = cursor.u32()? as usize;
         for id in cursor.take(count.checked_mul(8).ok_or(Malformed::Length)?)?.chunks_exact(8) {
             let node = NodeId(Cursor(id).u64()?);
@@ -210,6 +220,15 @@ fn decode_membership(bytes: &[u8]) -> Result<Membership, Malformed> {
             }
             nodes.insert(node);
         }
+    }
+    let count = cursor.u32()? as usize;
+    for pair in cursor.take(count.checked_mul(16).ok_or(Malformed::Length)?)?.chunks_exact(16) {
+        let mut pair = Cursor(pair);
+        let (node, store) = (NodeId(pair.u64()?), StoreId(pair.u64()?));
+        if stores.last_key_value().is_some_and(|(last, _)| *last >= node) {
+            return Err(Malformed::Value);
+        }
+        stores.insert(node, store);
     }
     cursor.finish()?;
     Ok(membership)
@@ -234,9 +253,9 @@ pub(crate) fn decode_membership_row(row: &[u8]) -> Result<Membership, Malformed>
 pub(crate) fn encoded_bytes(entry: &Entry) -> usize {
     WORD_BYTES
         + match &entry.payload {
-            Payload::Empty => 0,
+            Payload::Empty | Payload::Withheld => 0,
             Payload::Command(command) => command.len(),
-            Payload::Membership(membership) => 12 + 8 * membership.len(),
+            Payload::Membership(membership) => MEMBERSHIP_COUNTS_BYTES + 8 * membership.len(),
         }
 }
 
@@ -279,13 +298,14 @@ pub(crate) fn encode_chunk<'a>(
             Payload::Empty => KIND_EMPTY,
             Payload::Command(_) => KIND_COMMAND,
             Payload::Membership(_) => KIND_MEMBERSHIP,
+            Payload::Withheld => KIND_WITHHELD,
         };
         let length = (encoded_bytes(entry) - WORD_BYTES) as u32;
         row.extend_from_slice(&(length << 2 | kind).to_le_bytes());
     }
     for entry in entries {
         match &entry.payload {
-            Payload::Empty => {}
+            Payload::Empty | Payload::Withheld => {}
             Payload::Command(command) => row.extend_from_slice(command),
             Payload::Membership(membership) => push_membership(row, membership),
         }
@@ -420,6 +440,7 @@ impl<'a> Chunk<'a> {
             offset += length;
             let payload = match word & 3 {
                 KIND_EMPTY if length == 0 => Payload::Empty,
+                KIND_WITHHELD if length == 0 => Payload::Withheld,
                 KIND_COMMAND => Payload::Command(payload),
                 KIND_MEMBERSHIP => Payload::Membership(decode_membership(&payload)?),
                 _ => return Err(Malformed::Value),
@@ -437,8 +458,9 @@ impl<'a> Chunk<'a> {
         let (mut taken, mut bytes, mut left) = (0, 0, budget);
         for word in self.words().skip(skip).take(wanted) {
             let length = (word >> 2) as usize;
-            // A configuration counts eight bytes a member, its encoding twelve more.
-            let counted = length - if word & 3 == KIND_MEMBERSHIP { length.min(12) } else { 0 };
+            // A configuration counts eight bytes a fact, its encoding has the counts besides.
+            let counts = if word & 3 == KIND_MEMBERSHIP { MEMBERSHIP_COUNTS_BYTES } else { 0 };
+            let counted = length - length.min(counts);
             let size = Entry::OVERHEAD_BYTES + counted;
             if size > left && !(one && taken == 0) {
                 break;

@@ -15,8 +15,8 @@ mod writes;
 use bytes::Bytes;
 
 use crate::{
-    Entries, Entry, HardState, Index, LogPosition, Membership, Payload, Persist, RestoreError,
-    RestoredLog, SnapshotMeta, Term, TermRun, Ticket,
+    Entries, Entry, HardState, Index, LogPosition, Membership, NodeId, Payload, Persist,
+    RestoreError, RestoredLog, SnapshotMeta, Term, TermRun, Ticket,
 };
 use shape::LogShape;
 use tail::Tail;
@@ -87,6 +87,34 @@ impl Log {
 
     pub(crate) fn membership(&self) -> &Membership {
         self.shape.membership()
+    }
+
+    /// The snapshot that a member without a state machine may be said to have: everything before the log.
+    pub(crate) fn base_snapshot(&self) -> SnapshotMeta {
+        let position = self.base();
+        SnapshotMeta { position, membership: self.membership_as_of(position.index).clone() }
+    }
+
+    pub(crate) fn membership_at(&self) -> Index {
+        self.shape.membership_at()
+    }
+
+    pub(crate) fn membership_version(&self) -> u64 {
+        self.shape.membership_version()
+    }
+
+    pub(crate) fn membership_as_of(&self, index: Index) -> &Membership {
+        self.shape.membership_as_of(index)
+    }
+
+    pub(crate) fn ever_lists(&self, node: NodeId) -> bool {
+        self.shape.ever_lists(node)
+    }
+
+    /// The entries from `first` to `last`, at most `count_max`, without their commands.
+    pub(crate) fn without_commands(&self, first: Index, last: Index, count_max: u64) -> Entries {
+        let last = last.min(first.plus(count_max.saturating_sub(1)));
+        Entries::from_run(self.shape.without_commands(first, last))
     }
 
     pub(crate) fn runs(&self) -> impl DoubleEndedIterator<Item = &TermRun> {

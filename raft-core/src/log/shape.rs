@@ -2,10 +2,11 @@
 //! and its size depends on the number of leaders, not of entries.
 
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 
 use crate::{
-    Entries, Index, LogPosition, Membership, Payload, RestoreError, RestoredLog, SnapshotMeta,
-    Term, TermRun,
+    Entries, Entry, Index, LogPosition, Membership, NodeId, Payload, RestoreError, RestoredLog,
+    SnapshotMeta, Term, TermRun,
 };
 
 /// Positions from `base` (compacted through) to `last`, as runs of equal terms.
@@ -18,6 +19,8 @@ pub(crate) struct LogShape {
     last: Index,
     /// Configurations after `base`, in the order of their indexes.
     memberships: VecDeque<(Index, Membership)>,
+    /// Rises whenever the configuration in effect changes.
+    membership_version: u64,
 }
 
 impl LogShape {
@@ -41,7 +44,7 @@ impl LogShape {
         }
         let mut at = base.index;
         for (index, membership) in &memberships {
-            if *index <= at || *index > last || membership.voters.is_empty() {
+            if *index <= at || *index > last || !membership.is_valid() {
                 return Err(RestoreError::BrokenMembership { at: *index });
             }
             at = *index;
@@ -52,6 +55,7 @@ impl LogShape {
             runs: terms.into(),
             last,
             memberships: memberships.into(),
+            membership_version: 0,
         })
     }
 
@@ -110,6 +114,7 @@ impl LogShape {
         }
         if let Payload::Membership(membership) = payload {
             self.memberships.push_back((index, membership.clone()));
+            self.membership_version += 1;
         }
         self.last = index;
     }
@@ -128,6 +133,7 @@ impl LogShape {
         }
         while self.memberships.back().is_some_and(|(at, _)| *at >= index) {
             self.memberships.pop_back();
+            self.membership_version += 1;
         }
         self.last = self.last.min(index.prev());
     }
@@ -157,12 +163,51 @@ impl LogShape {
         self.base_membership = snapshot.membership.clone();
         self.runs.clear();
         self.memberships.clear();
+        self.membership_version += 1;
         self.last = snapshot.position.index;
     }
 
     /// The configuration in effect: the latest in the log, committed or not (dissertation §4.1; scenario 26).
     pub(crate) fn membership(&self) -> &Membership {
         self.memberships.back().map_or(&self.base_membership, |(_, membership)| membership)
+    }
+
+    /// The index of the configuration in effect: its entry's, or the base's.
+    pub(crate) fn membership_at(&self) -> Index {
+        self.memberships.back().map_or(self.base.index, |(at, _)| *at)
+    }
+
+    pub(crate) fn membership_version(&self) -> u64 {
+        self.membership_version
+    }
+
+    /// The configuration as of `index`, which must not lie before the base.
+    pub(crate) fn membership_as_of(&self, index: Index) -> &Membership {
+        let latest = self.memberships.iter().rev().find(|(at, _)| *at <= index);
+        latest.map_or(&self.base_membership, |(_, membership)| membership)
+    }
+
+    /// Whether any configuration that is known lists this node.
+    pub(crate) fn ever_lists(&self, node: NodeId) -> bool {
+        self.base_membership.contains(node)
+            || self.memberships.iter().any(|(_, membership)| membership.contains(node))
+    }
+
+    /// The entries from `first` to `last`, without their commands: what a witness gets.
+    pub(crate) fn without_commands(&self, first: Index, last: Index) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        let mut index = first;
+        while let Some(term) =
+            self.term_at(index).filter(|_| index <= last && index > self.base.index)
+        {
+            let configuration = self.memberships.iter().find(|(at, _)| *at == index);
+            let payload = configuration.map_or(Payload::Withheld, |(_, membership)| {
+                Payload::Membership(membership.clone())
+            });
+            entries.push(Entry { term, index, payload });
+            index = index.next();
+        }
+        entries
     }
 
     pub(crate) fn runs(&self) -> impl DoubleEndedIterator<Item = &TermRun> {
@@ -173,7 +218,6 @@ impl LogShape {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::vec::Vec;
     use proptest::prelude::*;
 
     /// The same log, kept the obvious way.

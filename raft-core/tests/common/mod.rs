@@ -208,7 +208,7 @@ impl Cluster {
 
     pub fn deliver(&mut self, from: NodeId, to: NodeId, message: Message) {
         if self.hosts[&to.0].is_up && !self.cut.contains(&(from.0, to.0)) {
-            self.handle(to.0, Input::Message { from, message });
+            self.handle(to.0, Input::Message { from, store: None, message });
         }
     }
 
@@ -271,7 +271,7 @@ impl Cluster {
     pub fn read(&mut self, id: u64) -> ReadId {
         self.next_id += 1;
         let read = ReadId(self.next_id);
-        self.handle(id, Input::Read { id: read });
+        self.handle(id, Input::Read { id: read, at: raft_core::ReadAt::Leader });
         read
     }
 

@@ -128,6 +128,8 @@ fn role_tag(role: RoleKind) -> u8 {
         RoleKind::Candidate => 3,
         RoleKind::Leader => 4,
         RoleKind::Learner => 5,
+        RoleKind::Witness => 6,
+        RoleKind::Outsider => 7,
     }
 }
 
@@ -138,6 +140,8 @@ fn read_role(reader: &mut Reader<'_>) -> Result<RoleKind, Malformed> {
         3 => RoleKind::Candidate,
         4 => RoleKind::Leader,
         5 => RoleKind::Learner,
+        6 => RoleKind::Witness,
+        7 => RoleKind::Outsider,
         tag => return Err(Malformed::UnknownTag { what: "role", tag }),
     })
 }

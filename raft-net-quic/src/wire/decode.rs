@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use raft_core::{
-    AppendOutcome, Body as CoreBody, Entries, Entry, Index, LogPosition, Membership, Message,
-    Payload, SnapshotMeta, SnapshotOutcome, Term,
+    AppendOutcome, Body as CoreBody, Entries, Entry, ForwardId, ForwardOutcome, Index, LogPosition,
+    Membership, Message, Payload, SnapshotMeta, SnapshotOutcome, Term,
 };
 use raft_node::{PeerMessage, SnapshotChunk, SnapshotFrame};
 use rkyv::api::high::HighValidator;
@@ -12,7 +12,7 @@ use rkyv::{Portable, rancor};
 
 use super::encode::{HEAD_LENGTH_BYTES, TABLE_LENGTH_BYTES};
 use super::schema::{ArchivedBody, ArchivedHead, ArchivedKind, ArchivedMembers, ArchivedTable};
-use super::{WireError, WireLimits};
+use super::{FORWARDED_MAX, WireError, WireLimits};
 
 /// Decodes the frame whose length prefix is already taken off.
 ///
@@ -74,7 +74,7 @@ fn raft_body(
     Ok(match body {
         A::PreVote { last } => CoreBody::PreVote { last: last.into() },
         A::PreVoteResponse { granted } => CoreBody::PreVoteResponse { granted: *granted },
-        A::Vote { last } => CoreBody::Vote { last: last.into() },
+        A::Vote { last, transfer } => CoreBody::Vote { last: last.into(), transfer: *transfer },
         A::VoteResponse { granted } => CoreBody::VoteResponse { granted: *granted },
         A::Append { prev, commit } => CoreBody::Append {
             prev: prev.into(),
@@ -95,6 +95,30 @@ fn raft_body(
         A::HeartbeatResponse { read_context } => {
             CoreBody::HeartbeatResponse { read_context: read_context.to_native() }
         }
+        A::TimeoutNow => CoreBody::TimeoutNow,
+        A::ReadIndex { context } => CoreBody::ReadIndex { context: context.to_native() },
+        A::ReadIndexAnswered { context, index } => CoreBody::ReadIndexResponse {
+            context: context.to_native(),
+            index: Some(Index(index.to_native())),
+        },
+        A::ReadIndexRefused { context } => {
+            CoreBody::ReadIndexResponse { context: context.to_native(), index: None }
+        }
+        A::Forward { nonce, sequence, lengths } => CoreBody::Forward {
+            id: ForwardId { nonce: nonce.to_native(), sequence: sequence.to_native() },
+            commands: commands(lengths, frame)?,
+        },
+        A::ForwardAppended { nonce, sequence, first, count } => CoreBody::ForwardResponse {
+            id: ForwardId { nonce: nonce.to_native(), sequence: sequence.to_native() },
+            outcome: ForwardOutcome::Appended {
+                first: Index(first.to_native()),
+                count: count.to_native(),
+            },
+        },
+        A::ForwardRefused { nonce, sequence, refusal } => CoreBody::ForwardResponse {
+            id: ForwardId { nonce: nonce.to_native(), sequence: sequence.to_native() },
+            outcome: ForwardOutcome::Refused(refusal.into()),
+        },
         A::SnapshotOffer { position, members } => CoreBody::SnapshotOffer {
             snapshot: SnapshotMeta { position: position.into(), membership: members.try_into()? },
         },
@@ -112,6 +136,26 @@ fn raft_body(
             });
         }
     })
+}
+
+/// Forwarded commands: what is left of the frame.
+fn commands(
+    lengths: &[rkyv::rend::unaligned::u32_ule],
+    frame: &mut Bytes,
+) -> Result<Vec<Bytes>, WireError> {
+    let count = lengths.len();
+    if count > FORWARDED_MAX {
+        return Err(WireError::TooMany { what: "forwarded commands", count, max: FORWARDED_MAX });
+    }
+    let mut commands = Vec::with_capacity(count);
+    for length in lengths {
+        let length = length.to_native() as usize;
+        if frame.len() < length {
+            return Err(WireError::Truncated { what: "forwarded commands" });
+        }
+        commands.push(frame.split_to(length));
+    }
+    Ok(commands)
 }
 
 fn snapshot_frame(
@@ -193,7 +237,8 @@ fn entries(frame: &mut Bytes, limits: WireLimits) -> Result<Entries, WireError> 
 fn payload(kind: &ArchivedKind, bytes: Bytes) -> Result<Payload, WireError> {
     Ok(match kind {
         ArchivedKind::Empty if bytes.is_empty() => Payload::Empty,
-        ArchivedKind::Empty => {
+        ArchivedKind::Withheld if bytes.is_empty() => Payload::Withheld,
+        ArchivedKind::Empty | ArchivedKind::Withheld => {
             return Err(WireError::Table { reason: "an empty entry has a payload" });
         }
         ArchivedKind::Command => Payload::Command(bytes),

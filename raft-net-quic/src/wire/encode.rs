@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use raft_core::{AppendOutcome, Body as CoreBody, Entries, Payload, SnapshotOutcome};
+use raft_core::{
+    AppendOutcome, Body as CoreBody, Entries, ForwardId, ForwardOutcome, Payload, SnapshotOutcome,
+};
 use raft_node::{PeerMessage, SnapshotChunk};
 use rkyv::rancor;
 
 use super::schema::{Body, Head, Kind, KindRun, Members, Run, Table};
-use super::{MEMBERS_MAX, WireError, WireLimits};
+use super::{FORWARDED_MAX, MEMBERS_MAX, WireError, WireLimits};
 use crate::framing::PREFIX_BYTES;
 
 /// A message as it goes on the wire, length prefix included.
@@ -91,6 +93,7 @@ impl Encoder {
                     CoreBody::Append { entries, .. } if !entries.is_empty() => {
                         Rest::Entries(self.block(entries)?)
                     }
+                    CoreBody::Forward { commands, .. } => Rest::Data(commands.concat().into()),
                     _ => Rest::Nothing,
                 };
                 (Head { term: message.term.0, body: raft_body(&message.body)? }, rest)
@@ -188,6 +191,7 @@ fn block(entries: &Entries) -> Result<Block, WireError> {
     for entry in entries.iter() {
         let (kind, length) = match &entry.payload {
             Payload::Empty => (Kind::Empty, 0),
+            Payload::Withheld => (Kind::Withheld, 0),
             Payload::Command(command) => {
                 if command.len() < SHARE_FROM {
                     small.extend_from_slice(command);
@@ -241,7 +245,9 @@ fn raft_body(body: &CoreBody) -> Result<Body, WireError> {
     Ok(match body {
         CoreBody::PreVote { last } => Body::PreVote { last: (*last).into() },
         CoreBody::PreVoteResponse { granted } => Body::PreVoteResponse { granted: *granted },
-        CoreBody::Vote { last } => Body::Vote { last: (*last).into() },
+        CoreBody::Vote { last, transfer } => {
+            Body::Vote { last: (*last).into(), transfer: *transfer }
+        }
         CoreBody::VoteResponse { granted } => Body::VoteResponse { granted: *granted },
         CoreBody::Append { prev, commit, .. } => {
             Body::Append { prev: (*prev).into(), commit: commit.0 }
@@ -257,6 +263,30 @@ fn raft_body(body: &CoreBody) -> Result<Body, WireError> {
         }
         CoreBody::HeartbeatResponse { read_context } => {
             Body::HeartbeatResponse { read_context: *read_context }
+        }
+        CoreBody::TimeoutNow => Body::TimeoutNow,
+        CoreBody::ReadIndex { context } => Body::ReadIndex { context: *context },
+        CoreBody::ReadIndexResponse { context, index: Some(index) } => {
+            Body::ReadIndexAnswered { context: *context, index: index.0 }
+        }
+        CoreBody::ReadIndexResponse { context, index: None } => {
+            Body::ReadIndexRefused { context: *context }
+        }
+        CoreBody::Forward { id: ForwardId { nonce, sequence }, commands } => {
+            at_most("forwarded commands", commands.len(), FORWARDED_MAX)?;
+            let lengths = commands.iter().map(|command| command.len() as u32).collect();
+            Body::Forward { nonce: *nonce, sequence: *sequence, lengths }
+        }
+        CoreBody::ForwardResponse { id: ForwardId { nonce, sequence }, outcome } => {
+            let (nonce, sequence) = (*nonce, *sequence);
+            match outcome {
+                ForwardOutcome::Appended { first, count } => {
+                    Body::ForwardAppended { nonce, sequence, first: first.0, count: *count }
+                }
+                ForwardOutcome::Refused(refusal) => {
+                    Body::ForwardRefused { nonce, sequence, refusal: refusal.into() }
+                }
+            }
         }
         CoreBody::SnapshotOffer { snapshot } => {
             at_most("members", snapshot.membership.len(), MEMBERS_MAX)?;

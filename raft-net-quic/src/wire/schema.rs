@@ -2,7 +2,7 @@
 //! All integers are little-endian and unaligned, relative pointers 32 bits wide: fixed by the rkyv features of the workspace.
 #![allow(missing_docs)] // rkyv's derives name the archived fields after these.
 
-use raft_core::{Index, LogPosition, Membership, NodeId, Term};
+use raft_core::{Index, LogPosition, Membership, NodeId, StoreId, Term};
 use rkyv::{Archive, Serialize};
 
 use super::{MEMBERS_MAX, WireError};
@@ -23,13 +23,20 @@ pub(super) struct Position {
 pub(super) enum Body {
     PreVote { last: Position },
     PreVoteResponse { granted: bool },
-    Vote { last: Position },
+    Vote { last: Position, transfer: bool },
     VoteResponse { granted: bool },
     Append { prev: Position, commit: u64 },
     AppendAccepted { matched: u64 },
     AppendRejected { prev: u64, hint: Position },
     Heartbeat { commit: u64, read_context: u64 },
     HeartbeatResponse { read_context: u64 },
+    TimeoutNow,
+    ReadIndex { context: u64 },
+    ReadIndexAnswered { context: u64, index: u64 },
+    ReadIndexRefused { context: u64 },
+    Forward { nonce: u64, sequence: u64, lengths: Vec<u32> },
+    ForwardAppended { nonce: u64, sequence: u64, first: u64, count: u64 },
+    ForwardRefused { nonce: u64, sequence: u64, refusal: Refusal },
     SnapshotOffer { position: Position, members: Members },
     SnapshotWanted { position: Position },
     SnapshotMatched { position: Position, matched: u64 },
@@ -40,12 +47,31 @@ pub(super) enum Body {
     StreamAbort { position: Position },
 }
 
+/// Why a leader refuses a forwarded batch.
+#[derive(Archive, Serialize)]
+pub(super) enum Refusal {
+    NotLeader { leader: Option<u64> },
+    QuotaExceeded { uncommitted_bytes: u64, max_bytes: u64 },
+    EmptyBatch,
+    BatchTooLarge { bytes: u64, max_bytes: u64 },
+    TransferInProgress { to: u64 },
+}
+
 /// A configuration. Each list rises strictly.
 #[derive(Archive, Serialize)]
 pub(super) struct Members {
     pub(super) voters: Vec<u64>,
     pub(super) outgoing: Vec<u64>,
     pub(super) learners: Vec<u64>,
+    pub(super) witnesses: Vec<u64>,
+    pub(super) stores: Vec<Store>,
+}
+
+/// A member, and the store that it was admitted with.
+#[derive(Archive, Serialize)]
+pub(super) struct Store {
+    pub(super) node: u64,
+    pub(super) store: u64,
 }
 
 /// Describes the payloads that follow it.
@@ -78,6 +104,7 @@ pub(super) enum Kind {
     Empty,
     Command,
     Membership,
+    Withheld,
 }
 
 impl From<LogPosition> for Position {
@@ -102,6 +129,12 @@ impl From<&Membership> for Members {
             voters: ids(&membership.voters),
             outgoing: ids(&membership.outgoing),
             learners: ids(&membership.learners),
+            witnesses: ids(&membership.witnesses),
+            stores: membership
+                .stores
+                .iter()
+                .map(|(node, store)| Store { node: node.0, store: store.0 })
+                .collect(),
         }
     }
 }
@@ -110,7 +143,8 @@ impl TryFrom<&ArchivedMembers> for Membership {
     type Error = WireError;
 
     fn try_from(members: &ArchivedMembers) -> Result<Membership, WireError> {
-        let count = members.voters.len() + members.outgoing.len() + members.learners.len();
+        let lists = [&members.voters, &members.outgoing, &members.learners, &members.witnesses];
+        let count = lists.iter().map(|list| list.len()).sum::<usize>() + 2 * members.stores.len();
         if count > MEMBERS_MAX {
             return Err(WireError::TooMany { what: "members", count, max: MEMBERS_MAX });
         }
@@ -120,10 +154,64 @@ impl TryFrom<&ArchivedMembers> for Membership {
             }
             Ok(ids.iter().map(|id| NodeId(id.to_native())).collect())
         };
+        let nodes: Vec<u64> = members.stores.iter().map(|store| store.node.to_native()).collect();
+        if nodes.windows(2).any(|pair| pair[0] >= pair[1]) {
+            return Err(WireError::Membership);
+        }
+        let ids = members.stores.iter().map(|store| StoreId(store.store.to_native()));
         Ok(Membership {
             voters: set(&members.voters)?,
             outgoing: set(&members.outgoing)?,
             learners: set(&members.learners)?,
+            witnesses: set(&members.witnesses)?,
+            stores: nodes.into_iter().map(NodeId).zip(ids).collect(),
         })
+    }
+}
+
+impl From<&raft_core::Refusal> for Refusal {
+    /// What a leader says of a forwarded batch. Other refusals are about other requests; they would say no more than that it is not taken here.
+    fn from(refusal: &raft_core::Refusal) -> Refusal {
+        use raft_core::Refusal as R;
+        match *refusal {
+            R::NotLeader { leader } => Refusal::NotLeader { leader: leader.map(|node| node.0) },
+            R::QuotaExceeded { uncommitted_bytes, max_bytes } => Refusal::QuotaExceeded {
+                uncommitted_bytes: uncommitted_bytes as u64,
+                max_bytes: max_bytes as u64,
+            },
+            R::EmptyBatch => Refusal::EmptyBatch,
+            R::BatchTooLarge { bytes, max_bytes } => {
+                Refusal::BatchTooLarge { bytes: bytes as u64, max_bytes: max_bytes as u64 }
+            }
+            R::TransferInProgress { to } => Refusal::TransferInProgress { to: to.0 },
+            _ => Refusal::NotLeader { leader: None },
+        }
+    }
+}
+
+impl From<&ArchivedRefusal> for raft_core::Refusal {
+    fn from(refusal: &ArchivedRefusal) -> raft_core::Refusal {
+        use ArchivedRefusal as A;
+        let size = |bytes: &rkyv::rend::unaligned::u64_ule| {
+            usize::try_from(bytes.to_native()).unwrap_or(usize::MAX)
+        };
+        match refusal {
+            A::NotLeader { leader } => raft_core::Refusal::NotLeader {
+                leader: leader.as_ref().map(|node| NodeId(node.to_native())),
+            },
+            A::QuotaExceeded { uncommitted_bytes, max_bytes } => {
+                raft_core::Refusal::QuotaExceeded {
+                    uncommitted_bytes: size(uncommitted_bytes),
+                    max_bytes: size(max_bytes),
+                }
+            }
+            A::EmptyBatch => raft_core::Refusal::EmptyBatch,
+            A::BatchTooLarge { bytes, max_bytes } => {
+                raft_core::Refusal::BatchTooLarge { bytes: size(bytes), max_bytes: size(max_bytes) }
+            }
+            A::TransferInProgress { to } => {
+                raft_core::Refusal::TransferInProgress { to: NodeId(to.to_native()) }
+            }
+        }
     }
 }

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use raft_core::{
-    AppendOutcome, Body, Entries, Entry, Index, LogPosition, Membership, Message, NodeId, Payload,
-    SnapshotMeta, SnapshotOutcome, Term,
+    AppendOutcome, Body, Entries, Entry, ForwardId, ForwardOutcome, Index, LogPosition, Membership,
+    Message, NodeId, Payload, Refusal, SnapshotMeta, SnapshotOutcome, StoreId, Term,
 };
 use raft_node::{PeerMessage, SnapshotChunk, SnapshotFrame};
 
@@ -33,11 +33,17 @@ fn position() -> impl Strategy<Value = LogPosition> {
 
 fn membership() -> impl Strategy<Value = Membership> {
     let set = || prop::collection::btree_set(any::<u64>().prop_map(NodeId), 0..5);
-    (set(), set(), set()).prop_map(|(voters, outgoing, learners)| Membership {
-        voters,
-        outgoing,
-        learners,
-    })
+    let store = (any::<u64>().prop_map(NodeId), any::<u64>().prop_map(StoreId));
+    let stores = prop::collection::btree_map(store.0, store.1, 0..5);
+    (set(), set(), set(), set(), stores).prop_map(
+        |(voters, outgoing, learners, witnesses, stores)| Membership {
+            voters,
+            outgoing,
+            learners,
+            witnesses,
+            stores,
+        },
+    )
 }
 
 fn payload() -> impl Strategy<Value = Payload> {
@@ -47,6 +53,7 @@ fn payload() -> impl Strategy<Value = Payload> {
         8 => bytes(0..300).prop_map(Payload::Command),
         1 => bytes(4_000..6_000).prop_map(Payload::Command),
         1 => membership().prop_map(Payload::Membership),
+        1 => Just(Payload::Withheld),
     ]
 }
 
@@ -66,6 +73,30 @@ fn entries() -> impl Strategy<Value = Entries> {
     )
 }
 
+fn forward_id() -> impl Strategy<Value = ForwardId> {
+    any::<(u64, u64)>().prop_map(|(nonce, sequence)| ForwardId { nonce, sequence })
+}
+
+fn forward_outcome() -> impl Strategy<Value = ForwardOutcome> {
+    prop_oneof![
+        any::<(u64, u64)>()
+            .prop_map(|(first, count)| ForwardOutcome::Appended { first: Index(first), count }),
+        any::<Option<u64>>().prop_map(|leader| ForwardOutcome::Refused(Refusal::NotLeader {
+            leader: leader.map(NodeId)
+        })),
+        any::<(usize, usize)>().prop_map(|(uncommitted_bytes, max_bytes)| {
+            ForwardOutcome::Refused(Refusal::QuotaExceeded { uncommitted_bytes, max_bytes })
+        }),
+        Just(ForwardOutcome::Refused(Refusal::EmptyBatch)),
+        any::<(usize, usize)>().prop_map(|(bytes, max_bytes)| {
+            ForwardOutcome::Refused(Refusal::BatchTooLarge { bytes, max_bytes })
+        }),
+        any::<u64>().prop_map(|to| {
+            ForwardOutcome::Refused(Refusal::TransferInProgress { to: NodeId(to) })
+        }),
+    ]
+}
+
 fn body() -> impl Strategy<Value = Body> {
     let outcome = prop_oneof![
         Just(SnapshotOutcome::Wanted),
@@ -75,7 +106,20 @@ fn body() -> impl Strategy<Value = Body> {
     prop_oneof![
         position().prop_map(|last| Body::PreVote { last }),
         any::<bool>().prop_map(|granted| Body::PreVoteResponse { granted }),
-        position().prop_map(|last| Body::Vote { last }),
+        (position(), any::<bool>()).prop_map(|(last, transfer)| Body::Vote { last, transfer }),
+        Just(Body::TimeoutNow),
+        any::<u64>().prop_map(|context| Body::ReadIndex { context }),
+        any::<(u64, Option<u64>)>().prop_map(|(context, index)| Body::ReadIndexResponse {
+            context,
+            index: index.map(Index)
+        }),
+        (forward_id(), prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..9))
+            .prop_map(|(id, commands)| Body::Forward {
+                id,
+                commands: commands.into_iter().map(Bytes::from).collect()
+            }),
+        (forward_id(), forward_outcome())
+            .prop_map(|(id, outcome)| Body::ForwardResponse { id, outcome }),
         any::<bool>().prop_map(|granted| Body::VoteResponse { granted }),
         (position(), entries(), any::<u64>()).prop_map(|(prev, entries, commit)| Body::Append {
             prev,

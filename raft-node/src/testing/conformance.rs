@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use raft_core::{
     Entries, Entry, HardState, Index, LogPosition, Membership, NodeId, Payload, Persist,
-    RestoredLog, SnapshotMeta, Term, TermRun, Ticket,
+    RestoredLog, SnapshotMeta, StoreId, Term, TermRun, Ticket,
 };
 
 use crate::{LogReader, LogStore, ReadError};
@@ -114,6 +114,8 @@ fn membership(of: u64) -> Membership {
         voters: [NodeId(1), NodeId(of)].into(),
         outgoing: [NodeId(2)].into(),
         learners: [NodeId(of + 1)].into(),
+        witnesses: [NodeId(2)].into(),
+        stores: [(NodeId(1), StoreId(7))].into(),
     }
 }
 

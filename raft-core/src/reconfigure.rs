@@ -1,0 +1,182 @@
+//! When the configuration may change, and what follows from it: dissertation §4.
+//!
+//! A configuration is in effect as soon as its entry is appended, committed or not, and is rolled back if the entry is overwritten
+//! (scenarios 26 and 30). One change at a time; a joint configuration is left by itself once it is committed, by whichever
+//! leader finds it so (scenario 27).
+
+use crate::progress::Peer;
+use crate::role::Role;
+use crate::{
+    Action, Body, ChangeStep, Event, Index, Instant, Membership, MembershipChange, Message, NodeId,
+    Payload, Raft, Refusal, RequestId, Resolution,
+};
+
+/// A peer that is no member any more. It is served until it knows that, so that it does not wait for a leader for ever.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Leaving {
+    /// The entry that removed it.
+    pub(crate) at: Index,
+    /// How long it is waited for.
+    pub(crate) until: Instant,
+}
+
+/// For how many election timeouts a removed peer is served, so that it may learn that it was removed.
+const FAREWELL_TIMEOUTS: u32 = 10;
+
+impl Raft {
+    pub(crate) fn on_change(&mut self, id: RequestId, change: &MembershipChange) {
+        match self.check_change(change) {
+            Ok(next) => {
+                for step in &change.steps {
+                    self.forgive(step.node());
+                }
+                self.append_membership(next);
+                if let Role::Leader(leader) = &mut self.role {
+                    leader.change = Some(id);
+                }
+            }
+            Err(reason) => {
+                self.actions.push_back(Action::Resolve(Resolution::RequestRefused { id, reason }));
+            }
+        }
+    }
+
+    fn check_change(&self, change: &MembershipChange) -> Result<Membership, Refusal> {
+        self.check_settled()?;
+        for step in &change.steps {
+            if let ChangeStep::Promote(node) = *step
+                && self.log.membership().learners.contains(&node)
+            {
+                self.check_caught_up(node)?;
+            }
+        }
+        let mut next = change.apply_to(self.log.membership())?;
+        for step in &change.steps {
+            // It is admitted with the store that it has now.
+            if let ChangeStep::Promote(node) = *step
+                && let Some(stamp) = self.stores.seen(node)
+            {
+                next.stores.insert(node, stamp.id);
+            }
+        }
+        Ok(next)
+    }
+
+    /// Whether the configuration can be changed now: this leads, has committed in its own term (scenario 25: two leaders' single
+    /// changes, none committed, may have disjoint majorities), and no other change is under way.
+    pub(crate) fn check_settled(&self) -> Result<(), Refusal> {
+        let Role::Leader(leader) = &self.role else {
+            return Err(Refusal::NotLeader { leader: self.leader() });
+        };
+        if let Some(transfer) = leader.transfer {
+            return Err(Refusal::TransferInProgress { to: transfer.to });
+        }
+        if self.commit < leader.term_start {
+            return Err(Refusal::NotSettled);
+        }
+        let at = self.log.membership_at();
+        if at > self.commit || self.log.membership().is_joint() {
+            return Err(Refusal::ChangePending { at });
+        }
+        Ok(())
+    }
+
+    fn check_caught_up(&self, node: NodeId) -> Result<(), Refusal> {
+        let last = self.log.last();
+        let Role::Leader(leader) = &self.role else { return Ok(()) };
+        let peer = leader.peers.get(&node);
+        let behind = last.0.saturating_sub(peer.map_or(0, |peer| peer.matched.0));
+        let patience = self.config.election_timeout;
+        if peer.is_some_and(|peer| peer.catch_up.is_done(peer.matched, self.now, patience)) {
+            return Ok(());
+        }
+        Err(Refusal::NotCaughtUp { node, behind })
+    }
+
+    pub(crate) fn append_membership(&mut self, next: Membership) {
+        self.log.append_payload(self.term, Payload::Membership(next));
+        self.on_membership_changed();
+    }
+
+    /// Brings everything that depends on the configuration in step with the log's, if that has changed.
+    pub(crate) fn on_membership_changed(&mut self) {
+        let version = self.log.membership_version();
+        if self.membership_version == version {
+            return;
+        }
+        self.membership_version = version;
+        let at = self.log.membership_at();
+        self.actions.push_back(Action::Event(Event::MembershipChanged { at }));
+        let (id, now, next) = (self.config.id, self.now, self.log.last().next());
+        let until = now + self.config.election_timeout * FAREWELL_TIMEOUTS;
+        let membership = self.log.membership();
+        let Role::Leader(leader) = &mut self.role else { return };
+        for node in membership.members().filter(|node| *node != id) {
+            let peer = leader.peers.entry(node).or_insert_with(|| Peer::new(next, now));
+            peer.leaving = None;
+        }
+        for (node, peer) in &mut leader.peers {
+            if !membership.contains(*node) && peer.leaving.is_none() {
+                peer.leaving = Some(Leaving { at, until });
+            }
+        }
+    }
+
+    /// Leader: what follows from the commit index. Leaves a joint configuration, answers who asked for a change, and makes way if it was removed.
+    pub(crate) fn advance_change(&mut self) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        let is_committed =
+            self.commit >= leader.term_start && self.log.membership_at() <= self.commit;
+        if !is_committed {
+            return;
+        }
+        let membership = self.log.membership();
+        if membership.is_joint() {
+            let next = membership.left();
+            self.append_membership(next);
+            return;
+        }
+        if let Some(id) = leader.change.take() {
+            self.actions.push_back(Action::Resolve(Resolution::RequestDone { id }));
+        }
+        let may_lead = membership.voters.contains(&self.config.id);
+        if may_lead {
+            self.settle_stores();
+        } else {
+            self.retire(membership.clone());
+        }
+    }
+
+    /// A leader that is no voter any more steps down (dissertation §4.2.2, scenario 28). Before that it lets everybody know what is
+    /// committed, and asks the best of the voters to take over, so that nobody has to wait for a timeout.
+    fn retire(&mut self, membership: Membership) {
+        let (last, term) = (self.log.last(), self.term);
+        self.broadcast_heartbeat();
+        let Role::Leader(leader) = &self.role else { return };
+        let able =
+            |node: &NodeId| membership.voters.contains(node) && !membership.is_witness(*node);
+        let heir = leader
+            .peers
+            .iter()
+            .find(|(node, peer)| able(node) && peer.matched == last)
+            .map(|(node, _)| *node);
+        if let Some(to) = heir {
+            let message = Message { term, body: Body::TimeoutNow };
+            self.actions.push_back(Action::Send { to, message });
+        }
+        self.become_follower(term, None);
+    }
+
+    /// Lets go of removed peers that know it by now, or that never will.
+    pub(crate) fn dismiss_leaving_peers(&mut self) {
+        let (now, commit) = (self.now, self.commit);
+        let Role::Leader(leader) = &mut self.role else { return };
+        leader.peers.retain(|_, peer| {
+            let Some(leaving) = peer.leaving.filter(|leaving| leaving.at <= commit) else {
+                return true;
+            };
+            let knows = peer.told_commit >= leaving.at && peer.matched >= leaving.at;
+            !knows && now < leaving.until
+        });
+    }
+}

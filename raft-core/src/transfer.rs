@@ -1,0 +1,152 @@
+//! Handing leadership over: dissertation §3.10.
+//!
+//! The leader takes no more proposals, brings the target's log up to its own, and tells it to campaign at once. If the target has not
+//! taken over within an election timeout, the leader goes on as if nothing had been, but for its lease (see [`lease`](crate::lease)).
+
+use crate::progress::{Peer, Progress};
+use crate::role::{Leader, Role};
+use crate::{Action, Body, Instant, NodeId, Raft, Refusal, RequestId, Resolution, StorageHealth};
+
+/// A transfer that is under way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Transfer {
+    /// Who asked; `None` if the leader decided so itself.
+    pub(crate) id: Option<RequestId>,
+    pub(crate) to: NodeId,
+    pub(crate) deadline: Instant,
+    /// Whether the target was told.
+    pub(crate) is_told: bool,
+}
+
+impl Raft {
+    pub(crate) fn on_transfer(&mut self, id: RequestId, to: Option<NodeId>) {
+        if to == Some(self.config.id) && matches!(self.role, Role::Leader(_)) {
+            self.actions.push_back(Action::Resolve(Resolution::RequestDone { id }));
+            return;
+        }
+        match self.choose_target(to) {
+            Ok(to) => self.start_transfer(Some(id), to),
+            Err(reason) => {
+                self.actions.push_back(Action::Resolve(Resolution::RequestRefused { id, reason }));
+            }
+        }
+    }
+
+    fn choose_target(&self, to: Option<NodeId>) -> Result<NodeId, Refusal> {
+        let Role::Leader(leader) = &self.role else {
+            return Err(Refusal::NotLeader { leader: self.leader() });
+        };
+        if let Some(transfer) = leader.transfer {
+            return Err(Refusal::TransferInProgress { to: transfer.to });
+        }
+        match to {
+            Some(to) => self.check_target(leader, to).map(|_| to),
+            None => {
+                let able = leader
+                    .peers
+                    .iter()
+                    .filter(|(node, _)| self.check_target(leader, **node).is_ok());
+                // Of equals the lowest id, so that the choice is the same everywhere.
+                let best =
+                    able.max_by_key(|(node, peer)| (peer.matched, core::cmp::Reverse(**node)));
+                best.map(|(node, _)| *node).ok_or(Refusal::NoTransferTarget)
+            }
+        }
+    }
+
+    /// Whether a member could take over soon: a full voter, heard from, in step.
+    fn check_target<'a>(&self, leader: &'a Leader, to: NodeId) -> Result<&'a Peer, Refusal> {
+        let membership = self.log.membership();
+        let can_lead = membership.is_voter(to)
+            && !membership.is_witness(to)
+            && self.stores.counts(membership, to);
+        let Some(peer) = leader.peers.get(&to).filter(|_| can_lead) else {
+            return Err(Refusal::CannotLead { node: to });
+        };
+        let behind = self.log.last().0.saturating_sub(peer.matched.0);
+        let is_heard = self.now.since(peer.last_contact) < self.config.election_timeout;
+        let is_in_step = matches!(peer.progress, Progress::Replicate { .. });
+        if !is_heard || !is_in_step || behind > self.config.transfer_lag_max {
+            return Err(Refusal::NotCaughtUp { node: to, behind });
+        }
+        Ok(peer)
+    }
+
+    fn start_transfer(&mut self, id: Option<RequestId>, to: NodeId) {
+        let deadline = self.now + self.config.election_timeout;
+        if let Role::Leader(leader) = &mut self.role {
+            leader.transfer = Some(Transfer { id, to, deadline, is_told: false });
+        }
+        self.tell_target();
+    }
+
+    /// Tells the target to campaign, once it has the whole log.
+    pub(crate) fn tell_target(&mut self) {
+        let (last, term) = (self.log.last(), self.term);
+        let Role::Leader(leader) = &mut self.role else { return };
+        let Some(transfer) = &mut leader.transfer else { return };
+        let to = transfer.to;
+        let is_ready = leader.peers.get(&to).is_some_and(|peer| peer.matched == last);
+        if is_ready && !transfer.is_told {
+            transfer.is_told = true;
+            leader.lease.forswear();
+            let message = crate::Message { term, body: Body::TimeoutNow };
+            self.actions.push_back(Action::Send { to, message });
+        }
+    }
+
+    /// At each heartbeat: says it again, in case it was lost; gives up when the time is over.
+    pub(crate) fn repeat_or_end_transfer(&mut self) {
+        let now = self.now;
+        let Role::Leader(leader) = &mut self.role else { return };
+        let Some(transfer) = &mut leader.transfer else { return };
+        if now < transfer.deadline {
+            transfer.is_told = false;
+            self.tell_target();
+            return;
+        }
+        let Transfer { id, to, .. } = *transfer;
+        leader.transfer = None;
+        if let Some(id) = id {
+            let reason = Refusal::TransferTimedOut { to };
+            self.actions.push_back(Action::Resolve(Resolution::RequestRefused { id, reason }));
+        }
+    }
+
+    /// A leader whose disk stalls makes way for one whose disk does not.
+    pub(crate) fn leave_if_stalled(&mut self) {
+        if self.health == StorageHealth::Stalled
+            && let Ok(to) = self.choose_target(None)
+        {
+            self.start_transfer(None, to);
+        }
+    }
+
+    pub(crate) fn on_storage_health(&mut self, health: StorageHealth) {
+        self.health = health;
+        self.leave_if_stalled();
+    }
+
+    /// The leader says that it is our turn: no pre-vote, and no promise holds the voters back.
+    pub(crate) fn on_timeout_now(&mut self) {
+        if self.can_campaign() {
+            self.campaign(true);
+        }
+    }
+
+    /// Settles a transfer whose leader has stepped down, as soon as it is known who leads.
+    pub(crate) fn settle_handover(&mut self) {
+        let Some(transfer) = self.handed_over else { return };
+        let Some(id) = transfer.id else {
+            self.handed_over = None;
+            return;
+        };
+        let resolution = match self.leader() {
+            Some(leader) if leader == transfer.to => Resolution::RequestDone { id },
+            None if self.now < transfer.deadline => return,
+            _ => Resolution::RequestAbandoned { id },
+        };
+        self.handed_over = None;
+        self.actions.push_back(Action::Resolve(resolution));
+    }
+}
