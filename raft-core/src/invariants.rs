@@ -6,6 +6,11 @@
 //! 4. No peer has more than the leader, and none is sent what it has (paper §5.3).
 //! 5. A member that is installing a snapshot neither campaigns nor leads.
 //! 6. The state machine's snapshot lies between the log's base and what is applied (paper §7).
+//! 7. The configuration in effect could be a group's (dissertation §4), unless this node has not heard of any yet.
+//! 8. Candidates are full voters; so are leaders, but for one whose removal is not committed yet (dissertation §4.2.2).
+//! 9. A leader serves every other member, and nobody else but peers that are leaving.
+//! 10. Who hands leadership over takes no proposals and, once the other was told, holds no lease (dissertation §3.10, §6.4.1).
+//! 11. What waits to be committed is within the quota.
 
 use crate::progress::Progress;
 use crate::role::Role;
@@ -60,6 +65,7 @@ impl Raft {
                 }
             }
         }
+        self.assert_membership_invariants();
         // 5
         if self.incoming.as_ref().is_some_and(Incoming::is_installing) {
             assert!(
@@ -74,5 +80,48 @@ impl Raft {
             "snapshot {snapshot} outside {base}..={}",
             self.applied
         );
+    }
+
+    #[cfg_attr(not(debug_assertions), allow(dead_code))]
+    fn assert_membership_invariants(&self) {
+        let (id, membership) = (self.config.id, self.log.membership());
+        // 7
+        assert!(membership.is_empty() || membership.is_valid(), "impossible {membership:?}");
+        // 8
+        let is_full_voter = membership.is_voter(id) && !membership.is_witness(id);
+        let is_leaving = self.log.membership_at() > self.commit;
+        match &self.role {
+            Role::PreCandidate(_) | Role::Candidate(_) => {
+                assert!(is_full_voter, "node {id} campaigns in {membership:?}");
+            }
+            Role::Leader(leader) => {
+                assert!(
+                    is_full_voter
+                        || is_leaving
+                        || self.commit < leader.term_start
+                        || membership.is_joint(),
+                    "node {id} leads {membership:?}"
+                );
+                // 9
+                for node in membership.members().filter(|node| *node != id) {
+                    assert!(leader.peers.contains_key(&node), "node {node} is not served");
+                }
+                for (node, peer) in &leader.peers {
+                    assert!(
+                        membership.contains(*node) != peer.leaving.is_some(),
+                        "node {node} is served for no reason, or leaves as a member"
+                    );
+                }
+                // 10
+                let is_told = leader.transfer.is_some_and(|transfer| transfer.is_told);
+                assert!(!is_told || self.lease_until().is_none(), "a lease during a transfer");
+                // 11
+                assert!(
+                    leader.proposals.bytes() <= self.config.uncommitted_bytes_max,
+                    "the quota leaks"
+                );
+            }
+            Role::Follower(_) => {}
+        }
     }
 }

@@ -16,6 +16,12 @@
 //!   leader's own term. Committed entries are applied to the state machine in order, and are never lost.
 //! * **Reads** (dissertation §6.4). A leader answers a read without writing to the log: it remembers its commit index, has a majority
 //!   confirm that it still leads, and waits until the index is applied.
+//!   Where clocks can be trusted within a bound, a *lease* spares the question (§6.4.1); and any member can answer, once it has asked the
+//!   leader for the index.
+//! * **Membership** (dissertation §4). The configuration is an entry like any other, and in effect as soon as it is in the log. One voter may
+//!   come or go in one step, since majorities then overlap; any other change passes through a *joint* configuration, in which old and new
+//!   decide together. Learners receive the log without a vote until they have caught up; witnesses vote without keeping commands.
+//! * **Transfer** (dissertation §3.10). A leader can hand over: it stops taking proposals, brings another up to date and tells it to campaign.
 //! * **Snapshots** (paper §7). The state machine's durable snapshots let the log forget its beginning; a follower that needs what is
 //!   forgotten gets the snapshot.
 //!
@@ -28,9 +34,9 @@
 //!
 //! # Caveats
 //!
-//! A minority of the voters can neither elect nor commit: it waits. More voters make a group slower, not faster. Configurations can be
-//! represented ([`Membership`], joint ones too) and are counted rightly, but can not be changed yet; nor are there leadership transfer, lease reads
-//! and witnesses yet. A store that lost acknowledged writes must not come back under its old id.
+//! A minority of the voters can neither elect nor commit: it waits. More voters make a group slower, not faster; *learners* and reads at
+//! any member are what spreads load. Lease reads are only as good as the clocks. A store that lost acknowledged writes is found out and
+//! made a learner if the group knows it ([`StoreStamp`]); if every store that can be reached is blank, nobody can know.
 //!
 //! # The loop
 //!
@@ -74,9 +80,10 @@
 //!
 //! # Reading order
 //!
-//! `ids`, `time`, `entry`, `membership`, `quorum`, `message`: the nouns. `input`, `action`, `error`: what goes in and comes out.
+//! `ids`, `time`, `entry`, `membership`, `quorum`, `change`, `message`: the nouns. `input`, `action`, `error`: what goes in and comes out.
 //! `log` (shape, tail, writes), `progress`, `role`, `outbox`: what is remembered. `raft`: the way in and out. Then one file per rule:
-//! `election`, `follower`, `leader`, `reads`, `snapshots`. `invariants` says what always holds.
+//! `election`, `follower`, `leader`, `reads`, `lease`, `snapshots`, `reconfigure`, `transfer`, `forward`, `stores`. `invariants` says what
+//! always holds, and `status` shows it.
 #![no_std]
 #![forbid(unsafe_code)]
 
