@@ -60,6 +60,14 @@ impl MembershipChange {
     pub fn apply_to(&self, current: &Membership) -> Result<Membership, Refusal> {
         let mut target = current.clone();
         for &step in &self.steps {
+            let node = step.node();
+            let adds = matches!(step, ChangeStep::AddLearner(_) | ChangeStep::AddVoter(_));
+            if adds && current.is_witness(node) {
+                return Err(Refusal::StoreLacksCommands { node });
+            }
+            if matches!(step, ChangeStep::AddWitness(_)) && current.contains(node) {
+                return Err(Refusal::AlreadyMember { node });
+            }
             take_step(&mut target, step)?;
         }
         target.retain_members();

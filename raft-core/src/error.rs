@@ -102,6 +102,14 @@ pub enum Refusal {
         /// The member.
         node: NodeId,
     },
+    /// A witness, or what was one, is to become another kind of member under its old id.
+    #[error(
+        "node {node} is or was a witness, whose store lacks commands: give it a new id and an empty store"
+    )]
+    StoreLacksCommands {
+        /// The witness.
+        node: NodeId,
+    },
     /// Who is to be promoted is no learner.
     #[error("node {node} is no learner, so it can not be promoted: add it as a learner first")]
     NotALearner {

@@ -96,7 +96,7 @@ impl Raft {
         let mut hard_state = restored_log.hard_state;
         let saved = hard_state;
         let mut log = Log::restore(restored_log)?;
-        if log.membership().is_witness(config.id) {
+        if log.ever_lists_witness(config.id) {
             // It has no state machine that could lie behind or ahead of the log.
             snapshot = Some(log.base_snapshot());
         }

@@ -44,10 +44,16 @@ impl Raft {
     fn check_change(&self, change: &MembershipChange) -> Result<Membership, Refusal> {
         self.check_settled()?;
         for step in &change.steps {
-            if let ChangeStep::Promote(node) = *step
-                && self.log.membership().learners.contains(&node)
-            {
-                self.check_caught_up(node)?;
+            match *step {
+                ChangeStep::Promote(node) if self.log.membership().learners.contains(&node) => {
+                    self.check_caught_up(node)?;
+                }
+                ChangeStep::AddLearner(node) | ChangeStep::AddVoter(node)
+                    if self.log.ever_lists_witness(node) =>
+                {
+                    return Err(Refusal::StoreLacksCommands { node });
+                }
+                _ => {}
             }
         }
         let mut next = change.apply_to(self.log.membership())?;

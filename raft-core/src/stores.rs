@@ -8,9 +8,9 @@
 //! 2. Votes and acknowledgements from another store than the recorded one do not count; nor do those of a store that demonstrably lost what it
 //!    had acknowledged in an earlier life.
 //! 3. The leader makes such a member a learner, and tells so by the configuration itself; once it has caught up it can be promoted again.
-//! 4. A member whose log is not blank votes, and campaigns, only if the configuration records its own store; one whose log is blank
+//! 4. A member votes, and campaigns, only if the configuration records its own store. Where none is recorded at all, one whose log is blank
 //!    votes only for candidates whose log is blank too. So a wiped member, which can not know that it was wiped, elects nobody over a log
-//!    that it may once have acknowledged.
+//!    that it may once have acknowledged: the log of a group that was founded with stores records them from its first entry on.
 //!
 //! What no protocol can tell apart is a group of which *every* member that can be reached has a blank disk, and one that is being founded.
 
@@ -27,6 +27,8 @@ pub(crate) struct Stores {
     seen: BTreeMap<NodeId, StoreStamp>,
     /// Members that lost what they had acknowledged, on the store that they were admitted with.
     forgetful: BTreeMap<NodeId, StoreStamp>,
+    /// Whether the configuration agrees with all that, for this version of it.
+    settled: Option<u64>,
 }
 
 impl Stores {
@@ -53,6 +55,9 @@ impl Raft {
             return Ok(());
         };
         let before = self.stores.seen.insert(from, stamp);
+        if before != Some(stamp) {
+            self.stores.settled = None;
+        }
         let Some(before) = before.filter(|before| *before != stamp) else {
             if before.is_none() {
                 self.report_store(from, stamp);
@@ -86,6 +91,7 @@ impl Raft {
         if let Some(stamp) = self.stores.seen(from)
             && self.stores.forgetful.insert(from, stamp).is_none()
         {
+            self.stores.settled = None;
             let event = Event::StoreRejected { node: from, store: stamp.id };
             self.actions.push_back(Action::Event(event));
         }
@@ -100,11 +106,12 @@ impl Raft {
     /// Rule 4: whether this member may vote for a log that ends at `last` (its own, if it campaigns).
     pub(crate) fn may_vote_for(&self, last: LogPosition) -> bool {
         let Some(stamp) = self.config.store else { return true };
-        if self.log.last() == Index(0) {
-            return last.index == Index(0);
+        let recorded = &self.log.membership().stores;
+        if recorded.is_empty() {
+            // A group that is being founded, or one that has not told stores apart until now.
+            return self.log.last() > Index(0) || last.index == Index(0);
         }
-        let recorded = self.log.membership().stores.get(&self.config.id);
-        recorded.is_some_and(|admitted| *admitted == stamp.id)
+        recorded.get(&self.config.id) == Some(&stamp.id)
     }
 
     /// The first entry of a leader (paper §8, dissertation §6.4): empty, unless it is the first that can record stores at all.
@@ -136,7 +143,9 @@ impl Raft {
 
     /// Leader, when nothing else is being changed: records stores that are not recorded, and makes learners of voters that do not count.
     pub(crate) fn settle_stores(&mut self) {
-        if self.config.store.is_none() || self.check_settled().is_err() {
+        let version = Some(self.log.membership_version());
+        let is_known = self.config.store.is_none() || self.stores.settled == version;
+        if is_known || self.check_settled().is_err() {
             return;
         }
         let membership = self.log.membership();
@@ -149,8 +158,9 @@ impl Raft {
             Some(node) => self.demoted(node),
             None => self.with_seen_stores(),
         };
-        if let Some(next) = next {
-            self.append_membership(next);
+        match next {
+            Some(next) => self.append_membership(next),
+            None => self.stores.settled = version,
         }
     }
 

@@ -111,6 +111,10 @@ impl Log {
         self.shape.ever_lists(node)
     }
 
+    pub(crate) fn ever_lists_witness(&self, node: NodeId) -> bool {
+        self.shape.ever_lists_witness(node)
+    }
+
     /// The entries from `first` to `last`, at most `count_max`, without their commands.
     pub(crate) fn without_commands(&self, first: Index, last: Index, count_max: u64) -> Entries {
         let last = last.min(first.plus(count_max.saturating_sub(1)));

@@ -193,6 +193,12 @@ impl LogShape {
             || self.memberships.iter().any(|(_, membership)| membership.contains(node))
     }
 
+    /// Whether any configuration that is known lists this node as a witness: then its store may lack commands.
+    pub(crate) fn ever_lists_witness(&self, node: NodeId) -> bool {
+        self.base_membership.is_witness(node)
+            || self.memberships.iter().any(|(_, membership)| membership.is_witness(node))
+    }
+
     /// The entries from `first` to `last`, without their commands: what a witness gets.
     pub(crate) fn without_commands(&self, first: Index, last: Index) -> Vec<Entry> {
         let mut entries = Vec::new();
