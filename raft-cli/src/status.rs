@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 
 use comfy_table::{CellAlignment, Table, presets};
 use raft_core::{NodeId, RoleKind};
-use raft_kv::client::{Client, NodeReport};
+use raft_kv::client::{Client, ClientError, NodeReport};
 use serde::Serialize;
 
 use crate::cli::StatusArgs;
@@ -36,6 +36,9 @@ pub(crate) struct NodeRow {
     pub(crate) pid: Option<u32>,
     /// Whom it takes for the leader.
     pub(crate) leader: Option<u64>,
+    /// It does not answer because one side does not accept the other's credentials.
+    #[serde(skip)]
+    is_refused: bool,
 }
 
 impl ClusterStatus {
@@ -71,6 +74,12 @@ pub(crate) async fn run(args: StatusArgs) -> Outcome {
     } else {
         writeln!(out, "{}", table(&status))?;
     }
+    if status.nodes.iter().all(|row| row.is_refused) {
+        return Err(Failure::new(
+            Code::Config,
+            "no node and this client accept each other: are the addresses, the certificates and the cluster id in the client's configuration of one cluster?",
+        ));
+    }
     if status.nodes.iter().all(|row| row.role.is_none()) {
         return Err(Failure::new(
             Code::Unavailable,
@@ -91,7 +100,7 @@ pub(crate) async fn gather(client: &Client) -> ClusterStatus {
     ClusterStatus { nodes }
 }
 
-fn row((node, address, report): (NodeId, String, Result<NodeReport, String>)) -> NodeRow {
+fn row((node, address, report): (NodeId, String, Result<NodeReport, ClientError>)) -> NodeRow {
     let silent = NodeRow {
         node: node.0,
         role: None,
@@ -104,8 +113,12 @@ fn row((node, address, report): (NodeId, String, Result<NodeReport, String>)) ->
         state_digest: None,
         pid: None,
         leader: None,
+        is_refused: false,
     };
     match report {
+        Err(ClientError::Network(error)) if error.is_credentials() => {
+            NodeRow { health: format!("refused: {error}"), is_refused: true, ..silent }
+        }
         Err(error) => NodeRow { health: format!("unreachable: {error}"), ..silent },
         Ok(report) => NodeRow {
             role: Some(role_name(report.role).to_owned()),

@@ -86,6 +86,39 @@ fn a_certificate_of_another_cluster() {
     assert_fails(&cluster.client(&["put", "k", "v"]), 5, &["certificate", "cluster"]);
 }
 
+/// Nothing is wrong with either set of files but that they are of two clusters: only the handshake shows it, and it does at once.
+#[test]
+fn a_client_of_another_cluster() {
+    let (cluster, other) = (Cluster::start(1), Cluster::init(1));
+    let address = |cluster: &Cluster| {
+        let config = fs::read_to_string(cluster.path("client.toml")).expect("readable");
+        let line = config.lines().find(|line| line.starts_with("1 = ")).expect("node 1").to_owned();
+        line
+    };
+    edit(&other, "client.toml", &address(&other), &address(&cluster));
+    // Far less than this passes.
+    let patient = ["--timeout-ms", "600000"];
+    for command in [&["put", "k", "v"][..], &["get", "k"], &["dump"], &["status"]] {
+        let output = other.client(&[command, &patient[..]].concat());
+        assert_fails(&output, 5, &["accept each other"]);
+    }
+    let put = other.client(&["put", "k", "v"]);
+    assert_fails(&put, 5, &["not of this cluster", "check that the address, and the CA file"]);
+    assert_eq!(assert_succeeds(&cluster.client(&["dump"])), "");
+}
+
+#[test]
+fn a_node_with_the_credentials_of_another_cluster() {
+    let (cluster, other) = (Cluster::init(1), Cluster::init(1));
+    for file in ["node1.pem", "node1.key"] {
+        fs::copy(other.path(file), cluster.path(file)).expect("copied");
+    }
+    assert_fails(&serve(&cluster, 1, &[]), 5, &["node1.pem", "not signed by the CA", "ca.pem"]);
+    fs::copy(other.path("ca.pem"), cluster.path("ca.pem")).expect("copied");
+    assert_fails(&serve(&cluster, 1, &[]), 5, &["cluster", "issued for it"]);
+    assert!(!fs::exists(cluster.path("data1/log.redb")).expect("readable"), "no log was made");
+}
+
 #[test]
 fn a_port_in_use() {
     let cluster = Cluster::init(1);
