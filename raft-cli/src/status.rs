@@ -1,7 +1,5 @@
 //! `raft status`: asks every node how it is, and prints a table or JSON. What the figures mean is the nodes' affair.
 
-use std::io::{self, Write as _};
-
 use comfy_table::{CellAlignment, Table, presets};
 use raft_core::{NodeId, RoleKind};
 use raft_kv::client::{Client, ClientError, NodeReport};
@@ -10,6 +8,7 @@ use serde::Serialize;
 use crate::cli::StatusArgs;
 use crate::connect;
 use crate::exit::{Code, Failure, Outcome};
+use crate::output::say;
 
 /// What is known of the cluster's nodes.
 #[derive(Clone, Debug, Serialize)]
@@ -68,11 +67,10 @@ pub(crate) async fn run(args: StatusArgs) -> Outcome {
     let client = connect::open(&args.client)?;
     let status = gather(&client).await;
     client.close().await;
-    let mut out = io::stdout().lock();
     if args.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&status)?)?;
+        say(serde_json::to_string_pretty(&status)?)?;
     } else {
-        writeln!(out, "{}", table(&status))?;
+        say(table(&status))?;
     }
     if status.nodes.iter().all(|row| row.is_refused) {
         return Err(Failure::new(
@@ -200,6 +198,7 @@ mod tests {
             state_digest: Some(format!("digest at {applied}")),
             pid: Some(1),
             leader: None,
+            is_refused: false,
         }
     }
 

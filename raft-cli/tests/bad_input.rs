@@ -55,6 +55,43 @@ fn a_malformed_configuration() {
 }
 
 #[test]
+fn the_configuration_of_the_other_kind() {
+    let cluster = Cluster::init(1);
+    let client = cluster.path("client.toml");
+    let says = [&client, "configuration of a client", "node1.toml", "RAFT_NODE_CONFIG"];
+    assert_fails(&run(&["serve", "--config", &client]), 5, &says);
+    let node = cluster.path("node1.toml");
+    let says = [&node, "configuration of a node", "client.toml", "RAFT_CONFIG"];
+    assert_fails(&run(&["get", "k", "--config", &node]), 5, &says);
+}
+
+#[test]
+fn a_key_file_that_can_not_be_read() {
+    let cluster = Cluster::init(1);
+    let key = cluster.path("client.key");
+    fs::remove_file(&key).expect("removable");
+    // Not even root can read a folder.
+    fs::create_dir(&key).expect("made");
+    assert_fails(&cluster.client(&["get", "k"]), 5, &[&key, "the right to read it"]);
+}
+
+#[test]
+fn output_that_can_not_be_written() {
+    let cluster = Cluster::start(1);
+    assert_succeeds(&cluster.client(&["put", "k", "v"]));
+    for command in ["dump", "range", "status"] {
+        let full = fs::File::options().write(true).open("/dev/full").expect("there");
+        let output = support::raft()
+            .env("RAFT_CONFIG", cluster.path("client.toml"))
+            .arg(command)
+            .stdout(full)
+            .output()
+            .expect("runs");
+        assert_fails(&output, 1, &["can not write to stdout: No space left"]);
+    }
+}
+
+#[test]
 fn an_unknown_node_id() {
     let cluster = Cluster::init(3);
     edit(&cluster, "node1.toml", "node = 1", "node = 4");
@@ -92,8 +129,7 @@ fn a_client_of_another_cluster() {
     let (cluster, other) = (Cluster::start(1), Cluster::init(1));
     let address = |cluster: &Cluster| {
         let config = fs::read_to_string(cluster.path("client.toml")).expect("readable");
-        let line = config.lines().find(|line| line.starts_with("1 = ")).expect("node 1").to_owned();
-        line
+        config.lines().find(|line| line.starts_with("1 = ")).expect("node 1").to_owned()
     };
     edit(&other, "client.toml", &address(&other), &address(&cluster));
     // Far less than this passes.
@@ -124,7 +160,10 @@ fn a_port_in_use() {
     let cluster = Cluster::init(1);
     let taken = UdpSocket::bind(("127.0.0.1", 0)).expect("a port");
     let address = taken.local_addr().expect("bound").to_string();
-    assert_fails(&serve(&cluster, 1, &["--listen", &address]), 8, &[&address, "in use"]);
+    let output = serve(&cluster, 1, &["--listen", &address]);
+    assert_fails(&output, 8, &[&address, "in use"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(said.matches("in use").count(), 1, "{said}");
 }
 
 #[test]
