@@ -245,41 +245,6 @@ fn keys_and_values_over_the_limit() {
 }
 
 #[test]
-fn a_torn_or_corrupted_database_file() {
-    let mut cluster = Cluster::start(1);
-    assert_succeeds(&cluster.client(&["put", "k", "v"]));
-    assert_eq!(cluster.stop(1), Some(0));
-    let path = cluster.path("data1/log.redb");
-    let whole = fs::read(&path).expect("readable");
-    // Cut off, overwritten, or something else altogether.
-    fs::write(&path, &whole[..whole.len() / 3]).expect("writable");
-    assert_fails(&serve(&cluster, 1, &[]), 6, &[&path]);
-    let mut corrupted = whole.clone();
-    corrupted[..4096].fill(0xa5);
-    fs::write(&path, &corrupted).expect("writable");
-    assert_fails(&serve(&cluster, 1, &[]), 6, &[&path]);
-    fs::write(&path, "something else").expect("writable");
-    assert_fails(&serve(&cluster, 1, &[]), 6, &[&path]);
-    // Damage inside: either it is refused in our own words, or it hit what is not in use.
-    for page in 1..12 {
-        let mut corrupted = whole.clone();
-        corrupted[page * 4096..][..4096].fill(0xa5);
-        fs::write(&path, &corrupted).expect("writable");
-        let output = serve(&cluster, 1, &[]);
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(!said.contains("panicked"), "page {page}: {said}");
-    }
-    // Without its log the node does not start: it would have forgotten what it acknowledged.
-    fs::remove_file(&path).expect("removed");
-    assert_fails(&serve(&cluster, 1, &[]), 6, &["lost its log"]);
-    // The file itself is as it was, so once it is restored nothing is lost.
-    fs::write(&path, &whole).expect("writable");
-    cluster.start_node(1);
-    cluster.leader();
-    assert_eq!(assert_succeeds(&cluster.client(&["get", "k"])), "v\n");
-}
-
-#[test]
 fn nobody_answers() {
     let cluster = Cluster::init(3);
     assert_fails(
