@@ -124,7 +124,11 @@ fn row((node, address, report): (NodeId, String, Result<NodeReport, ClientError>
             commit: Some(report.commit.0),
             // Of one moment with the digest, where there is one.
             applied: Some(report.stats.map_or(report.applied.0, |stats| stats.applied)),
-            health: report.failure.map_or("ok".to_owned(), |why| format!("failed: {why}")),
+            health: match (report.failure, report.suspicion) {
+                (Some(why), _) => format!("failed: {why}"),
+                (None, Some(why)) => format!("suspect: {why}"),
+                (None, None) => "ok".to_owned(),
+            },
             state_digest: report.stats.map(|stats| format!("{:032x}", stats.digest)),
             pid: Some(report.pid),
             leader: report.leader.map(|leader| leader.0),
