@@ -13,6 +13,7 @@ use crate::cli::{BenchArgs, BenchKind};
 use crate::connect;
 use crate::exit::OrFail as _;
 use crate::exit::{Code, Outcome};
+use crate::output::say;
 use crate::progress;
 
 /// Not counted, before the measurement: connections open, caches fill.
@@ -190,10 +191,10 @@ async fn prefill(load: &Arc<Load>) -> Outcome {
 
 fn print(report: &Report, json: bool) -> Outcome {
     if json {
-        println!("{}", serde_json::to_string_pretty(report)?);
+        say(format_args!("{}", serde_json::to_string_pretty(report)?))?;
         return Ok(());
     }
-    println!(
+    say(format_args!(
         "{} {}s in {} s, {} in flight, {}-byte values, {} keys",
         report.operations,
         report.kind,
@@ -201,13 +202,13 @@ fn print(report: &Report, json: bool) -> Outcome {
         report.inflight,
         report.value_size,
         report.keys
-    );
-    println!("throughput  {:.0} a second", report.ops_per_second);
-    println!(
+    ))?;
+    say(format_args!("throughput  {:.0} a second", report.ops_per_second))?;
+    say(format_args!(
         "latency     p50 {} us, p99 {} us, p99.9 {} us, max {} us",
         report.p50_us, report.p99_us, report.p999_us, report.max_us
-    );
-    println!("errors      {}", report.errors);
+    ))?;
+    say(format_args!("errors      {}", report.errors))?;
     Ok(())
 }
 

@@ -31,7 +31,7 @@ Examples:
   raft get greeting
   raft status
 
-Configuration: flags override environment variables, and both override the file. `raft serve` logs to stderr what RAFT_LOG
+Configuration: flags override environment variables, and both override the file. `raft serve` logs to stderr what RAFT_LOG \
 asks for (`warn` by default; for example `info` or `raft_node=debug`).";
 
 #[derive(Debug, Subcommand)]
@@ -67,11 +67,11 @@ Examples:
     Range(RangeArgs),
     /// Load a file of keys and values
     #[command(after_help = "\
-TSV is one `key<tab>value` a line; \\t \\n \\r \\\\ and \\xNN stand for a tab, a line feed, a carriage return, a backslash and any
-byte. Everything after the first tab is the value. `--format raw-tsv` takes backslashes as they are. JSON Lines is one
+TSV is one `key<tab>value` a line; \\t \\n \\r \\\\ and \\xNN stand for a tab, a line feed, a carriage return, a backslash and any \
+byte. Everything after the first tab is the value. `--format raw-tsv` takes backslashes as they are. JSON Lines is one \
 {\"key\": \"...\", \"value\": \"...\"} a line (`key_hex`, `value_hex` for bytes that are not UTF-8).
 
-The whole file is checked before anything is loaded: a malformed line is named by its number, and nothing is loaded then. If
+The whole file is checked before anything is loaded: a malformed line is named by its number, and nothing is loaded then. If \
 the load is interrupted, the same command goes on where it stopped (it keeps FILE.raft-progress beside the file).")]
     Load(LoadArgs),
     /// Print everything as TSV, sorted by key, as of one moment
@@ -83,7 +83,7 @@ the load is interrupted, the same command goes on where it stopped (it keeps FIL
 Example:
   raft bench put --inflight 1000 --value-size 256 --seconds 10 --json
 
-It keeps N requests in flight, each worker waiting for its answer before it sends the next. A first second warms up and is not
+It keeps N requests in flight, each worker waiting for its answer before it sends the next. A first second warms up and is not \
 counted. `get` first stores every key once. Keys are `bench/` and a number, drawn evenly. Latencies are microseconds.")]
     Bench(BenchArgs),
 }
@@ -118,7 +118,7 @@ pub(crate) struct InitArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
     /// The node's configuration file
-    #[arg(long, env = "RAFT_CONFIG", value_name = "FILE")]
+    #[arg(long, env = "RAFT_NODE_CONFIG", value_name = "FILE")]
     pub(crate) config: PathBuf,
     /// Listen here instead of where the file says
     #[arg(long, env = "RAFT_LISTEN", value_name = "IP:PORT")]

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use crate::cli::{CasArgs, DeleteArgs, DumpArgs, GetArgs, PutArgs, RangeArgs};
 use crate::connect;
 use crate::exit::{Code, Failure, OrFail as _, Outcome};
+use crate::output::written;
 use crate::text;
 
 pub(crate) async fn put(args: PutArgs) -> Outcome {
@@ -35,13 +36,13 @@ pub(crate) async fn get(args: GetArgs) -> Outcome {
     let mut out = io::stdout().lock();
     if args.json {
         let record = KeyRecord { key: args.key.as_bytes().into(), record };
-        writeln!(out, "{}", json(&record, false))?;
+        written(writeln!(out, "{}", json(&record, false)))?;
     } else if args.raw {
-        out.write_all(&record.value)?;
+        written(out.write_all(&record.value))?;
     } else {
-        writeln!(out, "{}", text::escaped(&record.value))?;
+        written(writeln!(out, "{}", text::escaped(&record.value)))?;
     }
-    out.flush()?;
+    written(out.flush())?;
     Ok(())
 }
 
@@ -102,7 +103,7 @@ async fn range_with(client: &Client, args: &RangeArgs) -> Outcome {
         let page = client.range(start, end.clone(), limit, args.keys_only).await;
         let page = page.map_err(|error| connect::failure(error, "range"))?;
         for record in &page.records {
-            print(&mut out, record, args)?;
+            written(print(&mut out, record, args))?;
         }
         left = left.saturating_sub(page.records.len() as u64);
         let Some(last) = page.records.last().filter(|_| page.has_more) else {
@@ -111,7 +112,7 @@ async fn range_with(client: &Client, args: &RangeArgs) -> Outcome {
         // The least key above the last one.
         start = [&last.key[..], &[0]].concat().into();
     }
-    out.flush()?;
+    written(out.flush())?;
     Ok(())
 }
 
@@ -146,10 +147,10 @@ async fn dump_with(client: &Client) -> Outcome {
     let mut out = BufWriter::new(io::stdout().lock());
     while let Some(records) = dump.next().await {
         for record in &records.map_err(failed)? {
-            print_tsv(&mut out, &record.key, &record.record.value)?;
+            written(print_tsv(&mut out, &record.key, &record.record.value))?;
         }
     }
-    out.flush()?;
+    written(out.flush())?;
     Ok(())
 }
 

@@ -112,7 +112,7 @@ pub(crate) fn default_timeout_ms() -> u64 {
 impl NodeConfig {
     /// Reads and checks a node's file.
     pub(crate) fn load(path: &Path) -> Outcome<NodeConfig> {
-        let mut config: NodeConfig = read(path, "`raft init --dir DIR --nodes 3` makes one")?;
+        let mut config: NodeConfig = read(path)?;
         check_cluster(path, &config.cluster)?;
         let members = parse_nodes(path, "members", &config.members)?;
         if !members.contains_key(&config.node) {
@@ -156,10 +156,7 @@ impl NodeConfig {
 impl ClientConfig {
     /// Reads and checks a client's file.
     pub(crate) fn load(path: &Path) -> Outcome<ClientConfig> {
-        let mut config: ClientConfig = read(
-            path,
-            "give --config DIR/client.toml or set RAFT_CONFIG; `raft init` makes one, and `raft demo` shows where its own is",
-        )?;
+        let mut config: ClientConfig = read(path)?;
         check_cluster(path, &config.cluster)?;
         parse_nodes(path, "nodes", &config.nodes)?;
         if config.timeout_ms == 0 {
@@ -195,11 +192,40 @@ fn beside(file: &Path, path: &Path) -> PathBuf {
     file.parent().unwrap_or(Path::new("")).join(path)
 }
 
-fn read<T: for<'de> Deserialize<'de>>(path: &Path, remedy: &str) -> Outcome<T> {
+/// One of the two files.
+trait ConfigFile: for<'de> Deserialize<'de> {
+    /// What to do when it is not there.
+    const REMEDY: &str;
+    /// The table that only the other kind of file has, and whose that is.
+    const OTHER: (&str, &str);
+}
+
+impl ConfigFile for NodeConfig {
+    const REMEDY: &str = "give --config DIR/node1.toml or set RAFT_NODE_CONFIG; `raft init --dir DIR --nodes 3` makes one for each node";
+    const OTHER: (&str, &str) = ("nodes", "client");
+}
+
+impl ConfigFile for ClientConfig {
+    const REMEDY: &str = "give --config DIR/client.toml or set RAFT_CONFIG; `raft init` makes one, and `raft demo` shows where its own is";
+    const OTHER: (&str, &str) = ("members", "node");
+}
+
+/// Whose file this is, if it is the other one.
+fn other_kind<T: ConfigFile>(text: &str) -> Option<&'static str> {
+    let table: toml::Table = toml::from_str(text).ok()?;
+    let (key, other) = T::OTHER;
+    table.get(key).is_some_and(toml::Value::is_table).then_some(other)
+}
+
+fn read<T: ConfigFile>(path: &Path) -> Outcome<T> {
     let text = fs::read_to_string(path).or_fail(Code::Config, || {
-        format!("can not read the configuration {} ({remedy})", path.display())
+        format!("can not read the configuration {} ({})", path.display(), T::REMEDY)
     })?;
     toml::from_str(&text).map_err(|error| {
+        if let Some(other) = other_kind::<T>(&text) {
+            let message = format!("{} is the configuration of a {other}", path.display());
+            return Failure::new(Code::Config, format!("{message}; {}", T::REMEDY));
+        }
         // toml's message names the line, the column and the key.
         let message = error.to_string();
         Failure::new(

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use raft_core::NodeId;
 use raft_kv::client::{self, Client, ClientError};
+use raft_net_quic::ClusterId;
 use raft_net_quic::pki::{Identity, IdentityPaths};
-use raft_net_quic::{CloseCode, ClusterId, NetError};
 
 use crate::cli::ClientArgs;
 use crate::config::{ClientConfig, Tls};
@@ -41,9 +41,11 @@ pub(crate) fn client(config: &ClientConfig, timeout: Option<Duration>) -> Outcom
 /// Gives a client's error its exit code; `doing` says what it was about.
 pub(crate) fn failure(error: ClientError, doing: &str) -> Failure {
     let code = match &error {
-        ClientError::NoNodes | ClientError::UnknownNode { .. } => Code::Config,
+        ClientError::NoNodes
+        | ClientError::UnknownNode { .. }
+        | ClientError::Credentials { .. } => Code::Config,
         ClientError::Limit(_) => Code::Input,
-        ClientError::Network(error) if is_credentials(error) => Code::Config,
+        ClientError::Network(error) if error.is_credentials() => Code::Config,
         ClientError::Network(_) | ClientError::Timeout { .. } | ClientError::OutcomeUnknown => {
             Code::Unavailable
         }
@@ -54,24 +56,4 @@ pub(crate) fn failure(error: ClientError, doing: &str) -> Failure {
         doing.push_str(" (is a majority of the nodes running? `raft status` shows it)");
     }
     Failure { code, error: anyhow::Error::new(error).context(doing) }
-}
-
-/// Whether somebody has to correct a configuration or a certificate before it can work.
-fn is_credentials(error: &NetError) -> bool {
-    match error {
-        NetError::Tls { .. }
-        | NetError::NotMyCertificate { .. }
-        | NetError::WrongCertificate { .. }
-        | NetError::WrongNode { .. }
-        | NetError::Identity { .. }
-        | NetError::NotAllowed { .. } => true,
-        NetError::Refused { code, .. } => matches!(
-            code,
-            CloseCode::Identity
-                | CloseCode::NotAllowed
-                | CloseCode::WrongNode
-                | CloseCode::Certificate
-        ),
-        _ => false,
-    }
 }

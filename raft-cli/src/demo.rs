@@ -15,6 +15,7 @@ use crate::exit::{Code, Failure, OrFail, Outcome};
 use crate::init::{self, Address};
 use crate::load::{self, Place};
 use crate::outage::Writer;
+use crate::output::say;
 use crate::processes::{NodeProcess, free_ports};
 use crate::status::{self, ClusterStatus, NodeRow};
 use crate::text::Format;
@@ -34,7 +35,7 @@ const WRITES_AFTER_OUTAGE: u64 = 50;
 pub(crate) async fn run(args: DemoArgs) -> Outcome {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let mut home = Home::new(args.dir)?;
+    let home = Home::new(args.dir)?;
     let mut nodes: Vec<NodeProcess> =
         (1..=NODES).map(|node| NodeProcess::new(home.path(), node)).collect();
     let stopped = async {
@@ -46,28 +47,31 @@ pub(crate) async fn run(args: DemoArgs) -> Outcome {
     tokio::pin!(stopped);
     let toured = tokio::select! {
         toured = tour(home.path(), &mut nodes) => toured,
-        () = &mut stopped => Err(Failure::new(Code::Failed, "interrupted")),
+        () = &mut stopped => Err(Failure::new(Code::Interrupted, "interrupted")),
     };
-    if toured.is_ok() && !args.once {
-        print_farewell(&home);
-        stopped.await;
-        println!();
-    }
     let ended = match toured {
-        Ok(()) => stop_all(&mut nodes).await,
-        Err(failure) => {
-            // What they logged is of more use than the order in which they end.
-            home.keep();
-            Err(failure)
-        }
+        Ok(()) => finish(&home, &mut nodes, args.once, stopped).await,
+        Err(failure) => Err(failure),
     };
     for node in &mut nodes {
         node.kill().await?;
     }
-    ended.map_err(|failure| Failure {
-        error: failure.error.context(format!("the demo failed (see {})", home.path().display())),
-        ..failure
-    })
+    ended.map_err(|failure| home.close_after(failure))
+}
+
+/// What follows a tour of which every step held.
+async fn finish(
+    home: &Home,
+    nodes: &mut [NodeProcess],
+    once: bool,
+    stopped: impl Future<Output = ()>,
+) -> Outcome {
+    if !once {
+        print_farewell(home)?;
+        stopped.await;
+        say("")?;
+    }
+    stop_all(nodes).await
 }
 
 /// The demo's folder: temporary, or the one that was asked for.
@@ -95,11 +99,28 @@ impl Home {
         }
     }
 
-    /// Does not remove it at the end.
-    fn keep(&mut self) {
-        if let Home::Temporary(temporary) = self {
-            temporary.disable_cleanup(true);
-        }
+    /// Says what is left after a demo that did not come to its end. The logs of one that failed are worth keeping; one that was
+    /// interrupted leaves nothing behind, and least of all the CA's key.
+    fn close_after(self, failure: Failure) -> Failure {
+        let told = match self {
+            Home::Temporary(temporary) if failure.code == Code::Interrupted => {
+                let path = temporary.path().display().to_string();
+                match temporary.close() {
+                    Ok(()) => "the demo's nodes were killed and its files are removed".to_owned(),
+                    Err(error) => format!(
+                        "the demo's nodes were killed, but {path} can not be removed ({error})"
+                    ),
+                }
+            }
+            Home::Kept(path) if failure.code == Code::Interrupted => {
+                format!("the demo's nodes were killed; its files stay in {}", path.display())
+            }
+            Home::Temporary(temporary) => {
+                format!("the demo failed (see {})", temporary.keep().display())
+            }
+            Home::Kept(path) => format!("the demo failed (see {})", path.display()),
+        };
+        Failure { error: failure.error.context(told), ..failure }
     }
 }
 
@@ -126,7 +147,7 @@ impl Guide {
         };
         let late = |_| Failure::new(Code::Failed, format!("not done within {STEP_WITHIN:?}"));
         let (value, told) = done.map_err(late).flatten().map_err(failed)?;
-        println!("{} {what}: {told}", progress::tick(step));
+        say(format_args!("{} {what}: {told}", progress::tick(step)))?;
         Ok(value)
     }
 }
@@ -159,8 +180,7 @@ async fn tour_running(
     let status = guide.step("wait until all three states agree", wait_for_agreement(client));
     let status = status.await?;
     guide.step("read what was written before the crash", read_again(client)).await?;
-    println!("\n{}", status::table(&status));
-    Ok(())
+    say(format_args!("\n{}", status::table(&status)))
 }
 
 /// Makes the cluster; one that an earlier demo left in the folder is used again.
@@ -323,18 +343,17 @@ async fn stop_all(nodes: &mut [NodeProcess]) -> Outcome {
         node.stop().await?;
     }
     spinner.finish_and_clear();
-    println!("all nodes stopped in good order");
-    Ok(())
+    say("all nodes stopped in good order")
 }
 
-fn print_farewell(home: &Home) {
+fn print_farewell(home: &Home) -> Outcome {
     let raft = std::env::args().next().unwrap_or_else(|| "raft".to_owned());
     let config = home.path().join("client.toml");
     let after = match home {
         Home::Temporary(_) => "stops it and removes its data",
         Home::Kept(_) => "stops it; its data stays",
     };
-    println!(
+    say(format_args!(
         "
 The cluster is running; Ctrl-C {after}. Try, in another terminal:
 
@@ -346,5 +365,5 @@ The cluster is running; Ctrl-C {after}. Try, in another terminal:
   {raft} dump | head
   {raft} bench put --inflight 100 --seconds 5",
         config.display()
-    );
+    ))
 }

@@ -20,6 +20,8 @@ pub(crate) enum Code {
     Input = 7,
     /// The address can not be listened on.
     Address = 8,
+    /// Told to stop by a signal before it was done. The number is that of a process that SIGINT ended.
+    Interrupted = 130,
 }
 
 /// What is printed below `raft --help`.
@@ -33,7 +35,8 @@ Exit codes:
   5  the configuration or the credentials are missing, malformed or not accepted
   6  the data folder can not be used
   7  the input is malformed, or a key or a value is over the limit
-  8  the address can not be listened on";
+  8  the address can not be listened on
+  130  interrupted before it was done";
 
 /// An error and the code to exit with.
 #[derive(Debug)]
@@ -56,8 +59,17 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The alternate form prints the causes too.
-        write!(f, "{:#}", self.error)
+        let mut told = String::new();
+        for cause in self.error.chain().map(ToString::to_string) {
+            // Many errors repeat their cause in their own words.
+            if !told.ends_with(&cause) && !told.contains(&format!("{cause};")) {
+                if !told.is_empty() {
+                    told.push_str(": ");
+                }
+                told.push_str(&cause);
+            }
+        }
+        f.write_str(&told)
     }
 }
 
@@ -98,4 +110,25 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
             .downcast_ref::<std::io::Error>()
             .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("can not listen on here: {source}; is the port taken?")]
+    struct Told {
+        source: std::io::Error,
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let told = Told { source: std::io::Error::other("in use") };
+        let failure = Err::<(), _>(told).or_fail(Code::Address, || "no node".to_owned());
+        let failure = failure.unwrap_err().to_string();
+        assert_eq!(failure, "no node: can not listen on here: in use; is the port taken?");
+        let silent = anyhow::anyhow!("in use").context("can not listen");
+        assert_eq!(Failure::from(silent).to_string(), "can not listen: in use");
+    }
 }

@@ -21,6 +21,7 @@ use crate::config::{
     ClientConfig, NodeConfig, ProcessSettings, RaftSettings, Tls, default_timeout_ms,
 };
 use crate::exit::{Code, Failure, OrFail, Outcome};
+use crate::output::say;
 
 /// Where one node is reached.
 #[derive(Clone, Debug)]
@@ -53,18 +54,18 @@ pub(crate) fn run(args: &InitArgs) -> Outcome {
     let addresses = addresses(args)?;
     let cluster = create(&args.dir, &addresses)?;
     let dir = args.dir.display();
-    println!("made cluster {cluster} of {} nodes in {dir}", args.nodes);
-    println!();
-    println!(
-        "start every node (on its own machine, with its own files and ca.pem; ca.key stays safe elsewhere):"
-    );
+    say(format_args!("made cluster {cluster} of {} nodes in {dir}", args.nodes))?;
+    say("")?;
+    say(
+        "start every node (on its own machine, with its own files and ca.pem; ca.key stays safe elsewhere):",
+    )?;
     for node in 1..=args.nodes {
-        println!("  raft serve --config {dir}/node{node}.toml");
+        say(format_args!("  raft serve --config {dir}/node{node}.toml"))?;
     }
-    println!();
-    println!("then:");
-    println!("  export RAFT_CONFIG={dir}/client.toml");
-    println!("  raft status");
+    say("")?;
+    say("then:")?;
+    say(format_args!("  export RAFT_CONFIG={dir}/client.toml"))?;
+    say("  raft status")?;
     Ok(())
 }
 

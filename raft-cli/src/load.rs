@@ -18,6 +18,7 @@ use crate::config::ClientConfig;
 use crate::connect;
 use crate::exit::{Code, Failure, OrFail, Outcome};
 use crate::lines::Lines;
+use crate::output::say;
 use crate::progress;
 use crate::text::Format;
 
@@ -53,7 +54,7 @@ pub(crate) async fn run(args: LoadArgs) -> Outcome {
     });
     let stored = tokio::select! {
         stored = storing => stored,
-        _ = tokio::signal::ctrl_c() => Err(Failure::new(Code::Failed, "interrupted")),
+        _ = tokio::signal::ctrl_c() => Err(Failure::new(Code::Interrupted, "interrupted")),
     };
     bar.finish_and_clear();
     client.close().await;
@@ -62,7 +63,7 @@ pub(crate) async fn run(args: LoadArgs) -> Outcome {
             sidecar.remove();
             let seconds = started.elapsed().as_secs_f64();
             let rate = records as f64 / seconds.max(1e-9);
-            println!("loaded {records} records in {seconds:.1} s ({rate:.0} a second)");
+            say(format_args!("loaded {records} records in {seconds:.1} s ({rate:.0} a second)"))?;
             Ok(())
         }
         Err(failure) => {
@@ -254,7 +255,7 @@ impl Drop for Window {
 struct Sidecar {
     path: Option<PathBuf>,
     state: Progress,
-    saved: Instant,
+    saved: Option<Instant>,
 }
 
 /// What the progress file holds. It counts only for the same content and the same cluster.
@@ -279,7 +280,7 @@ impl Sidecar {
             format: format!("{format:?}"),
             place: Place::default(),
         };
-        Sidecar { path, state, saved: Instant::now() }
+        Sidecar { path, state, saved: None }
     }
 
     /// Where an earlier load of the same content into the same cluster stopped; the start if there was none.
@@ -297,13 +298,13 @@ impl Sidecar {
 
     fn note(&mut self, place: Place) {
         self.state.place = place;
-        if self.saved.elapsed() >= SAVE_INTERVAL {
+        if self.saved.is_none_or(|saved| saved.elapsed() >= SAVE_INTERVAL) {
             self.save();
         }
     }
 
     fn save(&mut self) -> bool {
-        self.saved = Instant::now();
+        self.saved = Some(Instant::now());
         let Some(path) = &self.path else {
             return false;
         };

@@ -12,6 +12,7 @@ mod init;
 mod lines;
 mod load;
 mod outage;
+mod output;
 mod processes;
 mod progress;
 mod serve;

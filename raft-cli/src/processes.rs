@@ -47,6 +47,7 @@ impl NodeProcess {
             // Whatever happens to this process, the pipe closes, and the node stops.
             .args(["serve", "--until-stdin-closes", "--config"])
             .arg(&self.config)
+            .env_remove("RAFT_NODE_CONFIG")
             .env_remove("RAFT_LISTEN")
             .env_remove("RAFT_DATA")
             .env_remove("RAFT_WORKERS")

@@ -20,6 +20,7 @@ use crate::config::NodeConfig;
 use crate::connect;
 use crate::data_folder::DataFolder;
 use crate::exit::{Code, Failure, OrFail, Outcome};
+use crate::output::say;
 
 /// Reads the file, and lets flags and environment override it.
 pub(crate) fn configure(args: &ServeArgs) -> Outcome<NodeConfig> {
@@ -48,7 +49,8 @@ pub(crate) async fn run(config: NodeConfig, until_stdin_closes: bool) -> Outcome
     let address = endpoint.local_addr();
     let node = start(&config, me, cluster, &folder, &endpoint).await?;
 
-    println!("ready node={me} address={address} pid={}", std::process::id());
+    // That nobody wants to know is no reason to stop.
+    let _ = say(format_args!("ready node={me} address={address} pid={}", std::process::id()));
     tracing::info!(%me, %address, data = %config.data.display(), "ready");
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
     let members = config.member_addresses().into_iter();

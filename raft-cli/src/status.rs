@@ -1,15 +1,14 @@
 //! `raft status`: asks every node how it is, and prints a table or JSON. What the figures mean is the nodes' affair.
 
-use std::io::{self, Write as _};
-
 use comfy_table::{CellAlignment, Table, presets};
 use raft_core::{NodeId, RoleKind};
-use raft_kv::client::{Client, NodeReport};
+use raft_kv::client::{Client, ClientError, NodeReport};
 use serde::Serialize;
 
 use crate::cli::StatusArgs;
 use crate::connect;
 use crate::exit::{Code, Failure, Outcome};
+use crate::output::say;
 
 /// What is known of the cluster's nodes.
 #[derive(Clone, Debug, Serialize)]
@@ -36,6 +35,9 @@ pub(crate) struct NodeRow {
     pub(crate) pid: Option<u32>,
     /// Whom it takes for the leader.
     pub(crate) leader: Option<u64>,
+    /// It does not answer because one side does not accept the other's credentials.
+    #[serde(skip)]
+    is_refused: bool,
 }
 
 impl ClusterStatus {
@@ -65,11 +67,16 @@ pub(crate) async fn run(args: StatusArgs) -> Outcome {
     let client = connect::open(&args.client)?;
     let status = gather(&client).await;
     client.close().await;
-    let mut out = io::stdout().lock();
     if args.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&status)?)?;
+        say(serde_json::to_string_pretty(&status)?)?;
     } else {
-        writeln!(out, "{}", table(&status))?;
+        say(table(&status))?;
+    }
+    if status.nodes.iter().all(|row| row.is_refused) {
+        return Err(Failure::new(
+            Code::Config,
+            "no node and this client accept each other: are the addresses, the certificates and the cluster id in the client's configuration of one cluster?",
+        ));
     }
     if status.nodes.iter().all(|row| row.role.is_none()) {
         return Err(Failure::new(
@@ -91,7 +98,7 @@ pub(crate) async fn gather(client: &Client) -> ClusterStatus {
     ClusterStatus { nodes }
 }
 
-fn row((node, address, report): (NodeId, String, Result<NodeReport, String>)) -> NodeRow {
+fn row((node, address, report): (NodeId, String, Result<NodeReport, ClientError>)) -> NodeRow {
     let silent = NodeRow {
         node: node.0,
         role: None,
@@ -104,8 +111,12 @@ fn row((node, address, report): (NodeId, String, Result<NodeReport, String>)) ->
         state_digest: None,
         pid: None,
         leader: None,
+        is_refused: false,
     };
     match report {
+        Err(ClientError::Network(error)) if error.is_credentials() => {
+            NodeRow { health: format!("refused: {error}"), is_refused: true, ..silent }
+        }
         Err(error) => NodeRow { health: format!("unreachable: {error}"), ..silent },
         Ok(report) => NodeRow {
             role: Some(role_name(report.role).to_owned()),
@@ -113,7 +124,11 @@ fn row((node, address, report): (NodeId, String, Result<NodeReport, String>)) ->
             commit: Some(report.commit.0),
             // Of one moment with the digest, where there is one.
             applied: Some(report.stats.map_or(report.applied.0, |stats| stats.applied)),
-            health: report.failure.map_or("ok".to_owned(), |why| format!("failed: {why}")),
+            health: match (report.failure, report.suspicion) {
+                (Some(why), _) => format!("failed: {why}"),
+                (None, Some(why)) => format!("suspect: {why}"),
+                (None, None) => "ok".to_owned(),
+            },
             state_digest: report.stats.map(|stats| format!("{:032x}", stats.digest)),
             pid: Some(report.pid),
             leader: report.leader.map(|leader| leader.0),
@@ -189,6 +204,7 @@ mod tests {
             state_digest: Some(format!("digest at {applied}")),
             pid: Some(1),
             leader: None,
+            is_refused: false,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Records as lines of text: the TSV and JSON Lines that `load` reads and `dump` and `range` print. No I/O.
 //!
 //! TSV: key, tab, value. In both, `\t`, `\n`, `\r` and `\\` stand for a tab, a line feed, a carriage return and a backslash, and
-//! `\xNN` for any byte. [`escape`] writes bytes that are not UTF-8, and control characters, in this way and leaves everything else
+//! `\xNN` for any byte. [`escape`] writes bytes that are not UTF-8, control characters and U+FEFF in this way and leaves everything else
 //! alone, so that what is dumped can be loaded, and dumps to the same text again. Everything after the first tab is the value,
 //! further tabs included: a table of more columns keeps them.
 //!
@@ -70,7 +70,8 @@ pub(crate) fn escape(bytes: &[u8], out: &mut String) {
                 '\n' => out.push_str("\\n"),
                 '\r' => out.push_str("\\r"),
                 '\\' => out.push_str("\\\\"),
-                char if char.is_control() => {
+                // A byte order mark at the start of a file is none of its content.
+                char if char.is_control() || char == '\u{feff}' => {
                     let mut utf8 = [0; 4];
                     escape_hex(char.encode_utf8(&mut utf8).as_bytes(), out);
                 }
@@ -203,6 +204,8 @@ mod tests {
     fn readable_text_is_left_alone() {
         assert_eq!(escaped("Grüße, 世界!".as_bytes()), "Grüße, 世界!");
         assert_eq!(escaped(b"a\tb\\c\x00\xff"), "a\\tb\\\\c\\x00\\xff");
+        // As the first of a file it would be taken for a byte order mark.
+        assert_eq!(escaped("\u{feff}k".as_bytes()), "\\xef\\xbb\\xbfk");
     }
 
     #[test]

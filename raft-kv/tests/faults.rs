@@ -155,6 +155,7 @@ fn leading() -> NodeReport {
         durable: Index(0),
         address: String::new(),
         failure: None,
+        suspicion: None,
         stats: None,
         pid: 1,
         uptime: Duration::ZERO,

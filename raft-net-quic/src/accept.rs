@@ -192,8 +192,10 @@ fn admit(shared: &Shared, node: NodeId) -> Result<(Arc<Link>, Inbox), Refusal> {
             Err((CloseCode::NotAllowed, NetError::NotAllowed { peer, reason }))
         }
         Some(Admission::NotReady) | None => {
-            let reason = format!("node {me} is still starting");
-            Err((CloseCode::NotReady, NetError::NotAllowed { peer, reason }))
+            // Every start of a group has its share of these: nothing to be told about.
+            let (by, code) = (format!("node {me}"), CloseCode::NotReady);
+            let reason = "it is still starting".into();
+            Err((code, NetError::Refused { by, code, reason }))
         }
     }
 }

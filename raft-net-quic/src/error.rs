@@ -157,6 +157,27 @@ impl NetError {
             _ => false,
         }
     }
+
+    /// Whether one side does not accept who the other is or says it wants: somebody has to correct a certificate, an address or
+    /// another setting before this can work.
+    pub fn is_credentials(&self) -> bool {
+        match self {
+            NetError::Tls { .. }
+            | NetError::NotMyCertificate { .. }
+            | NetError::WrongCertificate { .. }
+            | NetError::WrongNode { .. }
+            | NetError::Identity { .. }
+            | NetError::NotAllowed { .. } => true,
+            NetError::Refused { code, .. } => matches!(
+                code,
+                CloseCode::Identity
+                    | CloseCode::NotAllowed
+                    | CloseCode::WrongNode
+                    | CloseCode::Certificate
+            ),
+            _ => false,
+        }
+    }
 }
 
 /// Why an endpoint closed a connection: the application close codes of the wire format.

@@ -23,8 +23,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use raft_core::{
-    Action, CallerFault, Event, HandleError, Input, Instant, LogPosition, NodeId, ProposalId, Raft,
-    ReadId, Resolution, RoleKind, SnapshotMeta, Term,
+    Action, CallerFault, Event, HandleError, Input, Instant, LogPosition, NodeId, PeerFault,
+    ProposalId, Raft, ReadId, Resolution, RoleKind, SnapshotMeta, Term,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::Sleep;
@@ -38,7 +38,7 @@ use crate::handover::{Fill, Handover};
 use crate::metrics::{Counters, count};
 use crate::snapshot_receive::{ReceiveWork, received_file};
 use crate::snapshot_send::{StreamControl, StreamGuard};
-use crate::status::NodeStatus;
+use crate::status::{Health, NodeStatus};
 use crate::storage::StorageWork;
 use crate::{Delivery, PeerMessage, SnapshotChunk, SnapshotFrame, StateMachine, Transport};
 
@@ -267,6 +267,10 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
                 tracing::debug!(%error, "a late report");
             }
             HandleError::Caller(_) => tracing::error!(%error, "a mistake in the driver"),
+            HandleError::Peer { fault, .. } if contradicts(&fault) => {
+                tracing::error!(%error, "a peer contradicts what the group has agreed on");
+                self.status.suspect(&error.to_string());
+            }
             HandleError::Peer { .. } => tracing::warn!(%error, "a peer's message was refused"),
         }
     }
@@ -427,6 +431,30 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
             let changed = status.raft != raft;
             status.raft = raft;
             changed
+        });
+    }
+}
+
+/// Whether a fault shows that a member has forgotten what it promised, or is there twice; others are only mistakes of a peer.
+fn contradicts(fault: &PeerFault) -> bool {
+    matches!(
+        fault,
+        PeerFault::OwnId
+            | PeerFault::SecondLeader { .. }
+            | PeerFault::OverwritesCommitted { .. }
+            | PeerFault::AcknowledgedTooMuch { .. }
+    )
+}
+
+impl StatusPublisher {
+    /// Remembers the first reason to doubt the group, and shows it at once.
+    fn suspect(&self, why: &str) {
+        self.sender.send_if_modified(|status| {
+            let is_new = status.health.is_ok();
+            if is_new {
+                status.health = Health::Suspect { why: why.into() };
+            }
+            is_new
         });
     }
 }

@@ -224,7 +224,7 @@ impl<M: StateMachine> NodeHandle<M> {
     /// Waits until the reason is published: a waiter may be dropped a moment before.
     async fn why_stopped(&self) -> Arc<str> {
         let mut status = self.shared.status.clone();
-        let published = status.wait_for(|status| !status.health.is_ok()).await;
+        let published = status.wait_for(|status| status.health.why_stopped().is_some()).await;
         let why = published.ok().and_then(|status| status.health.why_stopped());
         why.unwrap_or_else(|| "its task was cancelled with its runtime".into())
     }

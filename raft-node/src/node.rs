@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use raft_core::{Config, Instant, LogPosition, Raft, Restored, SnapshotMeta};
+use raft_core::{Config, Index, Instant, LogPosition, Raft, Restored, SnapshotMeta};
 use tokio::sync::{mpsc, watch};
 
 use crate::apply::{self, ApplierParts};
@@ -18,11 +18,13 @@ use crate::handover::{Fill, Handover};
 use crate::metrics::Counters;
 use crate::snapshot_send::StreamSettings;
 use crate::status::{Health, NodeStatus};
-use crate::{Inbox, LogStore, StateMachine, Transport};
+use crate::{Inbox, LogReader, LogStore, ReadError, StateMachine, StorageError, Transport};
 use crate::{fetch, snapshot_receive, storage};
 
 /// How many reports of worker threads may wait for the driver.
 const FEEDBACK_MAX: usize = 1024;
+/// How much of the log is read at a time when it is checked at the start.
+const TAIL_READ_BYTES: usize = 4 << 20;
 
 /// A member of a group, run by this process. See [`Node::start`].
 #[derive(Debug)]
@@ -133,7 +135,29 @@ fn restore<L: LogStore, M: StateMachine>(
         log.base_membership = founding.clone();
     }
     let snapshot = machine.restore()?;
+    let applied = snapshot.as_ref().map_or(Index(0), |meta| meta.position.index);
+    check_tail(&store.reader(), applied.max(log.base.index), log.last)?;
     Ok(Stores { store, machine, restored: Restored { log, snapshot } })
+}
+
+/// Reads once what will have to be applied: damage is to be told before the node says that it serves, not in the middle of it.
+fn check_tail(log: &impl LogReader, after: Index, last: Index) -> Result<(), StorageError> {
+    let mut read = after;
+    while read < last {
+        let first = read.next();
+        match log.read(first, last, TAIL_READ_BYTES) {
+            Ok(entries) => read = entries.last().map_or(last, |entry| entry.index),
+            Err(ReadError::Storage(error)) => return Err(error),
+            Err(missing @ ReadError::NotThere { .. }) => {
+                let message = format!(
+                    "{missing}, though the log goes from {} to {last}; restore the log as it was",
+                    after.next()
+                );
+                return Err(StorageError { message, source: None });
+            }
+        }
+    }
+    Ok(())
 }
 
 fn make_scratch(folder: &Path) -> Result<(), StartError> {

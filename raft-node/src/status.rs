@@ -18,6 +18,12 @@ pub struct NodeStatus {
 pub enum Health {
     /// It does.
     Ok,
+    /// It does, and it has seen a peer do what no correct member of the group can do: somewhere acknowledged entries may have been lost.
+    /// Stays until the process is restarted.
+    Suspect {
+        /// Who did what.
+        why: Arc<str>,
+    },
     /// It was shut down in good order.
     Stopped,
     /// It has failed, for good: only a restart of the process can help, after the cause is removed.
@@ -28,7 +34,7 @@ pub enum Health {
 }
 
 impl Health {
-    /// Whether the node serves.
+    /// Whether the node serves, and nothing speaks against it.
     pub fn is_ok(&self) -> bool {
         *self == Health::Ok
     }
@@ -36,9 +42,17 @@ impl Health {
     /// Why it does not serve, in words; `None` if it does.
     pub fn why_stopped(&self) -> Option<Arc<str>> {
         match self {
-            Health::Ok => None,
+            Health::Ok | Health::Suspect { .. } => None,
             Health::Stopped => Some("it was shut down".into()),
             Health::Failed { why } => Some(Arc::clone(why)),
+        }
+    }
+
+    /// Which peer broke the rules, in words; `None` if none was seen to.
+    pub fn suspicion(&self) -> Option<Arc<str>> {
+        match self {
+            Health::Suspect { why } => Some(Arc::clone(why)),
+            _ => None,
         }
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::{Group, PATIENCE, applied, command, until};
-use raft_node::raft_core::{NodeId, Refusal, RoleKind};
-use raft_node::{CheckpointFailed, Health, ProposeError, ReadFailed};
+use raft_node::raft_core::{Body, Message, NodeId, Refusal, RoleKind, Term};
+use raft_node::{CheckpointFailed, Health, PeerMessage, ProposeError, ReadFailed, Transport as _};
 
 #[tokio::test]
 async fn three_nodes_elect_propose_and_read() {
@@ -308,4 +308,24 @@ async fn a_node_stops_when_its_last_handle_is_dropped() {
     let stopped = status.wait_for(|status| status.health == Health::Stopped);
     let stopped = tokio::time::timeout(Duration::from_secs(20), stopped).await;
     assert!(stopped.expect("in time").is_ok());
+}
+
+#[tokio::test]
+async fn a_peer_that_can_not_be_right_shows_in_the_health_and_the_node_serves_on() {
+    let group = Group::start(1, |_| {}).await;
+    let me = group.leader_of([1]).await;
+    let node = group.nodes[&me].clone();
+    assert_eq!(node.propose(command("a")).await, Ok(1));
+    assert!(node.status().health.is_ok());
+    // Another machine runs as the same member.
+    let body = Body::HeartbeatResponse { read_context: 0 };
+    let message = Message { term: Term(1), body };
+    group.network.transport(me).send(me, PeerMessage::Raft(message));
+    let status = until(&node, |status| status.health.suspicion().is_some()).await;
+    let why = status.health.suspicion().expect("said");
+    assert!(why.contains("two machines run as one member"), "{why}");
+    assert_eq!(node.propose(command("b")).await, Ok(2));
+    assert!(node.status().health.why_stopped().is_none());
+    group.shutdown().await;
+    assert_eq!(node.status().health, Health::Stopped);
 }

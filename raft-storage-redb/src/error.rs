@@ -61,7 +61,7 @@ pub enum OpenError {
         supported: u16,
     },
     /// There is something at the path that is not a Raft log.
-    #[error("{} is not a Raft log ({detail}): name another file", path.display())]
+    #[error("{} is not a Raft log ({detail}): put the log back if it is elsewhere; never start this node on an empty folder instead (see 'Losing machines' in docs/src/operations.md)", path.display())]
     NotALog {
         /// The path.
         path: PathBuf,

@@ -18,9 +18,15 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 /// The binary under test, without anything from the environment that it would heed.
 pub fn raft() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_raft"));
-    for name in
-        ["RAFT_CONFIG", "RAFT_LISTEN", "RAFT_DATA", "RAFT_WORKERS", "RAFT_TIMEOUT_MS", "RAFT_LOG"]
-    {
+    for name in [
+        "RAFT_CONFIG",
+        "RAFT_NODE_CONFIG",
+        "RAFT_LISTEN",
+        "RAFT_DATA",
+        "RAFT_WORKERS",
+        "RAFT_TIMEOUT_MS",
+        "RAFT_LOG",
+    ] {
         command.env_remove(name);
     }
     command.stdin(Stdio::null());

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::error::Trouble;
 use super::{Client, ClientError};
 use crate::protocol::{Fault, FrameBuilder, NodeReport, ReplyBody, RequestBody, decode_replies};
 use crate::query::KeyRecord;
@@ -65,7 +66,7 @@ impl Client {
         loop {
             let node = match leader {
                 Some(leader) => Some(leader),
-                None => self.ask_for_leader().await,
+                None => self.ask_for_leader().await?,
             };
             let (hint, why) = match node {
                 Some(node) => match self.try_dump(node, start.clone(), out, deadline).await {
@@ -84,11 +85,15 @@ impl Client {
         }
     }
 
-    async fn ask_for_leader(&self) -> Option<NodeId> {
+    /// Who leads, as far as anybody says. The error is that no node accepts this client.
+    async fn ask_for_leader(&self) -> Result<Option<NodeId>, ClientError> {
         let reports = self.status_all().await;
+        if let Some(error) = refused_by_all(&reports) {
+            return Err(error);
+        }
         let leaders = reports.into_iter().filter_map(|(.., report)| report.ok());
         let latest = leaders.filter(NodeReport::is_serving_leader).max_by_key(|report| report.term);
-        latest.map(|report| report.node)
+        Ok(latest.map(|report| report.node))
     }
 
     async fn try_dump(&self, node: NodeId, start: Bytes, out: &Out, deadline: Instant) -> End {
@@ -168,6 +173,20 @@ impl Client {
 }
 
 type Out = mpsc::Sender<Result<Vec<KeyRecord>, ClientError>>;
+
+fn refused_by_all(
+    reports: &[(NodeId, String, Result<NodeReport, ClientError>)],
+) -> Option<ClientError> {
+    let mut last = None;
+    for (node, _, report) in reports {
+        let trouble = Trouble::from(report.as_ref().err()?);
+        if !trouble.is_credentials {
+            return None;
+        }
+        last = Some(ClientError::Credentials { node: *node, why: trouble.why });
+    }
+    last
+}
 
 fn failed(why: &str) -> End {
     End::Failed(ClientError::NodeFailed { why: why.into() })

@@ -46,6 +46,15 @@ pub enum ClientError {
         /// What happened.
         why: String,
     },
+    /// Every node that is known refused this client's certificate, or showed one that is not to be trusted. Nothing was changed; trying
+    /// again is of no use before somebody corrects the configuration.
+    #[error("no node and this client accept each other; node {node}: {why}")]
+    Credentials {
+        /// The last node that was tried.
+        node: raft_core::NodeId,
+        /// What is wrong with whose credentials.
+        why: String,
+    },
     /// The network can not be used, or a node can not be reached.
     #[error(transparent)]
     Network(#[from] NetError),
@@ -66,4 +75,45 @@ pub enum ClientError {
     /// The client's task has ended, with its runtime.
     #[error("the client is closed: make a new one within a running runtime")]
     Closed,
+}
+
+/// Why a node could not be asked, or did not answer.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    pub(super) why: String,
+    /// No try will succeed before somebody has corrected a certificate or an address.
+    pub(super) is_credentials: bool,
+}
+
+impl From<&NetError> for Trouble {
+    fn from(error: &NetError) -> Trouble {
+        Trouble { why: error.to_string(), is_credentials: error.is_credentials() }
+    }
+}
+
+impl From<NetError> for Trouble {
+    fn from(error: NetError) -> Trouble {
+        Trouble::from(&error)
+    }
+}
+
+impl From<&ClientError> for Trouble {
+    fn from(error: &ClientError) -> Trouble {
+        match error {
+            ClientError::Network(error) => error.into(),
+            other => other.to_string().into(),
+        }
+    }
+}
+
+impl From<String> for Trouble {
+    fn from(why: String) -> Trouble {
+        Trouble { why, is_credentials: false }
+    }
+}
+
+impl From<&str> for Trouble {
+    fn from(why: &str) -> Trouble {
+        why.to_owned().into()
+    }
 }

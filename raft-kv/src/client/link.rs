@@ -8,6 +8,7 @@ use raft_net_quic::{ClientEndpoint, FrameReader, FrameWriter, ServiceStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::error::Trouble;
 use super::search::Reported;
 use crate::protocol::{Reply, decode_replies};
 
@@ -19,7 +20,7 @@ pub(super) enum Event {
     /// Replies came over it.
     Replies { link: u64, replies: Vec<Reply> },
     /// It is lost, or could not be made.
-    Lost { link: u64, why: String },
+    Lost { link: u64, trouble: Trouble },
     /// A node was asked how it is.
     Reported(Reported),
 }
@@ -51,11 +52,11 @@ impl Link {
         let (frames, to_send) = mpsc::channel(FRAMES_AHEAD);
         let mut task = JoinSet::new();
         task.spawn(async move {
-            let why = match endpoint.connect(node, &address).await {
+            let trouble = match endpoint.connect(node, &address).await {
                 Ok(stream) => run(number, stream, to_send, &events).await,
-                Err(error) => error.to_string(),
+                Err(error) => error.into(),
             };
-            let _ = events.send(Event::Lost { link: number, why }).await;
+            let _ = events.send(Event::Lost { link: number, trouble }).await;
         });
         Link { number, node, term, is_up: false, frames, _task: task }
     }
@@ -67,42 +68,42 @@ async fn run(
     stream: ServiceStream,
     to_send: mpsc::Receiver<Bytes>,
     events: &mpsc::Sender<Event>,
-) -> String {
+) -> Trouble {
     let (reader, writer) = stream.split();
     if events.send(Event::Connected { link }).await.is_err() {
-        return String::new();
+        return Trouble::from("");
     }
     tokio::select! {
-        why = receive(link, reader, events) => why,
-        why = send(writer, to_send) => why,
+        trouble = receive(link, reader, events) => trouble,
+        trouble = send(writer, to_send) => trouble,
     }
 }
 
-async fn receive(link: u64, mut reader: FrameReader, events: &mpsc::Sender<Event>) -> String {
+async fn receive(link: u64, mut reader: FrameReader, events: &mpsc::Sender<Event>) -> Trouble {
     let mut frames = Vec::new();
     loop {
         match reader.next_batch(&mut frames).await {
             Ok(true) => {}
             Ok(false) => return "the node closed the stream".into(),
-            Err(error) => return error.to_string(),
+            Err(error) => return error.into(),
         }
         for frame in frames.drain(..) {
             let replies = match decode_replies(&frame) {
                 Ok(replies) => replies,
-                Err(error) => return format!("the node's replies make no sense: {error}"),
+                Err(error) => return format!("the node's replies make no sense: {error}").into(),
             };
             if events.send(Event::Replies { link, replies }).await.is_err() {
-                return String::new();
+                return Trouble::from("");
             }
         }
     }
 }
 
-async fn send(mut writer: FrameWriter, mut to_send: mpsc::Receiver<Bytes>) -> String {
+async fn send(mut writer: FrameWriter, mut to_send: mpsc::Receiver<Bytes>) -> Trouble {
     let mut frames = Vec::new();
     while to_send.recv_many(&mut frames, FRAMES_AHEAD).await > 0 {
         if let Err(error) = writer.send_all(&mut frames).await {
-            return error.to_string();
+            return error.into();
         }
         frames.clear();
     }

@@ -9,6 +9,7 @@ use raft_net_quic::ClientEndpoint;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::error::Trouble;
 use super::link::Event;
 use super::status::Asking;
 use crate::protocol::NodeReport;
@@ -25,7 +26,7 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::fro
 pub(super) struct Reported {
     pub(super) search: u64,
     pub(super) node: NodeId,
-    pub(super) result: Result<Box<NodeReport>, String>,
+    pub(super) result: Result<Box<NodeReport>, Trouble>,
 }
 
 /// A search. Dropping it ends it.
@@ -73,27 +74,27 @@ impl Prober {
         let mut wait = BACK_OFF.0;
         loop {
             let connecting = self.endpoint.connect(self.node, &self.address);
-            let why = match tokio::time::timeout(2 * PATIENCE, connecting).await {
+            let trouble = match tokio::time::timeout(2 * PATIENCE, connecting).await {
                 Ok(Ok(stream)) => {
                     wait = BACK_OFF.0;
                     self.ask(Asking::new(stream)).await
                 }
-                Ok(Err(error)) => error.to_string(),
+                Ok(Err(error)) => error.into(),
                 Err(_) => "it can not be reached".into(),
             };
-            self.report(Err(why)).await;
+            self.report(Err(trouble)).await;
             tokio::time::sleep(self.jitter.spread(wait)).await;
             wait = (wait * 2).min(BACK_OFF.1);
         }
     }
 
     /// Asks until there is no answer, and says why.
-    async fn ask(&mut self, mut asking: Asking) -> String {
+    async fn ask(&mut self, mut asking: Asking) -> Trouble {
         let mut wait = PACE.0;
         loop {
             match tokio::time::timeout(PATIENCE, asking.ask()).await {
                 Ok(Ok(report)) => self.report(Ok(Box::new(report))).await,
-                Ok(Err(error)) => return error.to_string(),
+                Ok(Err(error)) => return Trouble::from(&error),
                 Err(_) => return "it does not answer".into(),
             }
             tokio::time::sleep(self.jitter.spread(wait)).await;
@@ -101,7 +102,7 @@ impl Prober {
         }
     }
 
-    async fn report(&self, result: Result<Box<NodeReport>, String>) {
+    async fn report(&self, result: Result<Box<NodeReport>, Trouble>) {
         let reported = Reported { search: self.search, node: self.node, result };
         let _ = self.events.send(Event::Reported(reported)).await;
     }

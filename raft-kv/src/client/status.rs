@@ -23,14 +23,14 @@ impl Client {
     }
 
     /// Asks all nodes that are known how they are, at the same time, and gives them a second. In the order of their ids; whoever did not
-    /// answer has the reason in place of a report.
-    pub async fn status_all(&self) -> Vec<(NodeId, String, Result<NodeReport, String>)> {
+    /// answer has the error in place of a report.
+    pub async fn status_all(&self) -> Vec<(NodeId, String, Result<NodeReport, ClientError>)> {
         let mut asked = JoinSet::new();
         for (node, address) in self.known.nodes() {
             let endpoint = self.endpoint.clone();
             asked.spawn(async move {
                 let result = within(ask(&endpoint, node, &address)).await;
-                (node, address, result.map_err(|error| error.to_string()))
+                (node, address, result)
             });
         }
         let mut reports = asked.join_all().await;

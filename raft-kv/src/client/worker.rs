@@ -1,7 +1,7 @@
 //! The client's one task: takes what is asked, puts it into frames, matches the replies, and repeats what was lost. How a connection works
 //! is `link`'s affair, and how the leader is found `search`'s; when to do either is decided here.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::call::{Answered, Call};
-use super::error::ClientError;
+use super::error::{ClientError, Trouble};
 use super::link::{Event, Link};
 use super::pending::{Pending, Table, What};
 use super::search::{Jitter, Reported, Search, random_seed};
@@ -75,6 +75,8 @@ pub(super) struct Worker {
     hops: u32,
     jitter: Jitter,
     last_seen: String,
+    /// Whoever does not accept our credentials, or has none that we accept, and why. A node that answers is not among them.
+    refusals: BTreeMap<NodeId, String>,
 }
 
 impl Worker {
@@ -111,6 +113,7 @@ impl Worker {
             hops: 0,
             jitter: Jitter(random_seed()),
             last_seen: "nothing yet".into(),
+            refusals: BTreeMap::new(),
         })
     }
 
@@ -215,11 +218,12 @@ impl Worker {
                 self.search = None;
                 if let Some(link) = &mut self.link {
                     link.is_up = true;
+                    self.refusals.remove(&link.node);
                     self.known.set_leader(Some(link.node));
                 }
             }
             Event::Replies { link, replies } if present == Some(link) => self.on_replies(replies),
-            Event::Lost { link, why } if present == Some(link) => self.on_lost(&why),
+            Event::Lost { link, trouble } if present == Some(link) => self.on_lost(trouble),
             Event::Reported(reported) => self.on_reported(reported),
             // Of a connection that was given up.
             Event::Connected { .. } | Event::Replies { .. } | Event::Lost { .. } => {}
@@ -415,14 +419,32 @@ impl Worker {
         }
     }
 
-    fn on_lost(&mut self, why: &str) {
-        if let Some(link) = &self.link {
-            self.last_seen = format!("node {}: {why}", link.node);
-        }
+    fn on_lost(&mut self, trouble: Trouble) {
+        let node = self.link.as_ref().map(|link| link.node);
         self.disconnect();
+        if let Some(node) = node {
+            self.on_trouble(node, trouble);
+        }
         self.known.set_leader(None);
         if !self.pending.is_empty() {
             self.start_search();
+        }
+    }
+
+    /// Remembers what is wrong with a node. When no node is left that could accept us, nothing is worth waiting for.
+    fn on_trouble(&mut self, node: NodeId, Trouble { why, is_credentials }: Trouble) {
+        self.last_seen = format!("node {node}: {why}");
+        if !is_credentials {
+            self.refusals.remove(&node);
+            return;
+        }
+        self.refusals.insert(node, why.clone());
+        if !self.known.nodes().keys().all(|node| self.refusals.contains_key(node)) {
+            return;
+        }
+        // A write that may have been applied has to be told so when its time is up.
+        for id in self.pending.pick(|pending| !(pending.is_write() && pending.is_uncertain)) {
+            self.finish(id, Err(ClientError::Credentials { node, why: why.clone() }));
         }
     }
 
@@ -432,11 +454,9 @@ impl Worker {
         }
         let report = match result {
             Ok(report) => report,
-            Err(why) => {
-                self.last_seen = format!("node {node}: {why}");
-                return;
-            }
+            Err(trouble) => return self.on_trouble(node, trouble),
         };
+        self.refusals.remove(&node);
         let address = self.known.address(node);
         if report.is_serving_leader() {
             match &mut self.link {

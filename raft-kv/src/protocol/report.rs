@@ -32,6 +32,8 @@ pub struct NodeReport {
     pub address: String,
     /// Why it does not serve; `None` if it does.
     pub failure: Option<String>,
+    /// Which peer it saw contradict what the group has agreed on; `None` if none.
+    pub suspicion: Option<String>,
     /// Its state, as it has it applied; `None` if the state machine could not be asked.
     pub stats: Option<Stats>,
     /// Its process.
@@ -72,6 +74,7 @@ impl NodeReport {
         }
         put_text(out, &self.address);
         put_option(out, self.failure.as_deref(), put_text);
+        put_option(out, self.suspicion.as_deref(), put_text);
         put_option(out, self.stats.as_ref(), put_stats);
         out.put_u32(self.pid);
         out.put_u64(u64::try_from(self.uptime.as_millis()).unwrap_or(u64::MAX));
@@ -97,6 +100,7 @@ impl NodeReport {
             durable: Index(reader.u64(WHAT)?),
             address: read_text(reader, WHAT)?,
             failure: read_option(reader, WHAT, |reader| read_text(reader, WHAT))?,
+            suspicion: read_option(reader, WHAT, |reader| read_text(reader, WHAT))?,
             stats: read_option(reader, WHAT, read_stats)?,
             pid: reader.u32(WHAT)?,
             uptime: Duration::from_millis(reader.u64(WHAT)?),

@@ -82,29 +82,39 @@ fn report() -> impl Strategy<Value = NodeReport> {
         RoleKind::Leader,
     ];
     let peers = proptest::collection::vec(any::<(u64, u64)>(), 0..4);
-    let texts = (text(), proptest::option::of(text()), text());
+    let texts = (text(), proptest::option::of(text()), proptest::option::of(text()), text());
     let numbers = (any::<[u64; 6]>(), any::<Option<u64>>(), any::<u32>(), any::<u32>());
     (proptest::sample::select(&ROLES[..]), texts, numbers, proptest::option::of(stats()), peers)
-        .prop_map(|(role, (address, failure, version), (n, leader, pid, uptime), stats, peers)| {
-            let peer = |(node, matched)| PeerReport { node: NodeId(node), matched: Index(matched) };
-            NodeReport {
-                node: NodeId(n[0]),
+        .prop_map(
+            |(
                 role,
-                term: Term(n[1]),
-                leader: leader.map(NodeId),
-                commit: Index(n[2]),
-                applied: Index(n[3]),
-                last: Index(n[4]),
-                durable: Index(n[5]),
-                address,
-                failure,
+                (address, failure, suspicion, version),
+                (n, leader, pid, uptime),
                 stats,
-                pid,
-                uptime: Duration::from_millis(uptime.into()),
-                version,
-                peers: peers.into_iter().map(peer).collect(),
-            }
-        })
+                peers,
+            )| {
+                let peer =
+                    |(node, matched)| PeerReport { node: NodeId(node), matched: Index(matched) };
+                NodeReport {
+                    node: NodeId(n[0]),
+                    role,
+                    term: Term(n[1]),
+                    leader: leader.map(NodeId),
+                    commit: Index(n[2]),
+                    applied: Index(n[3]),
+                    last: Index(n[4]),
+                    durable: Index(n[5]),
+                    address,
+                    failure,
+                    suspicion,
+                    stats,
+                    pid,
+                    uptime: Duration::from_millis(uptime.into()),
+                    version,
+                    peers: peers.into_iter().map(peer).collect(),
+                }
+            },
+        )
 }
 
 fn reply() -> impl Strategy<Value = ReplyBody> {

@@ -218,6 +218,7 @@ impl Shared {
             durable: raft.durable,
             address,
             failure: status.health.why_stopped().map(|why| why.to_string()),
+            suspicion: status.health.suspicion().map(|why| why.to_string()),
             stats,
             pid: std::process::id(),
             uptime: self.started.elapsed(),

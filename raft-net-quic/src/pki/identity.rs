@@ -64,8 +64,7 @@ impl Identity {
     /// [`PkiError`] names the file and the remedy: missing, malformed, key and certificate of different origin, not signed by the
     /// CA, expired.
     pub fn load(paths: &IdentityPaths) -> Result<Identity, PkiError> {
-        const REMEDY: &str =
-            "issue a certificate with the cluster's CA, and copy its three files here";
+        const REMEDY: &str = "if it is there, give this user the right to read it; if not, copy it from where the cluster was made, or issue another certificate with the cluster's CA";
         let cert_pem = read(&paths.cert, REMEDY)?;
         let key_pem = read(&paths.key, REMEDY)?;
         let ca_pem = read(&paths.ca, REMEDY)?;
