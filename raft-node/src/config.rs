@@ -44,6 +44,8 @@ pub struct NodeConfig {
     pub snapshot_stall_timeout: Duration,
     /// The largest snapshot that is accepted from a leader.
     pub snapshot_bytes_max: u64,
+    /// A write that takes longer than this makes the node give up its lease, and its leadership if another member can take it.
+    pub storage_stall: Duration,
     /// How often the published status is renewed at most while only indexes move. A change of role or health shows at once.
     pub status_interval: Duration,
 }
@@ -75,6 +77,7 @@ impl NodeConfig {
             snapshot_window_bytes: 2 << 20,
             snapshot_stall_timeout: Duration::from_secs(10),
             snapshot_bytes_max: 1 << 40,
+            storage_stall: Duration::from_secs(1),
             status_interval: Duration::from_millis(5),
         }
     }

@@ -24,22 +24,23 @@ use std::time::Duration;
 
 use raft_core::{
     Action, CallerFault, Event, HandleError, Input, Instant, LogPosition, NodeId, PeerFault,
-    ProposalId, Raft, ReadId, Resolution, RoleKind, SnapshotMeta, Term,
+    ProposalId, Raft, ReadAt, ReadId, RequestId, Resolution, RoleKind, SnapshotMeta, Term,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::Sleep;
 
 use crate::apply::ApplyWork;
-use crate::error::{ProposeError, ReadFailed};
+use crate::error::{ProposeError, ReadFailed, RequestError};
 use crate::feedback::{Feedback, WorkerResult};
 use crate::fetch::FetchWork;
-use crate::handle::{ProposalWaiter, ReadWaiter, Request};
+use crate::handle::{AdminRequest, AdminWaiter, ProposalWaiter, ReadWaiter, Request};
 use crate::handover::{Fill, Handover};
 use crate::metrics::{Counters, count};
 use crate::snapshot_receive::{ReceiveWork, received_file};
 use crate::snapshot_send::{StreamControl, StreamGuard};
 use crate::status::{Health, NodeStatus};
 use crate::storage::StorageWork;
+use crate::watchdog::Watchdog;
 use crate::{Delivery, PeerMessage, SnapshotChunk, SnapshotFrame, StateMachine, Transport};
 
 /// Where the driver's inputs come from.
@@ -91,6 +92,7 @@ pub(crate) struct Driver<M: StateMachine, T> {
     /// The snapshots that are being streamed, one per peer at most.
     pub(crate) streams: BTreeMap<NodeId, StreamGuard>,
     pub(crate) status: StatusPublisher,
+    pub(crate) watchdog: Watchdog,
     pub(crate) out: Out<M>,
 }
 
@@ -99,8 +101,11 @@ pub(crate) struct Waiting<M: StateMachine> {
     next_id: u64,
     proposals: HashMap<ProposalId, ProposalWaiter<M>>,
     reads: HashMap<ReadId, Vec<ReadWaiter<M>>>,
-    /// The reads that came in this round: one question to the core is enough for all.
-    new_reads: Vec<ReadWaiter<M>>,
+    /// The reads that came in this round, for the leader only and for any member: one question to the core is enough for all.
+    new_reads: [Vec<ReadWaiter<M>>; 2],
+    administrative: HashMap<RequestId, AdminWaiter>,
+    /// The transfer that a shutdown waits for.
+    farewell: Option<RequestId>,
 }
 
 /// What one round hands to the threads, collected so that each queue is locked once.
@@ -134,22 +139,26 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
     pub(crate) async fn run(mut self, mut sources: Sources<M>) -> WorkerResult {
         let mut sleep = Box::pin(tokio::time::sleep_until(self.origin));
         let mut inbox_open = true;
+        let mut is_leaving = false;
         self.act();
         loop {
             self.arm(&mut sleep);
             let takes = !self.is_throttled();
             let woken = tokio::select! {
                 biased; // every round drains all of them, so none can starve another
-                _ = sources.stop.wait_for(|stop| *stop) => Woken::Stop,
+                _ = sources.stop.wait_for(|stop| *stop), if !is_leaving => Woken::Stop,
                 feedback = sources.feedback.recv() => Woken::Feedback(feedback),
                 delivery = sources.inbox.recv(), if takes && inbox_open => Woken::Delivery(delivery),
-                request = sources.requests.recv(), if takes => Woken::Request(request),
+                request = sources.requests.recv(), if takes && !is_leaving => Woken::Request(request),
                 () = &mut sleep => Woken::Time,
             };
             count(&self.counters.drains, 1);
             match woken {
                 // The last handle is gone, or somebody asked for it.
-                Woken::Stop | Woken::Request(None) => return Ok(()),
+                Woken::Stop | Woken::Request(None) => {
+                    is_leaving = true;
+                    self.say_farewell();
+                }
                 Woken::Feedback(None) => return Err("all worker threads are gone".into()),
                 Woken::Delivery(None) => inbox_open = false,
                 Woken::Feedback(Some(feedback)) => self.on_feedback(feedback)?,
@@ -159,6 +168,9 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
             }
             self.drain(&mut sources, takes)?;
             self.act();
+            if is_leaving && self.requests.farewell.is_none() {
+                return Ok(());
+            }
         }
     }
 
@@ -178,11 +190,19 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
                 self.on_request(request);
             }
         }
-        if !self.requests.new_reads.is_empty() {
-            let id = ReadId(self.requests.next_id());
-            let waiters = std::mem::take(&mut self.requests.new_reads);
-            self.requests.reads.insert(id, waiters);
-            self.handle(Input::Read { id, at: raft_core::ReadAt::Leader });
+        for at in [ReadAt::Leader, ReadAt::AnyMember] {
+            let waiters = std::mem::take(&mut self.requests.new_reads[at as usize]);
+            if !waiters.is_empty() {
+                let id = ReadId(self.requests.next_id());
+                self.requests.reads.insert(id, waiters);
+                self.handle(Input::Read { id, at });
+            }
+        }
+        if let Some(health) = self.watchdog.look() {
+            self.handle(Input::StorageHealth(health));
+        }
+        if self.raft.config().lease.is_some() && self.watchdog.was_suspended() {
+            self.handle(Input::ClockSuspect);
         }
         // After the messages: what a leader said before its time was up still counts.
         if self.raft.poll_timeout().is_some_and(|at| at <= self.now()) {
@@ -194,6 +214,7 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
     fn on_feedback(&mut self, feedback: Feedback) -> WorkerResult {
         match feedback {
             Feedback::Persisted(tickets) => {
+                self.watchdog.on_persisted(tickets.len());
                 for ticket in tickets {
                     self.handle(Input::Persisted(ticket));
                 }
@@ -252,7 +273,31 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
                 self.requests.proposals.insert(id, waiter);
                 self.handle(Input::Propose { id, commands });
             }
-            Request::Read(waiter) => self.requests.new_reads.push(waiter),
+            Request::Read(waiter, at) => self.requests.new_reads[at as usize].push(waiter),
+            Request::Administer(request, waiter) => {
+                let id = RequestId(self.requests.next_id());
+                self.requests.administrative.insert(id, waiter);
+                self.handle(match request {
+                    AdminRequest::Change(change) => Input::ChangeMembership { id, change },
+                    AdminRequest::Transfer(to) => Input::TransferLeadership { id, to },
+                });
+            }
+        }
+    }
+
+    /// A leader that is to stop hands over first, so that nobody has to wait for a timeout.
+    fn say_farewell(&mut self) {
+        let id = RequestId(self.requests.next_id());
+        self.requests.farewell = Some(id);
+        self.handle(Input::TransferLeadership { id, to: None });
+    }
+
+    fn settle(&mut self, id: RequestId, result: Result<(), RequestError>) {
+        if self.requests.farewell == Some(id) {
+            self.requests.farewell = None;
+        } else if let Some(waiter) = self.requests.administrative.remove(&id) {
+            // Who asked may have gone.
+            let _ = waiter.reply.send(result);
         }
     }
 
@@ -281,6 +326,7 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
             match action {
                 Action::Persist(persist) => {
                     self.out.storage_bytes += persist.entries.size_bytes();
+                    self.watchdog.on_persist();
                     self.out.storage.push(StorageWork::Persist(persist));
                 }
                 Action::Compact { through } => {
@@ -363,10 +409,11 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
                     self.out.applier.push(ApplyWork::Read { index, waiters });
                 }
             }
-            // Nobody asks for changes or transfers yet.
-            Resolution::RequestDone { .. }
-            | Resolution::RequestRefused { .. }
-            | Resolution::RequestAbandoned { .. } => {}
+            Resolution::RequestDone { id } => self.settle(id, Ok(())),
+            Resolution::RequestRefused { id, reason } => self.settle(id, Err(reason.into())),
+            Resolution::RequestAbandoned { id } => {
+                self.settle(id, Err(RequestError::OutcomeUnknown));
+            }
             Resolution::ReadRefused { id, reason } => {
                 for waiter in self.requests.reads.remove(&id).into_iter().flatten() {
                     let _ = waiter.reply.send(Err(ReadFailed::from(reason)));
@@ -412,8 +459,9 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
         let core = self.raft.poll_timeout().map(|at| self.origin + Duration::from_micros(at.0));
         let status =
             self.status.stale.then(|| self.status.published + self.settings.status_interval);
+        let watchdog = self.watchdog.deadline();
         let far = tokio::time::Instant::now() + Duration::from_secs(3600);
-        let deadline = [core, status].into_iter().flatten().min().unwrap_or(far).min(far);
+        let deadline = [core, status, watchdog].into_iter().flatten().min().unwrap_or(far).min(far);
         if sleep.deadline() != deadline {
             sleep.as_mut().reset(deadline);
         }
@@ -465,7 +513,14 @@ const FRAME_OVERHEAD_BYTES: usize = 256;
 impl<M: StateMachine> Waiting<M> {
     pub(crate) fn new() -> Waiting<M> {
         let (proposals, reads) = (HashMap::new(), HashMap::new());
-        Waiting { next_id: 0, proposals, reads, new_reads: Vec::new() }
+        Waiting {
+            next_id: 0,
+            proposals,
+            reads,
+            new_reads: [Vec::new(), Vec::new()],
+            administrative: HashMap::new(),
+            farewell: None,
+        }
     }
 
     fn next_id(&mut self) -> u64 {

@@ -35,6 +35,43 @@ pub enum ProposeError {
     },
 }
 
+/// Why a membership change or a transfer of leadership was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// This node does not lead. Nothing was changed; ask there.
+    #[error("not the leader{}", hint(*.leader))]
+    NotLeader {
+        /// Who leads, as far as this node knows.
+        leader: Option<NodeId>,
+    },
+    /// Too much is waiting. Nothing was changed; try again a little later.
+    #[error("too much is waiting already: try again a little later")]
+    Busy,
+    /// The leader refused. Nothing was changed, or leadership came back.
+    #[error("refused: {0}")]
+    Refused(Refusal),
+    /// Leadership was lost before the request was settled: the status shows what came of it.
+    #[error(
+        "leadership was lost while the request was under way: look at the status to see what came of it"
+    )]
+    OutcomeUnknown,
+    /// The node has stopped.
+    #[error("the node has stopped: {why}")]
+    Stopped {
+        /// Why it stopped.
+        why: Arc<str>,
+    },
+}
+
+impl From<Refusal> for RequestError {
+    fn from(refusal: Refusal) -> RequestError {
+        match refusal {
+            Refusal::NotLeader { leader } => RequestError::NotLeader { leader },
+            other => RequestError::Refused(other),
+        }
+    }
+}
+
 /// Why a query was not answered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadFailed {

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use raft_core::SnapshotMeta;
+use raft_core::{MembershipChange, NodeId, ReadAt, SnapshotMeta};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::apply::ApplyWork;
-use crate::error::{CheckpointFailed, ProposeError, ReadFailed, ShutdownError};
+use crate::error::{CheckpointFailed, ProposeError, ReadFailed, RequestError, ShutdownError};
 use crate::handover::Handover;
 use crate::metrics::{Counters, Metrics, count};
 use crate::state_machine::StateMachine;
@@ -46,7 +46,20 @@ pub(crate) struct Shared<M: StateMachine> {
 /// What a handle asks of the driver.
 pub(crate) enum Request<M: StateMachine> {
     Propose { commands: Vec<Bytes>, waiter: ProposalWaiter<M> },
-    Read(ReadWaiter<M>),
+    Read(ReadWaiter<M>, ReadAt),
+    Administer(AdminRequest, AdminWaiter),
+}
+
+/// What concerns the group itself.
+pub(crate) enum AdminRequest {
+    Change(MembershipChange),
+    Transfer(Option<NodeId>),
+}
+
+/// Somebody who waits for an administrative request. Dropped without an answer, it says that the node has stopped.
+pub(crate) struct AdminWaiter {
+    pub(crate) reply: oneshot::Sender<Result<(), RequestError>>,
+    pub(crate) _permit: Permit,
 }
 
 /// Somebody who waits for a batch. Dropped without an answer, it says that the node has stopped.
@@ -124,8 +137,28 @@ impl<M: StateMachine> NodeHandle<M> {
     /// # Errors
     /// As [`NodeHandle::read`].
     pub async fn read_batch(&self, queries: Vec<M::Query>) -> Result<Vec<M::Answer>, ReadFailed> {
+        self.read_batch_at(queries, ReadAt::Leader).await
+    }
+
+    /// As [`NodeHandle::read_batch`], at any member that has a state machine: one that does not lead asks the leader only for an index, and
+    /// answers from its own state. Just as linearizable, and the leader has less to do.
+    ///
+    /// # Errors
+    /// As [`NodeHandle::read`].
+    pub async fn read_batch_here(
+        &self,
+        queries: Vec<M::Query>,
+    ) -> Result<Vec<M::Answer>, ReadFailed> {
+        self.read_batch_at(queries, ReadAt::AnyMember).await
+    }
+
+    async fn read_batch_at(
+        &self,
+        queries: Vec<M::Query>,
+        at: ReadAt,
+    ) -> Result<Vec<M::Answer>, ReadFailed> {
         let (waiter, answer) = self.read_waiter(queries)?;
-        match self.shared.requests.try_send(Request::Read(waiter)) {
+        match self.shared.requests.try_send(Request::Read(waiter, at)) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(_)) => {
                 return Err(self.count_busy(ReadFailed::Busy));
@@ -151,6 +184,50 @@ impl<M: StateMachine> NodeHandle<M> {
         match answer.await {
             Ok(result) => result?.pop().ok_or(ReadFailed::Busy),
             Err(_) => Err(ReadFailed::Stopped { why: self.why_stopped().await }),
+        }
+    }
+
+    /// Changes who belongs to the group, and waits until that is committed to its end, a joint configuration left (dissertation §4). Only at the
+    /// leader; one change at a time.
+    ///
+    /// The transport must be able to reach new members before they are added.
+    ///
+    /// # Errors
+    /// [`RequestError`]; after [`RequestError::OutcomeUnknown`] the status shows which configuration is in effect.
+    pub async fn change_membership(
+        &self,
+        change: impl Into<MembershipChange>,
+    ) -> Result<(), RequestError> {
+        self.administer(AdminRequest::Change(change.into())).await
+    }
+
+    /// Hands leadership to another member, or to whom the leader thinks best, and waits until that one leads (dissertation §3.10). Only at the
+    /// leader. Proposals are refused meanwhile, for an election timeout at most.
+    ///
+    /// # Errors
+    /// [`RequestError`]; if it was refused, this node leads on.
+    pub async fn transfer_leadership(&self, to: Option<NodeId>) -> Result<(), RequestError> {
+        self.administer(AdminRequest::Transfer(to)).await
+    }
+
+    async fn administer(&self, request: AdminRequest) -> Result<(), RequestError> {
+        let Some(permit) = Budget::acquire(&self.shared.proposals, 1, 0) else {
+            return Err(self.count_busy(RequestError::Busy));
+        };
+        let (reply, answer) = oneshot::channel();
+        let waiter = AdminWaiter { reply, _permit: permit };
+        match self.shared.requests.try_send(Request::Administer(request, waiter)) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                return Err(self.count_busy(RequestError::Busy));
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => {
+                return Err(RequestError::Stopped { why: self.why_stopped().await });
+            }
+        }
+        match answer.await {
+            Ok(result) => result,
+            Err(_) => Err(RequestError::Stopped { why: self.why_stopped().await }),
         }
     }
 
@@ -186,8 +263,8 @@ impl<M: StateMachine> NodeHandle<M> {
         self.shared.counters.snapshot()
     }
 
-    /// Stops the node in good order: takes no more requests, finishes the writes that are queued, joins all threads and
-    /// closes the stores. Whoever still waits is told that the node has stopped. May be called again, and from any clone.
+    /// Stops the node in good order: hands leadership over if it leads and somebody can take it (which takes an election timeout at most),
+    /// takes no more requests, finishes the writes that are queued, joins all threads and closes the stores. Whoever still waits is told that the node has stopped. May be called again, and from any clone.
     ///
     /// # Errors
     /// If the node had failed before, or fails now.

@@ -38,9 +38,12 @@ mod storage;
 pub mod testing;
 mod transport;
 mod waiting;
+mod watchdog;
 
 pub use config::NodeConfig;
-pub use error::{CheckpointFailed, ProposeError, ReadFailed, ShutdownError, StartError};
+pub use error::{
+    CheckpointFailed, ProposeError, ReadFailed, RequestError, ShutdownError, StartError,
+};
 pub use handle::NodeHandle;
 pub use log_store::{LogReader, LogStore, ReadError, StorageError};
 pub use metrics::{LatencyHistogram, Metrics};

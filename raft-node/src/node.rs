@@ -18,6 +18,7 @@ use crate::handover::{Fill, Handover};
 use crate::metrics::Counters;
 use crate::snapshot_send::StreamSettings;
 use crate::status::{Health, NodeStatus};
+use crate::watchdog::Watchdog;
 use crate::{Inbox, LogReader, LogStore, ReadError, StateMachine, StorageError, Transport};
 use crate::{fetch, snapshot_receive, storage};
 
@@ -87,6 +88,7 @@ impl Node {
                 stale: false,
                 urgent: true,
             },
+            watchdog: Watchdog::new(config.storage_stall),
             out: Out::new(),
         };
         let sources = Sources { requests: taken, inbox: deliveries, feedback, stop: stopping };

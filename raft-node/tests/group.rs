@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::{Group, PATIENCE, applied, command, until};
-use raft_node::raft_core::{Body, Message, NodeId, Refusal, RoleKind, Term};
-use raft_node::{CheckpointFailed, Health, PeerMessage, ProposeError, ReadFailed, Transport as _};
+use raft_node::raft_core::{Body, ChangeStep, Message, NodeId, Refusal, RoleKind, Term};
+use raft_node::{
+    CheckpointFailed, Health, PeerMessage, ProposeError, ReadFailed, RequestError, Transport as _,
+};
 
 #[tokio::test]
 async fn three_nodes_elect_propose_and_read() {
@@ -328,4 +330,65 @@ async fn a_peer_that_can_not_be_right_shows_in_the_health_and_the_node_serves_on
     assert!(node.status().health.why_stopped().is_none());
     group.shutdown().await;
     assert_eq!(node.status().health, Health::Stopped);
+}
+
+#[tokio::test]
+async fn a_leader_that_is_shut_down_hands_over_first() {
+    // An election timeout that nobody would wait for: only the transfer can elect the next leader.
+    let group = Group::start(3, |_| {}).await;
+    let leader = group.leader_of(1..=3).await;
+    let rest: Vec<u64> = (1..=3).filter(|id| *id != leader.0).collect();
+    assert_eq!(group.nodes[&leader].propose(command("a")).await, Ok(1));
+    for id in &rest {
+        applied(&group.nodes[&NodeId(*id)], 1).await;
+    }
+    let term = group.nodes[&leader].status().raft.term;
+    group.nodes[&leader].shutdown().await.expect("stops in good order");
+    // By the time that the shutdown returns, another leads, in the very next term.
+    let status = group.nodes[&leader].status().raft;
+    assert!(rest.contains(&status.leader.expect("another leads").0), "{status:?}");
+    assert_eq!(status.term, Term(term.0 + 1));
+    group.shutdown().await;
+}
+
+#[tokio::test]
+async fn leadership_goes_where_it_is_told_to_and_only_where_it_can() {
+    let group = Group::start(3, |_| {}).await;
+    let leader = group.leader_of(1..=3).await;
+    let node = &group.nodes[&leader];
+    assert_eq!(node.propose(command("a")).await, Ok(1));
+    let to = NodeId(leader.0 % 3 + 1);
+    applied(&group.nodes[&to], 1).await;
+    let stranger = RequestError::Refused(Refusal::CannotLead { node: NodeId(9) });
+    assert_eq!(node.transfer_leadership(Some(NodeId(9))).await, Err(stranger));
+    assert_eq!(node.transfer_leadership(Some(to)).await, Ok(()));
+    assert_eq!(group.leader_of([to.0]).await, to);
+    let elsewhere = RequestError::NotLeader { leader: Some(to) };
+    assert_eq!(node.transfer_leadership(None).await, Err(elsewhere));
+    group.shutdown().await;
+}
+
+#[tokio::test]
+async fn members_leave_and_come_back_and_any_member_answers_reads() {
+    let group = Group::start(3, |_| {}).await;
+    let leader = group.leader_of(1..=3).await;
+    let (node, other) = (&group.nodes[&leader], NodeId(leader.0 % 3 + 1));
+    assert_eq!(node.propose(command("a")).await, Ok(1));
+    assert_eq!(group.nodes[&other].read_batch_here(vec![()]).await, Ok(vec![vec![command("a")]]));
+
+    assert_eq!(node.change_membership(ChangeStep::Demote(other)).await, Ok(()));
+    assert_eq!(node.status().raft.membership.learners, [other].into());
+    until(&group.nodes[&other], |s| s.raft.role == RoleKind::Learner).await;
+    assert_eq!(node.propose(command("b")).await, Ok(2));
+    assert_eq!(applied(&group.nodes[&other], 2).await.len(), 2);
+    let promote = || node.change_membership(ChangeStep::Promote(other));
+    while promote().await != Ok(()) {
+        // Its first round of catching up is measured from one heartbeat to the next.
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(node.status().raft.membership.voters.len(), 3);
+    let again = RequestError::Refused(Refusal::NotALearner { node: other });
+    assert_eq!(promote().await, Err(again));
+    assert_eq!(node.propose(command("c")).await, Ok(3));
+    group.shutdown().await;
 }
