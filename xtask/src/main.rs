@@ -1,10 +1,11 @@
-//! The workspace's own automation: `cargo xtask ci`, `tidy`, `sim`, `compare`. It knows cargo, text and the simulator; it knows nothing
+//! The workspace's own automation: `cargo xtask ci`, `tidy`, `bless`, `sim`, `compare`. It knows cargo, text and the simulator; it knows nothing
 //! of the service.
 
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
+mod bless;
 mod ci;
 mod compare;
 mod sim;
@@ -23,6 +24,8 @@ enum Task {
     Ci,
     /// Checks the architecture's rules: layers, forbidden names, lengths, manifests, MSRV.
     Tidy,
+    /// Writes what raft-core's golden scripts print now into them, and says which changed.
+    Bless(bless::BlessArgs),
     /// Simulates whole clusters under faults; one seed is one run.
     Sim(sim::SimArgs),
     /// Measures raft beside etcd, both durable, three nodes each on this machine.
@@ -33,6 +36,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().task {
         Task::Ci => ci::run(&root()),
         Task::Tidy => tidy::run(&root()),
+        Task::Bless(args) => bless::run(&root(), &args),
         Task::Sim(args) => sim::run(&args),
         Task::Compare(args) => compare::run(&root(), &args),
     }
