@@ -64,7 +64,7 @@ pub enum Action {
     InstallSnapshot(SnapshotMeta),
     /// The answer to a proposal or a read.
     Resolve(Resolution),
-    /// Something that an observer may want to know.
+    /// Something that an observer may want to know. It tells of a decision, whose write may still be on its way.
     Event(Event),
 }
 

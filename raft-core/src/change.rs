@@ -78,7 +78,7 @@ impl MembershipChange {
             return Err(Refusal::NoChange);
         }
         if target.voters.symmetric_difference(&current.voters).count() > 1 {
-            target.outgoing = current.voters.clone();
+            target.outgoing.clone_from(&current.voters);
             // Who leaves as a witness stays one for as long as it votes.
             let leaving = current.witnesses.iter().filter(|node| target.outgoing.contains(node));
             target.witnesses.extend(leaving.copied().collect::<Vec<_>>());

@@ -172,6 +172,12 @@ pub enum PeerFault {
         /// The term.
         term: Term,
     },
+    /// An index that no log can have reached.
+    #[error("it sent an entry or a snapshot at index {index}, which no log can have reached")]
+    ImpossibleIndex {
+        /// The index.
+        index: Index,
+    },
     /// Two leaders in one term: the election safety property (paper figure 3) is broken somewhere.
     #[error("it leads term {term}, in which node {leader} was already seen to lead")]
     SecondLeader {

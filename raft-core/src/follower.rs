@@ -20,17 +20,29 @@ impl Raft {
             return Ok(());
         }
         check_content(term, &body)?;
+        self.check_against_log(&body)?;
         self.follow(from, term)?;
         match body {
             Body::Append { prev, entries, commit } => self.on_append(from, prev, entries, commit),
             Body::Heartbeat { commit, read_context } => {
                 self.on_heartbeat(from, commit, read_context);
-                Ok(())
             }
             Body::SnapshotOffer { snapshot } => self.on_snapshot_offer(from, snapshot),
-            Body::TimeoutNow => {
-                self.on_timeout_now();
-                Ok(())
+            Body::TimeoutNow => self.on_timeout_now(),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Checks a leader's message against what is known here, before anything of it is believed.
+    fn check_against_log(&self, body: &Body) -> Result<(), PeerFault> {
+        match body {
+            Body::Append { prev, entries, .. } => {
+                self.check_against_commit(*prev, entries)?;
+                self.check_withheld(entries)
+            }
+            Body::SnapshotOffer { snapshot } => {
+                self.check_against_commit(snapshot.position, &Entries::new())
             }
             _ => Ok(()),
         }
@@ -60,9 +72,7 @@ impl Raft {
         prev: LogPosition,
         mut entries: Entries,
         leader_commit: Index,
-    ) -> Result<(), PeerFault> {
-        self.check_against_commit(prev, &entries)?;
-        self.check_withheld(&entries)?;
+    ) {
         let last = entries.last().map_or(prev, super::entry::Entry::position);
         let (mut prev, commit) = (prev, self.commit);
         if prev.index < commit {
@@ -78,7 +88,7 @@ impl Raft {
                 from,
                 Body::AppendResponse(AppendOutcome::Rejected { prev: prev.index, hint }),
             );
-            return Ok(());
+            return;
         }
         let matched = last.index.max(prev.index);
         self.append_new(entries);
@@ -88,7 +98,6 @@ impl Raft {
             acks.is_due |= matched <= self.log.durable();
         }
         self.learn_commit(leader_commit.min(matched));
-        Ok(())
     }
 
     /// Refuses entries without their commands, unless this member is a witness, or may be about to become one.
@@ -185,6 +194,9 @@ fn check_content(term: Term, body: &Body) -> Result<(), PeerFault> {
             if prev.index.0.checked_add(1) != Some(first.index.0) || first.term < prev.term {
                 return Err(PeerFault::BrokenRun { prev: *prev });
             }
+            if last.index > Index::MAX {
+                return Err(PeerFault::ImpossibleIndex { index: last.index });
+            }
             if last.term > term {
                 return Err(PeerFault::EntryFromTheFuture { entry_term: last.term, term });
             }
@@ -196,6 +208,9 @@ fn check_content(term: Term, body: &Body) -> Result<(), PeerFault> {
         Body::SnapshotOffer { snapshot } => {
             if snapshot.position.term > term {
                 return Err(PeerFault::PositionFromTheFuture { position: snapshot.position, term });
+            }
+            if snapshot.position.index > Index::MAX {
+                return Err(PeerFault::ImpossibleIndex { index: snapshot.position.index });
             }
             if !snapshot.membership.is_valid() {
                 return Err(PeerFault::ImpossibleMembership);

@@ -75,6 +75,9 @@ impl Term {
 }
 
 impl Index {
+    /// The last index that a peer is believed to have reached. No log ever does; beyond, arithmetic might overflow somewhere.
+    pub const MAX: Index = Index(u64::MAX >> 1);
+
     /// The index after this one. Saturates, so that no arithmetic on outside input can wrap.
     #[must_use]
     pub fn next(self) -> Index {

@@ -173,15 +173,14 @@ impl Raft {
         let base = self.log.base().index;
         let Some(peer) = self.peer_mut(to) else { return };
         let Some(first) = peer.fetching.take() else { return };
-        let is_wanted = peer.next() == Some(first)
-            && first > base
-            && entries.first().is_some_and(|entry| entry.index == first);
+        let is_wanted = peer.next() == Some(first) && first > base;
+        let starts_right = entries.first().is_some_and(|entry| entry.index == first);
         if !is_wanted {
             // The world moved on while the disk was read: the peer has got on, or the log was compacted.
             return;
         }
-        if !owns {
-            // Read under an earlier leadership, and overwritten since: read anew, but not in a tight loop.
+        if !owns || !starts_right {
+            // Read under an earlier leadership, and overwritten since; or not what was asked for. Read anew, but not in a tight loop.
             self.on_fetch_failed(to);
             return;
         }

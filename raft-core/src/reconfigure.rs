@@ -149,13 +149,14 @@ impl Raft {
         if may_lead {
             self.settle_stores();
         } else {
-            self.retire(membership.clone());
+            let membership = membership.clone();
+            self.retire(&membership);
         }
     }
 
     /// A leader that is no voter any more steps down (dissertation §4.2.2, scenario 28). Before that it lets everybody know what is
     /// committed, and asks the best of the voters to take over, so that nobody has to wait for a timeout.
-    fn retire(&mut self, membership: Membership) {
+    fn retire(&mut self, membership: &Membership) {
         let (last, term) = (self.log.last(), self.term);
         self.broadcast_heartbeat();
         let Role::Leader(leader) = &self.role else { return };

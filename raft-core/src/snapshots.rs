@@ -122,11 +122,13 @@ impl Raft {
         let (now, term, last) = (self.now, self.term, self.log.last());
         let (latest, base) = (self.snapshot.clone(), self.log.base().index);
         let Some(peer) = self.peer_mut(from) else { return Ok(()) };
+        if let SnapshotOutcome::Matched(matched) = outcome
+            && matched > last
+        {
+            return Err(PeerFault::AcknowledgedTooMuch { matched, last });
+        }
         peer.last_contact = now;
         if let SnapshotOutcome::Matched(matched) = outcome {
-            if matched > last {
-                return Err(PeerFault::AcknowledgedTooMuch { matched, last });
-            }
             peer.on_matched(matched);
             if matched >= base && matches!(peer.progress, Progress::Snapshot { .. }) {
                 // It has less than was offered, but enough for the log to go on from there.
@@ -168,20 +170,11 @@ impl Raft {
     }
 
     /// Follower: takes the offer, unless it has all that already.
-    pub(crate) fn on_snapshot_offer(
-        &mut self,
-        from: NodeId,
-        snapshot: SnapshotMeta,
-    ) -> Result<(), PeerFault> {
+    pub(crate) fn on_snapshot_offer(&mut self, from: NodeId, snapshot: SnapshotMeta) {
         let position = snapshot.position;
-        let contradicts_commit = position.index <= self.commit
-            && self.log.term_at(position.index).is_some_and(|term| term != position.term);
-        if contradicts_commit {
-            return Err(PeerFault::OverwritesCommitted { index: position.index });
-        }
         if self.incoming.as_ref().is_some_and(Incoming::is_installing) {
             // Answered when the installation is over.
-            return Ok(());
+            return;
         }
         if position.index <= self.commit || self.log.contains(position) {
             // What a snapshot includes is committed, so the log matches at least up to there.
@@ -193,17 +186,16 @@ impl Raft {
                 self.send(from, Body::SnapshotResponse { position, outcome });
             }
             // If it is not durable yet, the acknowledgement of appends will say so when it is.
-            return Ok(());
+            return;
         }
         if snapshot.membership.is_witness(self.config.id) {
             self.skip_to(from, snapshot);
-            return Ok(());
+            return;
         }
         self.incoming = Some(Incoming { snapshot: snapshot.clone(), phase: Phase::Receiving });
         let term = self.term;
         self.actions.push_back(Action::ReceiveSnapshot { from, term, snapshot });
         self.send(from, Body::SnapshotResponse { position, outcome: SnapshotOutcome::Wanted });
-        Ok(())
     }
 
     /// Witness: a snapshot is its position and configuration; there is nothing to stream.

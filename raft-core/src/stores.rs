@@ -167,14 +167,14 @@ impl Raft {
     fn demoted(&self, node: NodeId) -> Option<Membership> {
         let mut next = self.log.membership().clone();
         next.voters.remove(&node);
-        if !next.witnesses.remove(&node) {
+        if next.witnesses.remove(&node) {
+            // A witness has no way back but a new id.
+            next.stores.remove(&node);
+        } else {
             next.learners.insert(node);
             if let Some(stamp) = self.stores.seen(node) {
                 next.stores.insert(node, stamp.id);
             }
-        } else {
-            // A witness has no way back but a new id.
-            next.stores.remove(&node);
         }
         next.is_valid().then_some(next)
     }

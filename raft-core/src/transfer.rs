@@ -39,19 +39,14 @@ impl Raft {
         if let Some(transfer) = leader.transfer {
             return Err(Refusal::TransferInProgress { to: transfer.to });
         }
-        match to {
-            Some(to) => self.check_target(leader, to).map(|_| to),
-            None => {
-                let able = leader
-                    .peers
-                    .iter()
-                    .filter(|(node, _)| self.check_target(leader, **node).is_ok());
-                // Of equals the lowest id, so that the choice is the same everywhere.
-                let best =
-                    able.max_by_key(|(node, peer)| (peer.matched, core::cmp::Reverse(**node)));
-                best.map(|(node, _)| *node).ok_or(Refusal::NoTransferTarget)
-            }
+        if let Some(to) = to {
+            return self.check_target(leader, to).map(|_| to);
         }
+        let able =
+            leader.peers.iter().filter(|(node, _)| self.check_target(leader, **node).is_ok());
+        // Of equals the lowest id, so that the choice is the same everywhere.
+        let best = able.max_by_key(|(node, peer)| (peer.matched, core::cmp::Reverse(**node)));
+        best.map(|(node, _)| *node).ok_or(Refusal::NoTransferTarget)
     }
 
     /// Whether a member could take over soon: a full voter, heard from, in step.
