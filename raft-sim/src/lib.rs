@@ -16,6 +16,7 @@ mod chaos;
 mod checker;
 mod image;
 mod ledger;
+pub mod linearizability;
 mod machine;
 mod outcome;
 mod perform;
