@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use raft_core::{Config, Index, Instant, LogPosition, Raft, Restored, SnapshotMeta};
 use tokio::sync::{mpsc, watch};
@@ -23,6 +24,8 @@ use crate::{fetch, snapshot_receive, storage};
 
 /// How many reports of worker threads may wait for the driver.
 const FEEDBACK_MAX: usize = 1024;
+/// When a part of a snapshot that is not acknowledged is sent again.
+const RESEND_AFTER: Duration = Duration::from_secs(1);
 /// How much of the log is read at a time when it is checked at the start.
 const TAIL_READ_BYTES: usize = 4 << 20;
 
@@ -227,6 +230,7 @@ impl<M: StateMachine> Workers<M> {
                 bytes_per_second: config.snapshot_bytes_per_second,
                 window_bytes: config.snapshot_window_bytes,
                 stall_timeout: config.snapshot_stall_timeout,
+                resend_after: RESEND_AFTER,
             },
         };
         self.spawn_one(format!("raft-{id}-apply"), reporter, move |reporter| {
