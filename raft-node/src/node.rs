@@ -28,6 +28,9 @@ const FEEDBACK_MAX: usize = 1024;
 const RESEND_AFTER: Duration = Duration::from_secs(1);
 /// How much of the log is read at a time when it is checked at the start.
 const TAIL_READ_BYTES: usize = 4 << 20;
+/// How much of it is checked at most: about what there is to apply between two checkpoints. A longer tail would delay the start more
+/// than the check is worth.
+const TAIL_CHECKED_BYTES: usize = 256 << 20;
 
 /// A member of a group, run by this process. See [`Node::start`].
 #[derive(Debug)]
@@ -145,11 +148,14 @@ fn restore<L: LogStore, M: StateMachine>(
 
 /// Reads once what will have to be applied: damage is to be told before the node says that it serves, not in the middle of it.
 fn check_tail(log: &impl LogReader, after: Index, last: Index) -> Result<(), StorageError> {
-    let mut read = after;
-    while read < last {
+    let (mut read, mut bytes) = (after, 0);
+    while read < last && bytes < TAIL_CHECKED_BYTES {
         let first = read.next();
         match log.read(first, last, TAIL_READ_BYTES) {
-            Ok(entries) => read = entries.last().map_or(last, |entry| entry.index),
+            Ok(entries) => {
+                read = entries.last().map_or(last, |entry| entry.index);
+                bytes += entries.size_bytes();
+            }
             Err(ReadError::Storage(error)) => return Err(error),
             Err(missing @ ReadError::NotThere { .. }) => {
                 let message = format!(
