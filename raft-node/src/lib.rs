@@ -32,6 +32,8 @@ mod node;
 mod peer_message;
 mod snapshot_receive;
 mod snapshot_send;
+#[cfg(test)]
+mod snapshot_tests;
 mod state_machine;
 mod status;
 mod storage;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use raft_core::{Config, Index, Instant, LogPosition, Raft, Restored, SnapshotMeta};
 use tokio::sync::{mpsc, watch};
@@ -24,8 +25,13 @@ use crate::{fetch, snapshot_receive, storage};
 
 /// How many reports of worker threads may wait for the driver.
 const FEEDBACK_MAX: usize = 1024;
+/// When a part of a snapshot that is not acknowledged is sent again.
+const RESEND_AFTER: Duration = Duration::from_secs(1);
 /// How much of the log is read at a time when it is checked at the start.
 const TAIL_READ_BYTES: usize = 4 << 20;
+/// How much of it is checked at most: about what there is to apply between two checkpoints. A longer tail would delay the start more
+/// than the check is worth.
+const TAIL_CHECKED_BYTES: usize = 256 << 20;
 
 /// A member of a group, run by this process. See [`Node::start`].
 #[derive(Debug)]
@@ -144,11 +150,14 @@ fn restore<L: LogStore, M: StateMachine>(
 
 /// Reads once what will have to be applied: damage is to be told before the node says that it serves, not in the middle of it.
 fn check_tail(log: &impl LogReader, after: Index, last: Index) -> Result<(), StorageError> {
-    let mut read = after;
-    while read < last {
+    let (mut read, mut bytes) = (after, 0);
+    while read < last && bytes < TAIL_CHECKED_BYTES {
         let first = read.next();
         match log.read(first, last, TAIL_READ_BYTES) {
-            Ok(entries) => read = entries.last().map_or(last, |entry| entry.index),
+            Ok(entries) => {
+                read = entries.last().map_or(last, |entry| entry.index);
+                bytes += entries.size_bytes();
+            }
             Err(ReadError::Storage(error)) => return Err(error),
             Err(missing @ ReadError::NotThere { .. }) => {
                 let message = format!(
@@ -229,6 +238,7 @@ impl<M: StateMachine> Workers<M> {
                 bytes_per_second: config.snapshot_bytes_per_second,
                 window_bytes: config.snapshot_window_bytes,
                 stall_timeout: config.snapshot_stall_timeout,
+                resend_after: RESEND_AFTER,
             },
         };
         self.spawn_one(format!("raft-{id}-apply"), reporter, move |reporter| {

@@ -23,6 +23,8 @@ pub(crate) struct StreamSettings {
     pub(crate) bytes_per_second: Option<u64>,
     pub(crate) window_bytes: u64,
     pub(crate) stall_timeout: Duration,
+    /// What is not acknowledged is sent again after this long without progress.
+    pub(crate) resend_after: Duration,
 }
 
 /// One stream.
@@ -129,9 +131,6 @@ enum StreamEnd {
     /// In any other way.
     Failed(String),
 }
-
-/// What is not acknowledged is sent again after this long without progress.
-const RESEND_AFTER: Duration = Duration::from_secs(1);
 
 /// Starts a stream's thread.
 pub(crate) fn spawn(
@@ -299,7 +298,8 @@ impl<'a> Sender<'a> {
     fn wait(&self, ready: impl Fn(&ControlState) -> bool) -> Result<ControlState, StreamEnd> {
         let give_up = self.progress + self.settings.stall_timeout;
         let now = Instant::now();
-        let state = self.stream.control.wait(give_up.min(now + RESEND_AFTER), &ready)?;
+        let state =
+            self.stream.control.wait(give_up.min(now + self.settings.resend_after), &ready)?;
         if !ready(&state) && Instant::now() >= give_up {
             let patience = self.settings.stall_timeout;
             return Err(StreamEnd::Failed(format!("no progress for {patience:?}")));

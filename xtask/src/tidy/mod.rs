@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
+mod book;
 mod layers;
 mod rules;
 mod source;
@@ -19,6 +20,7 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
     }
     files.sort();
     let mut problems = check_sources(root, &files)?;
+    problems.extend(book::check(root)?);
     for member in &members {
         let path = format!("{member}/Cargo.toml");
         problems.extend(rules::check_manifest(&path, &read(&root.join(&path))?));
