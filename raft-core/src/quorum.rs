@@ -8,7 +8,7 @@ use crate::{CommitGroups, Index, Membership, NodeId};
 /// Whether more than half of `voters` agree. An empty set has no majority.
 pub(crate) fn is_majority(voters: &BTreeSet<NodeId>, agrees: impl Fn(NodeId) -> bool) -> bool {
     let agreeing = voters.iter().filter(|&&node| agrees(node)).count();
-    agreeing * 2 > voters.len()
+    agreeing * 2 + usize::from(mutated!(HalfIsAMajority)) > voters.len()
 }
 
 /// The highest value that a majority of `voters` has reached, given what each has reached.
@@ -21,7 +21,9 @@ fn majority_reached<T: Copy + Ord + Default>(
 ) -> T {
     scratch.clear();
     scratch.extend(voters.iter().map(|&node| reached(node)));
-    scratch.sort_unstable();
+    if !mutated!(QuorumUnsorted) {
+        scratch.sort_unstable();
+    }
     // With n voters sorted upwards, the n/2 + 1 from this place on have all reached it.
     scratch.get((voters.len().wrapping_sub(1)) / 2).copied().unwrap_or_default()
 }
@@ -34,7 +36,7 @@ pub(crate) fn quorum_reached<T: Copy + Ord + Default>(
     scratch: &mut Vec<T>,
 ) -> T {
     let incoming = majority_reached(&membership.voters, &reached, scratch);
-    if membership.outgoing.is_empty() {
+    if membership.outgoing.is_empty() || mutated!(OutgoingHalfNotAsked) {
         incoming
     } else {
         incoming.min(majority_reached(&membership.outgoing, &reached, scratch))
