@@ -5,40 +5,13 @@ mod common;
 
 use std::time::Duration;
 
+use common::one::{actions, follower_of_three, message, sent};
 use common::{Cluster, append, commands};
 use raft_core::{
-    Action, AppendOutcome, Body, Config, Entries, HandleError, HardState, Index, Input, Instant,
+    Action, AppendOutcome, Body, Entries, HandleError, HardState, Index, Input, Instant,
     LogPosition, Membership, Message, NodeId, PeerFault, Raft, ReadId, Refusal, ReplicationKind,
-    Resolution, Restored, RoleKind, SnapshotMeta, Term,
+    Resolution, RoleKind, SnapshotMeta, Term,
 };
-
-fn message(term: u64, body: Body) -> Message {
-    Message { term: Term(term), body }
-}
-
-fn follower_of_three() -> Raft {
-    let restored = Restored::founding(Membership::of_voters([1, 2, 3].map(NodeId)));
-    Raft::new(Config::new(NodeId(1)), 7, Instant(0), restored).unwrap()
-}
-
-fn actions(raft: &mut Raft) -> Vec<Action> {
-    std::iter::from_fn(|| raft.poll_action()).collect()
-}
-
-/// Drains, carrying out every write; returns what was sent.
-fn sent(raft: &mut Raft) -> Vec<(NodeId, Message)> {
-    let mut out = Vec::new();
-    while let Some(action) = raft.poll_action() {
-        match action {
-            Action::Persist(persist) => {
-                raft.handle(Instant(0), Input::Persisted(persist.ticket)).unwrap();
-            }
-            Action::Send { to, message } => out.push((to, message)),
-            _ => {}
-        }
-    }
-    out
-}
 
 #[test]
 fn three_nodes_elect_one_leader_and_agree_on_a_log() {
