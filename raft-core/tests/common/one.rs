@@ -48,7 +48,7 @@ pub fn with_log(terms: &[u64], term: u64) -> Raft {
 }
 
 pub fn receive(raft: &mut Raft, from: u64, term: u64, body: Body) {
-    let input = Input::Message { from: NodeId(from), message: message(term, body) };
+    let input = Input::Message { from: NodeId(from), store: None, message: message(term, body) };
     raft.handle(Instant(0), input).unwrap();
 }
 

@@ -38,7 +38,7 @@ fn rule_2_entries_that_do_not_follow_the_log_are_rejected() {
     assert_eq!(raft.status().last, Index(2));
 }
 
-/// §5.3: "the follower can include the term of the conflicting entry … one AppendEntries RPC will be required for each term with conflicting
+/// §5.3: "the follower can include the term of the conflicting entry … one `AppendEntries` RPC will be required for each term with conflicting
 /// entries, rather than one RPC per entry"
 #[test]
 fn a_rejection_skips_a_whole_term() {
@@ -115,7 +115,7 @@ fn a_committed_entry_is_never_replaced() {
     let mut raft = with_log(&[1, 1], 1);
     exchange(&mut raft, 2, 1, append((2, 1), &[], 2));
     let replace = message(2, append((1, 1), &[(2, 2)], 0));
-    let input = raft_core::Input::Message { from: NodeId(3), message: replace };
+    let input = raft_core::Input::Message { from: NodeId(3), store: None, message: replace };
     let error = raft.handle(raft_core::Instant(0), input).unwrap_err();
     let fault = PeerFault::OverwritesCommitted { index: Index(2) };
     assert_eq!(error, raft_core::HandleError::Peer { from: NodeId(3), fault });

@@ -6,7 +6,7 @@ use crate::common::one::*;
 use crate::common::{Cluster, append, commands};
 use raft_core::{
     Action, AppendOutcome, Body, Entries, Entry, HandleError, Index, Input, Instant, NodeId,
-    Payload, PeerFault, ProposalId, Raft, ReadId, Resolution, RoleKind, Term,
+    Payload, PeerFault, ProposalId, Raft, ReadAt, ReadId, Resolution, RoleKind, Term,
 };
 
 fn accepted(matched: u64) -> Body {
@@ -27,7 +27,7 @@ fn propose(raft: &mut Raft, texts: &[&str]) {
     raft.handle(Instant(0), input).unwrap();
 }
 
-/// Leaders 1: "Upon election: send initial empty AppendEntries RPCs (heartbeat) to each server; repeat during idle periods to prevent election
+/// Leaders 1: "Upon election: send initial empty `AppendEntries` RPCs (heartbeat) to each server; repeat during idle periods to prevent election
 /// timeouts (§5.2)" (here the first carries the leader's own empty entry, §8)
 #[test]
 fn leaders_1_are_heard_at_once_and_while_they_are_idle() {
@@ -68,7 +68,7 @@ fn leaders_2_append_what_clients_want_and_apply_it_once_a_quorum_has_it() {
     assert_eq!((raft.status().commit, raft.status().applied), (Index(2), Index(2)));
 }
 
-/// Leaders 3: "If last log index ≥ nextIndex for a follower: send AppendEntries RPC with log entries starting at nextIndex. If successful:
+/// Leaders 3: "If last log index ≥ nextIndex for a follower: send `AppendEntries` RPC with log entries starting at nextIndex. If successful:
 /// update nextIndex and matchIndex for follower (§5.3)"
 #[test]
 fn leaders_3_send_what_a_follower_lacks() {
@@ -82,7 +82,7 @@ fn leaders_3_send_what_a_follower_lacks() {
     assert_eq!((*prev, entries.len(), *commit), (at(1, 1), 2, Index(1)));
 }
 
-/// Leaders 3: "If AppendEntries fails because of log inconsistency: decrement nextIndex and retry (§5.3)"
+/// Leaders 3: "If `AppendEntries` fails because of log inconsistency: decrement nextIndex and retry (§5.3)"
 #[test]
 fn leaders_3_go_back_where_the_logs_may_agree() {
     let mut raft = with_log(&[1, 1, 1, 3, 3], 3);
@@ -212,7 +212,7 @@ fn answers_to_what_was_never_sent_are_refused_by_name() {
     let fault = |body| {
         let mut raft = follower_of_three();
         lead(&mut raft);
-        let input = Input::Message { from: NodeId(2), message: message(1, body) };
+        let input = Input::Message { from: NodeId(2), store: None, message: message(1, body) };
         match raft.handle(Instant(0), input) {
             Err(HandleError::Peer { fault, .. }) => fault,
             other => panic!("{other:?}"),
@@ -230,7 +230,7 @@ fn answers_to_what_was_never_sent_are_refused_by_name() {
 fn a_read_waits_for_the_leaders_own_first_entry() {
     let mut raft = with_log(&[1, 1], 1);
     lead(&mut raft);
-    raft.handle(Instant(0), Input::Read { id: ReadId(7) }).unwrap();
+    raft.handle(Instant(0), Input::Read { id: ReadId(7), at: ReadAt::Leader }).unwrap();
     let answer_all = |raft: &mut Raft, mut out: Vec<Action>| {
         let mut ready = Vec::new();
         while !out.is_empty() {
@@ -278,7 +278,7 @@ fn a_leader_that_sees_another_in_its_term_says_so() {
     let mut raft = follower_of_three();
     lead(&mut raft);
     let other = message(1, append((0, 0), &[], 0));
-    let input = Input::Message { from: NodeId(2), message: other };
+    let input = Input::Message { from: NodeId(2), store: None, message: other };
     let fault = PeerFault::SecondLeader { term: Term(1), leader: NodeId(1) };
     let expected = HandleError::Peer { from: NodeId(2), fault };
     assert_eq!(raft.handle(Instant(0), input), Err(expected));

@@ -18,7 +18,7 @@ fn is_granted(raft: &mut Raft, from: u64, term: u64, body: Body) -> bool {
 #[test]
 fn rule_1_a_candidate_of_an_earlier_term_is_refused() {
     let mut raft = with_log(&[1], 5);
-    let out = exchange(&mut raft, 2, 4, Body::Vote { last: at(9, 3) });
+    let out = exchange(&mut raft, 2, 4, Body::Vote { last: at(9, 3), transfer: false });
     assert_eq!(out, [(NodeId(2), message(5, Body::VoteResponse { granted: false }))]);
     let out = exchange(&mut raft, 2, 5, Body::PreVote { last: at(9, 3) });
     assert_eq!(out, [(NodeId(2), message(5, Body::PreVoteResponse { granted: true }))]);
@@ -30,7 +30,7 @@ fn rule_1_a_candidate_of_an_earlier_term_is_refused() {
 #[test]
 fn rule_2_one_vote_a_term_first_come_first_served() {
     let mut raft = follower_of_three();
-    let vote = || Body::Vote { last: at(0, 0) };
+    let vote = || Body::Vote { last: at(0, 0), transfer: false };
     assert!(is_granted(&mut raft, 2, 1, vote()));
     assert!(!is_granted(&mut raft, 3, 1, vote()), "the vote was given to another");
     assert!(is_granted(&mut raft, 2, 1, vote()), "the answer may have been lost");
@@ -49,24 +49,25 @@ fn rule_2_a_vote_only_for_a_log_at_least_as_up_to_date() {
         (at(1, 3), true),  // shorter, of a later term
     ];
     for (last, expected) in cases {
-        let vote = is_granted(&mut with_log(&[1, 2], 3), 2, 4, Body::Vote { last });
+        let vote =
+            is_granted(&mut with_log(&[1, 2], 3), 2, 4, Body::Vote { last, transfer: false });
         let pre_vote = is_granted(&mut with_log(&[1, 2], 3), 2, 4, Body::PreVote { last });
         assert_eq!((vote, pre_vote), (expected, expected), "a log that ends at {last}");
     }
 }
 
-/// Dissertation §4.2.3: "if a server receives a RequestVote request within the minimum election timeout of hearing from a current leader,
+/// Dissertation §4.2.3: "if a server receives a `RequestVote` request within the minimum election timeout of hearing from a current leader,
 /// it does not update its term or grant its vote"
 #[test]
 fn a_voter_that_hears_from_a_leader_elects_no_other() {
     let mut raft = follower_of_three();
     exchange(&mut raft, 2, 1, append((0, 0), &[], 0));
-    assert_eq!(exchange(&mut raft, 3, 7, Body::Vote { last: at(9, 6) }), []);
+    assert_eq!(exchange(&mut raft, 3, 7, Body::Vote { last: at(9, 6), transfer: false }), []);
     assert_eq!(raft.status().term, Term(1));
     assert!(!is_granted(&mut raft, 3, 7, Body::PreVote { last: at(9, 6) }));
     let later = Instant(0) + Config::new(NodeId(1)).election_timeout;
-    let vote = message(7, Body::Vote { last: at(9, 6) });
-    raft.handle(later, Input::Message { from: NodeId(3), message: vote }).unwrap();
+    let vote = message(7, Body::Vote { last: at(9, 6), transfer: false });
+    raft.handle(later, Input::Message { from: NodeId(3), store: None, message: vote }).unwrap();
     assert_eq!(raft.status().vote, Some(NodeId(3)));
 }
 

@@ -26,7 +26,7 @@ fn election_safety() {
         cluster.now = cluster.now.max(deadline);
         cluster.handle(id, Input::Timeout);
         let granted = message(1, Body::PreVoteResponse { granted: true });
-        cluster.handle(id, Input::Message { from: NodeId(3), message: granted });
+        cluster.handle(id, Input::Message { from: NodeId(3), store: None, message: granted });
         assert_eq!(cluster.host(id).raft.status().role, RoleKind::Candidate);
     }
     cluster.network.retain(|(_, _, message)| matches!(message.body, Body::Vote { .. }));

@@ -32,7 +32,7 @@ fn all_servers_1_what_is_committed_is_applied_in_order() {
 fn all_servers_2_a_higher_term_deposes() {
     let position = at(0, 0);
     let bodies = [
-        Body::Vote { last: at(9, 8) },
+        Body::Vote { last: at(9, 8), transfer: false },
         Body::VoteResponse { granted: false },
         Body::PreVoteResponse { granted: false },
         append((0, 0), &[], 0),
@@ -68,7 +68,7 @@ fn all_servers_2_a_higher_term_deposes() {
 fn followers_1_every_request_is_answered() {
     let requests = [
         Body::PreVote { last: at(0, 0) },
-        Body::Vote { last: at(0, 0) },
+        Body::Vote { last: at(0, 0), transfer: false },
         append((0, 0), &[], 0),
         append((7, 1), &[], 0),
         Body::Heartbeat { commit: Index(0), read_context: 3 },
@@ -81,7 +81,7 @@ fn followers_1_every_request_is_answered() {
     }
 }
 
-/// Followers 2: "If election timeout elapses without receiving AppendEntries RPC from current leader or granting vote to candidate: convert
+/// Followers 2: "If election timeout elapses without receiving `AppendEntries` RPC from current leader or granting vote to candidate: convert
 /// to candidate" (here by way of a pre-vote, dissertation §9.6)
 #[test]
 fn followers_2_silence_makes_a_candidate_and_a_word_puts_it_off() {
@@ -91,10 +91,10 @@ fn followers_2_silence_makes_a_candidate_and_a_word_puts_it_off() {
     assert_eq!(role(&silent), RoleKind::Follower);
     time_out(&mut silent);
     assert_eq!(role(&silent), RoleKind::PreCandidate);
-    for word in [append((0, 0), &[], 0), Body::Vote { last: at(0, 0) }] {
+    for word in [append((0, 0), &[], 0), Body::Vote { last: at(0, 0), transfer: false }] {
         let mut raft = follower_of_three();
         let almost = Instant(deadline.0 - 1);
-        let input = Input::Message { from: NodeId(2), message: message(1, word) };
+        let input = Input::Message { from: NodeId(2), store: None, message: message(1, word) };
         raft.handle(almost, input).unwrap();
         raft.handle(deadline, Input::Timeout).unwrap();
         assert_eq!(role(&raft), RoleKind::Follower);
@@ -102,7 +102,7 @@ fn followers_2_silence_makes_a_candidate_and_a_word_puts_it_off() {
     }
 }
 
-/// Candidates 1: "On conversion to candidate, start election: increment currentTerm, vote for self, reset election timer, send RequestVote
+/// Candidates 1: "On conversion to candidate, start election: increment currentTerm, vote for self, reset election timer, send `RequestVote`
 /// RPCs to all other servers"
 #[test]
 fn candidates_1_start_an_election() {
@@ -115,7 +115,7 @@ fn candidates_1_start_an_election() {
         "the timer starts anew: {now:?}"
     );
     let out = sent(&mut raft);
-    let vote = message(5, Body::Vote { last: at(2, 1) });
+    let vote = message(5, Body::Vote { last: at(2, 1), transfer: false });
     assert!(out.ends_with(&[(NodeId(2), vote.clone()), (NodeId(3), vote)]), "{out:?}");
 }
 
@@ -156,12 +156,12 @@ fn candidates_2_half_is_no_majority() {
     cluster.handle(1, Input::Timeout);
     for _ in 0..2 {
         let granted = message(1, Body::PreVoteResponse { granted: true });
-        cluster.handle(1, Input::Message { from: NodeId(2), message: granted });
+        cluster.handle(1, Input::Message { from: NodeId(2), store: None, message: granted });
     }
     assert_eq!(cluster.host(1).raft.status().role, RoleKind::PreCandidate);
 }
 
-/// Candidates 3: "If AppendEntries RPC received from new leader: convert to follower"
+/// Candidates 3: "If `AppendEntries` RPC received from new leader: convert to follower"
 #[test]
 fn candidates_3_a_leader_of_the_term_is_followed() {
     let mut raft = follower_of_three();

@@ -20,9 +20,9 @@ fn term_vote_and_log_survive_a_restart() {
     let status = raft.status();
     assert_eq!((status.term, status.vote, status.last), (Term(3), Some(NodeId(2)), Index(3)));
     // The vote of before the restart binds.
-    let refused = exchange(&mut raft, 3, 3, Body::Vote { last: at(9, 2) });
+    let refused = exchange(&mut raft, 3, 3, Body::Vote { last: at(9, 2), transfer: false });
     assert_eq!(refused, [(NodeId(3), message(3, Body::VoteResponse { granted: false }))]);
-    let again = exchange(&mut raft, 2, 3, Body::Vote { last: at(9, 2) });
+    let again = exchange(&mut raft, 2, 3, Body::Vote { last: at(9, 2), transfer: false });
     assert_eq!(again, [(NodeId(2), message(3, Body::VoteResponse { granted: true }))]);
 }
 
@@ -166,7 +166,7 @@ fn a_late_acknowledgement_takes_nothing_back() {
     let matched = cluster.host(1).raft.status().peers[0].matched;
     let late = Body::AppendResponse(AppendOutcome::Accepted { matched: Index(1) });
     let late = message(cluster.term(1).0, late);
-    cluster.handle(1, Input::Message { from: NodeId(2), message: late });
+    cluster.handle(1, Input::Message { from: NodeId(2), store: None, message: late });
     assert_eq!(cluster.host(1).raft.status().peers[0].matched, matched);
     cluster.run(Duration::from_millis(100));
     assert_eq!(cluster.host(2).raft.status().commit, cluster.commit(1));
