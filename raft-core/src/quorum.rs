@@ -71,17 +71,32 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Counted the obvious way: more of each half inside than outside.
+    fn is_quorum(membership: &Membership, agrees: impl Fn(NodeId) -> bool) -> bool {
+        let has_half = |half: &BTreeSet<NodeId>| {
+            let inside = half.iter().filter(|&&node| agrees(node)).count();
+            let outside = half.iter().filter(|&&node| !agrees(node)).count();
+            inside > outside
+        };
+        has_half(&membership.voters)
+            && (membership.outgoing.is_empty() || has_half(&membership.outgoing))
+    }
+
     fn brute_force(membership: &Membership, reached: &BTreeMap<NodeId, Index>) -> Index {
-        let mut candidates: Vec<Index> = reached.values().copied().collect();
-        candidates.push(Index(0));
+        let has = |index: Index, node| reached.get(&node).is_some_and(|&it| it >= index);
+        let candidates = reached.values().copied();
         candidates
-            .into_iter()
-            .filter(|&index| {
-                index == Index(0)
-                    || membership.has_quorum(|n| reached.get(&n).is_some_and(|&r| r >= index))
-            })
+            .filter(|&index| is_quorum(membership, |node| has(index, node)))
             .max()
-            .unwrap_or(Index(0))
+            .unwrap_or_default()
+    }
+
+    fn membership(voters: BTreeSet<u64>, outgoing: BTreeSet<u64>) -> Membership {
+        Membership {
+            voters: voters.into_iter().map(NodeId).collect(),
+            outgoing: outgoing.into_iter().map(NodeId).collect(),
+            ..Membership::default()
+        }
     }
 
     proptest! {
@@ -91,11 +106,7 @@ mod tests {
             outgoing in proptest::collection::btree_set(1u64..8, 0..6),
             reached in proptest::collection::btree_map(1u64..8, 0u64..20, 0..8),
         ) {
-            let membership = Membership {
-                voters: voters.into_iter().map(NodeId).collect(),
-                outgoing: outgoing.into_iter().map(NodeId).collect(),
-                ..Membership::default()
-            };
+            let membership = membership(voters, outgoing);
             let reached: BTreeMap<NodeId, Index> =
                 reached.into_iter().map(|(n, i)| (NodeId(n), Index(i))).collect();
             let got = quorum_reached(
@@ -104,6 +115,37 @@ mod tests {
                 &mut Vec::new(),
             );
             prop_assert_eq!(got, brute_force(&membership, &reached));
+        }
+
+        #[test]
+        fn a_quorum_is_a_majority_of_each_half(
+            voters in proptest::collection::btree_set(1u64..8, 0..6),
+            outgoing in proptest::collection::btree_set(1u64..8, 0..6),
+            agreeing in proptest::collection::btree_set(1u64..8, 0..8),
+        ) {
+            let membership = membership(voters, outgoing);
+            let agrees = |node: NodeId| agreeing.contains(&node.0);
+            prop_assert_eq!(membership.has_quorum(agrees), is_quorum(&membership, agrees));
+        }
+
+        /// Why majorities are safe (paper §5.2; dissertation §4.3 for joint ones): two quorums share a voter, also one of the joint
+        /// configuration and one of either half alone.
+        #[test]
+        fn two_quorums_share_a_voter(
+            voters in proptest::collection::btree_set(1u64..8, 1..6),
+            outgoing in proptest::collection::btree_set(1u64..8, 0..6),
+            one in proptest::collection::btree_set(1u64..8, 0..8),
+            other in proptest::collection::btree_set(1u64..8, 0..8),
+        ) {
+            let joint = membership(voters.clone(), outgoing.clone());
+            let halves = [voters.clone(), outgoing].map(|half| membership(half, BTreeSet::new()));
+            let has = |membership: &Membership, set: &BTreeSet<u64>| membership.has_quorum(|node| set.contains(&node.0));
+            let overlap = |membership: &Membership| one.intersection(&other).any(|&node| membership.is_voter(NodeId(node)));
+            for second in [&joint, &halves[0], &halves[1]] {
+                if has(&joint, &one) && has(second, &other) && !second.is_empty() {
+                    prop_assert!(overlap(&joint));
+                }
+            }
         }
     }
 
