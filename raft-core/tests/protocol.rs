@@ -8,9 +8,9 @@ use std::time::Duration;
 use common::one::{actions, follower_of_three, message, sent};
 use common::{Cluster, append, commands};
 use raft_core::{
-    Action, AppendOutcome, Body, Entries, HandleError, HardState, Index, Input, Instant,
-    LogPosition, Membership, Message, NodeId, PeerFault, Raft, ReadId, Refusal, ReplicationKind,
-    Resolution, RoleKind, SnapshotMeta, Term,
+    Action, AppendOutcome, Body, HardState, Index, Input, Instant, LogPosition, Membership,
+    Message, NodeId, Raft, ReadId, Refusal, ReplicationKind, Resolution, RoleKind, SnapshotMeta,
+    Term,
 };
 
 #[test]
@@ -482,65 +482,4 @@ fn proposals_are_refused_by_name() {
         matches!(cluster.host(1).resolutions.last(), Some(Resolution::Appended { .. })),
         "the quota leaked"
     );
-}
-
-#[test]
-fn what_breaks_the_rules_is_refused_by_name() {
-    let refused = |from: u64, message: Message| {
-        let mut raft = follower_of_three();
-        let led = Message { term: Term(3), body: append((0, 0), &[(1, 3)], 1) };
-        raft.handle(Instant(0), Input::Message { from: NodeId(2), store: None, message: led })
-            .unwrap();
-        sent(&mut raft);
-        let before = raft.status();
-        let error = raft
-            .handle(Instant(0), Input::Message { from: NodeId(from), store: None, message })
-            .unwrap_err();
-        assert_eq!(raft.status(), before, "a refused message changes nothing");
-        let HandleError::Peer { fault, .. } = error else { panic!("{error}") };
-        fault
-    };
-    let no_voters = raft_core::Entry {
-        term: Term(3),
-        index: Index(2),
-        payload: raft_core::Payload::Membership(Membership::default()),
-    };
-    let prev = LogPosition { index: Index(1), term: Term(3) };
-    let entries = Entries::try_from_vec(vec![no_voters]).unwrap();
-    let no_voters = message(3, Body::Append { prev, entries, commit: Index(0) });
-    let position = LogPosition { index: Index(4), term: Term(9) };
-    assert_eq!(refused(1, message(3, append((0, 0), &[], 0))), PeerFault::OwnId);
-    assert_eq!(
-        refused(2, message(0, append((0, 0), &[], 0))),
-        PeerFault::ImpossibleTerm { term: Term(0) }
-    );
-    assert!(matches!(
-        refused(2, message(u64::MAX, append((0, 0), &[], 0))),
-        PeerFault::ImpossibleTerm { .. }
-    ));
-    assert_eq!(
-        refused(3, message(3, append((0, 0), &[], 0))),
-        PeerFault::SecondLeader { term: Term(3), leader: NodeId(2) }
-    );
-    assert!(matches!(
-        refused(2, message(3, append((4, 3), &[(9, 3)], 0))),
-        PeerFault::BrokenRun { .. }
-    ));
-    assert!(matches!(
-        refused(2, message(3, append((0, 0), &[(1, 8)], 0))),
-        PeerFault::EntryFromTheFuture { .. }
-    ));
-    assert!(matches!(
-        refused(2, message(3, append((4, 9), &[], 0))),
-        PeerFault::PositionFromTheFuture { .. }
-    ));
-    assert!(matches!(
-        refused(2, message(3, append((0, 0), &[(1, 2)], 0))),
-        PeerFault::OverwritesCommitted { .. }
-    ));
-    assert_eq!(refused(2, no_voters), PeerFault::ImpossibleMembership);
-    assert!(matches!(
-        refused(3, message(5, Body::Vote { last: position, transfer: false })),
-        PeerFault::PositionFromTheFuture { .. }
-    ));
 }

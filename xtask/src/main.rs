@@ -1,4 +1,4 @@
-//! The workspace's own automation: `cargo xtask ci`, `tidy`, `bless`, `sim`, `mutants`, `compare`. It knows cargo, text and the simulator; it knows
+//! The workspace's own automation: `cargo xtask ci`, `tidy`, `bless`, `sim`, `mutants`, `coverage`, `compare`. It knows cargo, text and the simulator; it knows
 //! nothing of the service.
 
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 mod bless;
 mod ci;
 mod compare;
+mod coverage;
 mod mutants;
 mod sim;
 mod tidy;
@@ -31,6 +32,8 @@ enum Task {
     Sim(sim::SimArgs),
     /// Measures raft beside etcd, both durable, three nodes each on this machine.
     Compare(compare::CompareArgs),
+    /// Measures which lines of raft-core its tests reach; needs cargo-tarpaulin.
+    Coverage(coverage::CoverageArgs),
     /// Takes raft-core's guards out one at a time; its tests must notice each.
     Mutants(mutants::MutantsArgs),
 }
@@ -41,6 +44,7 @@ fn main() -> anyhow::Result<()> {
         Task::Tidy => tidy::run(&root()),
         Task::Bless(args) => bless::run(&root(), &args),
         Task::Sim(args) => sim::run(&args),
+        Task::Coverage(args) => coverage::run(&root(), &args),
         Task::Mutants(args) => mutants::run(&root(), &args),
         Task::Compare(args) => compare::run(&root(), &args),
     }
