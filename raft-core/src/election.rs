@@ -85,10 +85,10 @@ impl Raft {
 
     /// Follows a higher term; says whether `term` is the current one. An answer of an older term is nobody's any more.
     fn meets_term(&mut self, term: Term) -> bool {
-        if term > self.term {
+        if term > self.term && !mutated!(HigherTermOfAnAnswerIgnored) {
             self.become_follower(term, None);
         }
-        term == self.term
+        term == self.term || mutated!(AnswerOfAnEarlierTermCounts)
     }
 
     /// The next time to wait for, if nothing is heard until then.
@@ -99,9 +99,10 @@ impl Raft {
     /// Whether it may become a candidate: a full voter, on the store that it was admitted with, that is not being replaced by a snapshot.
     pub(crate) fn can_campaign(&self) -> bool {
         let (id, membership) = (self.config.id, self.log.membership());
-        membership.is_voter(id)
+        (membership.is_voter(id) || mutated!(LearnerCampaigns))
             && !membership.is_witness(id)
-            && !self.incoming.as_ref().is_some_and(Incoming::is_installing)
+            && (!self.incoming.as_ref().is_some_and(Incoming::is_installing)
+                || mutated!(CampaignWhileInstalling))
             && self.may_vote_for(self.log.last_position())
             && self.term.next().is_some_and(|term| term < Term(u64::MAX))
     }
@@ -114,6 +115,9 @@ impl Raft {
             return;
         };
         self.incoming = None;
+        if mutated!(NoPreVote) {
+            return self.campaign(false);
+        }
         let election_deadline = self.next_election_deadline();
         self.transition(Role::PreCandidate(PreCandidate {
             granted: BTreeSet::from([self.config.id]),
@@ -150,11 +154,15 @@ impl Raft {
         let could_vote =
             term > self.term || (term == self.term && self.vote.is_none_or(|vote| vote == from));
         let granted = could_vote
-            && last.is_up_to_date_with(self.log.last_position())
+            && (last.is_up_to_date_with(self.log.last_position())
+                || mutated!(PreVoteForAShorterLog))
             && self.may_vote_for(last)
             && !self.has_promised_another(from);
         // Nothing changes here, the election timer least of all (scenario 7). A refusal carries our own term, so that
         // whoever lags behind in terms learns of it (scenarios 4 and 5).
+        if granted && mutated!(PreVotePutsOffTheElection) {
+            self.become_follower(self.term, None);
+        }
         let answer_term = if granted { term } else { self.term };
         if answer_term > Term(0) {
             self.outbox.push(
@@ -175,7 +183,7 @@ impl Raft {
                 candidate.granted.insert(from);
                 self.count_pre_votes();
             }
-        } else if term > self.term {
+        } else if term > self.term && !mutated!(TermOfARefusalIgnored) {
             self.become_follower(term, None);
         }
     }
@@ -224,9 +232,9 @@ impl Raft {
             self.become_follower(term, None);
         }
         let granted = term == self.term
-            && self.vote.is_none_or(|vote| vote == from)
+            && (self.vote.is_none_or(|vote| vote == from) || mutated!(VoteTwiceInATerm))
             && self.leader().is_none()
-            && last.is_up_to_date_with(self.log.last_position())
+            && (last.is_up_to_date_with(self.log.last_position()) || mutated!(VoteForAShorterLog))
             && self.may_vote_for(last)
             && (transfer || !self.has_promised_another(from));
         if granted {
@@ -251,7 +259,8 @@ impl Raft {
     pub(crate) fn count_own_vote(&mut self) {
         let id = self.config.id;
         if let Role::Candidate(candidate) = &mut self.role
-            && self.log.is_write_durable(candidate.own_vote)
+            && (self.log.is_write_durable(candidate.own_vote)
+                || mutated!(OwnVoteCountedBeforeDurable))
             && candidate.granted.insert(id)
         {
             self.count_votes();
@@ -292,7 +301,9 @@ impl Raft {
         }));
         // The entry of its own that lets it commit what its predecessors left (paper §8, dissertation §6.4).
         let first = self.first_payload();
-        self.log.append_payload(self.term, first);
+        if !mutated!(NoEntryOfItsOwn) {
+            self.log.append_payload(self.term, first);
+        }
         self.leave_if_stalled();
     }
 
@@ -308,7 +319,7 @@ impl Raft {
                 || (self.stores.counts(membership, node)
                     && peer.is_some_and(|peer| now.since(peer.last_contact) < window))
         };
-        if membership.has_quorum(is_heard) {
+        if membership.has_quorum(is_heard) || mutated!(NoCheckQuorum) {
             leader.quorum_deadline = now + window / 2;
         } else {
             self.become_follower(self.term, None);

@@ -14,7 +14,7 @@ impl Raft {
         term: Term,
         body: Body,
     ) -> Result<(), PeerFault> {
-        if term < self.term {
+        if term < self.term && !mutated!(LeaderOfAnEarlierTermBelieved) {
             // A leader of the past: our term tells it so.
             self.send(from, Body::HeartbeatResponse { read_context: 0 });
             return Ok(());
@@ -51,7 +51,9 @@ impl Raft {
     /// Recognizes `from` as the leader of `term`, and puts off the next election.
     fn follow(&mut self, from: NodeId, term: Term) -> Result<(), PeerFault> {
         let known = self.leader().filter(|_| term == self.term);
-        if let Some(leader) = known.filter(|&leader| leader != from) {
+        if let Some(leader) =
+            known.filter(|&leader| leader != from && !mutated!(SecondLeaderFollowed))
+        {
             return Err(PeerFault::SecondLeader { term, leader });
         }
         let until = self.now + self.config.election_timeout;
@@ -81,9 +83,14 @@ impl Raft {
             prev =
                 LogPosition { index: commit, term: self.log.term_at(commit).unwrap_or(prev.term) };
         }
-        if !self.log.contains(prev) {
+        if !self.log.contains(prev) && !mutated!(PreviousEntryUnchecked) {
             let hint =
                 self.log.may_agree_up_to(LogPosition { index: prev.index.prev(), term: prev.term });
+            let hint = if mutated!(HintWithoutTerms) {
+                LogPosition { index: prev.index.prev(), term: prev.term }
+            } else {
+                hint
+            };
             self.send(
                 from,
                 Body::AppendResponse(AppendOutcome::Rejected { prev: prev.index, hint }),
@@ -97,7 +104,8 @@ impl Raft {
             acks.verified = acks.verified.max(matched);
             acks.is_due |= matched <= self.log.durable();
         }
-        self.learn_commit(leader_commit.min(matched));
+        let bound = if mutated!(CommitBeyondWhatMatches) { self.log.last() } else { matched };
+        self.learn_commit(leader_commit.min(bound));
     }
 
     /// Refuses entries without their commands, unless this member is a witness, or may be about to become one.
@@ -113,6 +121,7 @@ impl Raft {
     fn check_against_commit(&self, prev: LogPosition, entries: &Entries) -> Result<(), PeerFault> {
         let contradicts = |position: LogPosition| {
             position.index <= self.commit
+                && !mutated!(CommittedEntryReplaced)
                 && self.log.term_at(position.index).is_some_and(|term| term != position.term)
         };
         // By log matching the last committed position among the entries speaks for those before it.
@@ -132,7 +141,10 @@ impl Raft {
     fn append_new(&mut self, mut entries: Entries) {
         let fresh = entries
             .iter()
-            .find(|entry| self.log.term_at(entry.index) != Some(entry.term))
+            .find(|entry| {
+                mutated!(AppendTruncatesWhatMatches)
+                    || self.log.term_at(entry.index) != Some(entry.term)
+            })
             .map(|entry| entry.index);
         let Some(fresh) = fresh else { return };
         if fresh <= self.log.last() {
@@ -156,7 +168,8 @@ impl Raft {
 
     /// Learns from the leader what is committed (paper §5.3); never goes back.
     pub(crate) fn learn_commit(&mut self, commit: Index) {
-        self.commit = self.commit.max(commit.min(self.log.last()));
+        let known = if mutated!(CommitGoesBack) { Index(0) } else { self.commit };
+        self.commit = known.max(commit.min(self.log.last()));
         if let Role::Follower(follower) = &mut self.role {
             follower.forwards.release_through(self.commit);
         }
@@ -164,10 +177,11 @@ impl Raft {
 
     /// Acknowledges what is durable by now, once for all appends since the last time.
     pub(crate) fn make_acknowledgement(&mut self) {
-        if self.term_dependency().is_some() {
+        if self.term_dependency().is_some() && !mutated!(AcknowledgedBeforeItsTermIsDurable) {
             return;
         }
-        let durable = self.log.durable();
+        let durable =
+            if mutated!(AcknowledgedBeforeDurable) { self.log.last() } else { self.log.durable() };
         let term = self.term;
         let Role::Follower(follower) = &mut self.role else { return };
         let Some(leader) = follower.leader else { return };

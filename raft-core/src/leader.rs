@@ -47,7 +47,7 @@ impl Raft {
         let max_bytes = self.config.uncommitted_bytes_max;
         let bytes = batch_bytes(&commands, max_bytes)?;
         let uncommitted_bytes = leader.proposals.bytes();
-        if uncommitted_bytes + bytes > max_bytes {
+        if uncommitted_bytes + bytes > max_bytes && !mutated!(QuotaNotChecked) {
             return Err(Refusal::QuotaExceeded { uncommitted_bytes, max_bytes });
         }
         let count = commands.len() as u64;
@@ -63,7 +63,9 @@ impl Raft {
         let (id, durable) = (self.config.id, self.log.durable());
         let membership = self.log.membership();
         let reached = |node: NodeId| {
-            if node == id {
+            if node == id && mutated!(LeaderCountsItselfBeforeDurable) {
+                self.log.last()
+            } else if node == id {
                 durable
             } else if self.stores.counts(membership, node) {
                 leader.peers.get(&node).map_or(Index(0), |peer| peer.matched)
@@ -77,9 +79,11 @@ impl Raft {
         {
             index = index.min(in_zones);
         }
-        if index > self.commit && self.log.term_at(index) == Some(self.term) {
+        let is_own =
+            self.log.term_at(index) == Some(self.term) || mutated!(EarlierTermCommittedByCounting);
+        if index > self.commit && is_own {
             self.commit = index;
-            leader.proposals.release_through(index);
+            leader.proposals.release_through(if mutated!(QuotaLeaks) { Index(0) } else { index });
         }
     }
 
@@ -97,7 +101,7 @@ impl Raft {
             let (last, base) = (self.log.last(), self.log.base().index);
             let Some(peer) = self.peer_mut(to) else { return };
             let Some(next) = peer.next_to_send(last) else { return };
-            if next <= base {
+            if next <= base && !mutated!(CompactedEntriesFetched) {
                 // The log can no more say which term stands before `next`: only the snapshot helps.
                 self.offer_snapshot(to);
                 return;
@@ -179,7 +183,7 @@ impl Raft {
             // The world moved on while the disk was read: the peer has got on, or the log was compacted.
             return;
         }
-        if !owns || !starts_right {
+        if (!owns || !starts_right) && !mutated!(FetchedEntriesUnchecked) {
             // Read under an earlier leadership, and overwritten since; or not what was asked for. Read anew, but not in a tight loop.
             self.on_fetch_failed(to);
             return;
@@ -211,6 +215,7 @@ impl Raft {
         }
         if let AppendOutcome::Accepted { matched } = outcome
             && matched > last
+            && !mutated!(AckBeyondTheLogBelieved)
         {
             return Err(PeerFault::AcknowledgedTooMuch { matched, last });
         }
@@ -232,7 +237,9 @@ impl Raft {
         let matched = match &peer.progress {
             // Only an answer to the outstanding probe counts; even below what it once acknowledged, since a disk that lost
             // data must be filled again (scenario 35).
-            Progress::Probe { next, .. } if next.prev() == rejected => {
+            Progress::Probe { next, .. }
+                if next.prev() == rejected || mutated!(StaleRejectionBelieved) =>
+            {
                 peer.matched = peer.matched.min(hint.index);
                 peer.matched
             }
@@ -264,7 +271,7 @@ impl Raft {
     ) -> Result<(), PeerFault> {
         let now = self.now;
         let Role::Leader(leader) = &mut self.role else { return Ok(()) };
-        if read_context > leader.reads.last_context {
+        if read_context > leader.reads.last_context && !mutated!(UnknownReadContextBelieved) {
             return Err(PeerFault::UnknownReadContext { read_context });
         }
         if let Some(peer) = leader.peers.get_mut(&from) {
@@ -299,7 +306,7 @@ impl Raft {
         let (now, interval) = (self.now, self.config.heartbeat_interval);
         let patience = self.config.election_timeout;
         let Role::Leader(leader) = &mut self.role else { return };
-        if now < leader.heartbeat_deadline {
+        if now < leader.heartbeat_deadline || mutated!(NoHeartbeats) {
             return;
         }
         leader.heartbeat_deadline = now + interval;
@@ -322,14 +329,15 @@ impl Raft {
         let has_leases = self.config.lease.is_some();
         let Role::Leader(leader) = &mut self.role else { return };
         // Each round has a context of its own, so that its answers tell when it left.
-        leader.reads.last_context += 1;
+        leader.reads.last_context += u64::from(!mutated!(ReadContextReused));
         let read_context = leader.reads.last_context;
         if has_leases {
             leader.lease.note_sent(read_context, now, window);
         }
         let mut beats: Vec<(NodeId, Index)> = Vec::with_capacity(leader.peers.len());
         for (node, peer) in &mut leader.peers {
-            let commit = commit.min(peer.matched);
+            let bound = if mutated!(HeartbeatCommitUnbounded) { commit } else { peer.matched };
+            let commit = commit.min(bound);
             peer.told_commit = peer.told_commit.max(commit);
             beats.push((*node, commit));
         }

@@ -111,7 +111,10 @@ impl Raft {
     /// Whether a leader other than `asker` has this member's promise: then an election would only disturb (dissertation §4.2.3), and a vote
     /// would break the leader's lease. An asker whom this member took for the leader evidently leads no more (scenario 6).
     pub(crate) fn has_promised_another(&self, asker: NodeId) -> bool {
-        matches!(self.role, Role::Leader(_))
-            || (self.now < self.promise.until && self.promise.to != Some(asker))
+        if mutated!(NoLeaderStickiness) {
+            return false;
+        }
+        let is_another = self.promise.to != Some(asker) || mutated!(RecognizedLeaderRefused);
+        matches!(self.role, Role::Leader(_)) || (self.now < self.promise.until && is_another)
     }
 }

@@ -91,6 +91,9 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+#[macro_use]
+mod mutants;
+
 mod action;
 mod change;
 mod config;

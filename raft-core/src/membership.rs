@@ -92,7 +92,9 @@ impl Membership {
     pub fn has_quorum(&self, agrees: impl Fn(NodeId) -> bool) -> bool {
         !self.voters.is_empty()
             && quorum::is_majority(&self.voters, &agrees)
-            && (self.outgoing.is_empty() || quorum::is_majority(&self.outgoing, &agrees))
+            && (self.outgoing.is_empty()
+                || mutated!(OutgoingHalfNotAsked)
+                || quorum::is_majority(&self.outgoing, &agrees))
     }
 
     /// This configuration once its joint phase is over (dissertation §4.3, from `C_old,new` to `C_new`).

@@ -169,7 +169,7 @@ impl InFlight {
     fn release_through(&mut self, matched: Index) {
         while self.queue.front().is_some_and(|sent| sent.last <= matched) {
             if let Some(sent) = self.queue.pop_front() {
-                self.bytes -= sent.bytes;
+                self.bytes -= if mutated!(InFlightBytesNotReleased) { 0 } else { sent.bytes };
                 self.window = self.window.saturating_add(1);
             }
         }

@@ -8,7 +8,7 @@ use crate::{CommitGroups, Index, Membership, NodeId};
 /// Whether more than half of `voters` agree. An empty set has no majority.
 pub(crate) fn is_majority(voters: &BTreeSet<NodeId>, agrees: impl Fn(NodeId) -> bool) -> bool {
     let agreeing = voters.iter().filter(|&&node| agrees(node)).count();
-    agreeing * 2 > voters.len()
+    agreeing * 2 + usize::from(mutated!(HalfIsAMajority)) > voters.len()
 }
 
 /// The highest value that a majority of `voters` has reached, given what each has reached.
@@ -21,7 +21,9 @@ fn majority_reached<T: Copy + Ord + Default>(
 ) -> T {
     scratch.clear();
     scratch.extend(voters.iter().map(|&node| reached(node)));
-    scratch.sort_unstable();
+    if !mutated!(QuorumUnsorted) {
+        scratch.sort_unstable();
+    }
     // With n voters sorted upwards, the n/2 + 1 from this place on have all reached it.
     scratch.get((voters.len().wrapping_sub(1)) / 2).copied().unwrap_or_default()
 }
@@ -34,7 +36,7 @@ pub(crate) fn quorum_reached<T: Copy + Ord + Default>(
     scratch: &mut Vec<T>,
 ) -> T {
     let incoming = majority_reached(&membership.voters, &reached, scratch);
-    if membership.outgoing.is_empty() {
+    if membership.outgoing.is_empty() || mutated!(OutgoingHalfNotAsked) {
         incoming
     } else {
         incoming.min(majority_reached(&membership.outgoing, &reached, scratch))
@@ -69,17 +71,32 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Counted the obvious way: more of each half inside than outside.
+    fn is_quorum(membership: &Membership, agrees: impl Fn(NodeId) -> bool) -> bool {
+        let has_half = |half: &BTreeSet<NodeId>| {
+            let inside = half.iter().filter(|&&node| agrees(node)).count();
+            let outside = half.iter().filter(|&&node| !agrees(node)).count();
+            inside > outside
+        };
+        has_half(&membership.voters)
+            && (membership.outgoing.is_empty() || has_half(&membership.outgoing))
+    }
+
     fn brute_force(membership: &Membership, reached: &BTreeMap<NodeId, Index>) -> Index {
-        let mut candidates: Vec<Index> = reached.values().copied().collect();
-        candidates.push(Index(0));
+        let has = |index: Index, node| reached.get(&node).is_some_and(|&it| it >= index);
+        let candidates = reached.values().copied();
         candidates
-            .into_iter()
-            .filter(|&index| {
-                index == Index(0)
-                    || membership.has_quorum(|n| reached.get(&n).is_some_and(|&r| r >= index))
-            })
+            .filter(|&index| is_quorum(membership, |node| has(index, node)))
             .max()
-            .unwrap_or(Index(0))
+            .unwrap_or_default()
+    }
+
+    fn membership(voters: BTreeSet<u64>, outgoing: BTreeSet<u64>) -> Membership {
+        Membership {
+            voters: voters.into_iter().map(NodeId).collect(),
+            outgoing: outgoing.into_iter().map(NodeId).collect(),
+            ..Membership::default()
+        }
     }
 
     proptest! {
@@ -89,11 +106,7 @@ mod tests {
             outgoing in proptest::collection::btree_set(1u64..8, 0..6),
             reached in proptest::collection::btree_map(1u64..8, 0u64..20, 0..8),
         ) {
-            let membership = Membership {
-                voters: voters.into_iter().map(NodeId).collect(),
-                outgoing: outgoing.into_iter().map(NodeId).collect(),
-                ..Membership::default()
-            };
+            let membership = membership(voters, outgoing);
             let reached: BTreeMap<NodeId, Index> =
                 reached.into_iter().map(|(n, i)| (NodeId(n), Index(i))).collect();
             let got = quorum_reached(
@@ -102,6 +115,37 @@ mod tests {
                 &mut Vec::new(),
             );
             prop_assert_eq!(got, brute_force(&membership, &reached));
+        }
+
+        #[test]
+        fn a_quorum_is_a_majority_of_each_half(
+            voters in proptest::collection::btree_set(1u64..8, 0..6),
+            outgoing in proptest::collection::btree_set(1u64..8, 0..6),
+            agreeing in proptest::collection::btree_set(1u64..8, 0..8),
+        ) {
+            let membership = membership(voters, outgoing);
+            let agrees = |node: NodeId| agreeing.contains(&node.0);
+            prop_assert_eq!(membership.has_quorum(agrees), is_quorum(&membership, agrees));
+        }
+
+        /// Why majorities are safe (paper §5.2; dissertation §4.3 for joint ones): two quorums share a voter, also one of the joint
+        /// configuration and one of either half alone.
+        #[test]
+        fn two_quorums_share_a_voter(
+            voters in proptest::collection::btree_set(1u64..8, 1..6),
+            outgoing in proptest::collection::btree_set(1u64..8, 0..6),
+            one in proptest::collection::btree_set(1u64..8, 0..8),
+            other in proptest::collection::btree_set(1u64..8, 0..8),
+        ) {
+            let joint = membership(voters.clone(), outgoing.clone());
+            let halves = [voters.clone(), outgoing].map(|half| membership(half, BTreeSet::new()));
+            let has = |membership: &Membership, set: &BTreeSet<u64>| membership.has_quorum(|node| set.contains(&node.0));
+            let overlap = |membership: &Membership| one.intersection(&other).any(|&node| membership.is_voter(NodeId(node)));
+            for second in [&joint, &halves[0], &halves[1]] {
+                if has(&joint, &one) && has(second, &other) && !second.is_empty() {
+                    prop_assert!(overlap(&joint));
+                }
+            }
         }
     }
 

@@ -101,25 +101,27 @@ impl Raft {
             snapshot = Some(log.base_snapshot());
         }
         let included = snapshot.as_ref().map_or(Index(0), |meta| meta.position.index);
-        if included < log.base().index {
+        if included < log.base().index && !mutated!(RestoredGapUnchecked) {
             return Err(RestoreError::MachineBehindLog {
                 base: log.base().index,
                 applied: included,
             });
         }
-        if log.last_position().term > hard_state.term {
+        if log.last_position().term > hard_state.term && !mutated!(RestoredTermUnchecked) {
             return Err(RestoreError::TermBeyondHardState {
                 log_term: log.last_position().term,
                 term: hard_state.term,
             });
         }
-        if hard_state.commit > log.last().max(included) {
+        if hard_state.commit > log.last().max(included) && !mutated!(RestoredCommitUnchecked) {
             return Err(RestoreError::CommitBeyondLog {
                 commit: hard_state.commit,
                 last: log.last(),
             });
         }
-        if let Some(meta) = snapshot.as_ref().filter(|meta| !log.contains(meta.position)) {
+        if let Some(meta) = snapshot.as_ref().filter(|meta| !log.contains(meta.position))
+            && !mutated!(RestoredSnapshotIgnored)
+        {
             // A crash between the machine's installing a snapshot and the log's being replaced by it: finish that now.
             log.reset(meta);
             if meta.position.term > hard_state.term {
@@ -145,7 +147,7 @@ impl Raft {
             rng,
             now,
             term: hard_state.term,
-            vote: hard_state.vote,
+            vote: hard_state.vote.filter(|_| !mutated!(VoteLostOnRestart)),
             log,
             saved,
             hard_state_ticket: None,
@@ -351,7 +353,8 @@ impl Raft {
     }
 
     fn make_apply(&mut self) {
-        if self.incoming.as_ref().is_some_and(Incoming::is_installing) {
+        let is_installing = self.incoming.as_ref().is_some_and(Incoming::is_installing);
+        if is_installing && !mutated!(AppliedWhileInstalling) {
             return;
         }
         if self.is_witness() {
@@ -363,7 +366,9 @@ impl Raft {
             return;
         }
         let window_end = self.applied.plus(self.config.apply_entries_max);
-        let last = self.commit.min(self.log.durable()).min(window_end);
+        let applicable =
+            if mutated!(AppliedBeforeDurable) { self.log.last() } else { self.log.durable() };
+        let last = self.commit.min(applicable).min(window_end);
         if last <= self.handed {
             return;
         }
@@ -388,7 +393,7 @@ impl Raft {
 
     /// Sends in the current term, once the term and the vote are durable.
     pub(crate) fn send(&mut self, to: NodeId, body: Body) {
-        let until = self.term_dependency();
+        let until = self.term_dependency().filter(|_| !mutated!(MessageBeforeItsTermIsDurable));
         self.outbox.push(until, to, Message { term: self.term, body });
     }
 
@@ -416,7 +421,9 @@ impl Raft {
     /// Answers everybody who waited for a leader that leads no more.
     fn settle_leader(&mut self, leader: Leader) {
         for id in leader.proposals.into_ids() {
-            self.actions.push_back(Action::Resolve(Resolution::Abandoned { id }));
+            if !mutated!(ProposersLeftWaiting) {
+                self.actions.push_back(Action::Resolve(Resolution::Abandoned { id }));
+            }
         }
         let reason = Refusal::NotLeader { leader: self.leader() };
         for reader in leader.reads.into_readers() {
@@ -444,7 +451,7 @@ impl Raft {
     /// Follows `leader`, or nobody yet, in `term`. The vote is kept if the term stays (scenario 1).
     pub(crate) fn become_follower(&mut self, term: Term, leader: Option<NodeId>) {
         debug_assert!(term >= self.term, "terms never fall");
-        if term > self.term {
+        if term > self.term || mutated!(VoteForgottenInTheSameTerm) {
             self.term = term;
             self.vote = None;
             self.outbox.clear();

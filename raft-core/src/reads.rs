@@ -39,7 +39,8 @@ impl Raft {
         let commit = self.commit;
         let Role::Leader(leader) = &mut self.role else { return };
         let Leader { reads, term_start, .. } = leader;
-        let is_ready = commit >= *term_start && reads.rounds.len() < Reads::ROUNDS_MAX;
+        let is_own = commit >= *term_start || mutated!(ReadBeforeOwnTermCommit);
+        let is_ready = is_own && reads.rounds.len() < Reads::ROUNDS_MAX;
         if reads.waiting.is_empty() || !is_ready {
             return;
         }
@@ -65,7 +66,7 @@ impl Raft {
                     || (self.stores.counts(membership, node)
                         && peer.is_some_and(|peer| peer.read_context >= round.context))
             };
-            if !membership.has_quorum(has_answered) {
+            if !membership.has_quorum(has_answered) && !mutated!(ReadWithoutAQuorum) {
                 return;
             }
             if let Some(ReadRound { index, readers, .. }) = reads.rounds.pop_front() {

@@ -20,6 +20,9 @@ impl Rng {
 
     /// A duration from `base` up to, and not including, twice `base` (paper §5.2: randomized election timeouts).
     pub(crate) fn jittered(&mut self, base: Duration) -> Duration {
+        if mutated!(ElectionTimeoutsNotRandom) {
+            return base;
+        }
         let micros = u64::try_from(base.as_micros()).unwrap_or(u64::MAX).max(1);
         base.saturating_add(Duration::from_micros(self.next() % micros))
     }

@@ -37,7 +37,8 @@ impl Raft {
             // A report that was overtaken by a newer snapshot, or by one that was installed meanwhile.
             return Ok(());
         }
-        if position.index > self.applied || !self.log.contains(position) {
+        let is_applied = position.index <= self.applied || mutated!(SnapshotBeyondAppliedBelieved);
+        if !is_applied || !self.log.contains(position) {
             return Err(CallerFault::ImpossibleSnapshot { position });
         }
         if meta.membership != *self.log.membership_as_of(position.index) {
@@ -52,7 +53,8 @@ impl Raft {
     /// How far the log may go once a snapshot holds everything up to `index`: a reserve stays, and what a follower still needs that replicates,
     /// as long as it does not lag too far.
     fn compactable(&self, index: Index) -> Index {
-        let reserved = Index(index.0.saturating_sub(self.config.retained_entries));
+        let reserve = if mutated!(NothingRetained) { 0 } else { self.config.retained_entries };
+        let reserved = Index(index.0.saturating_sub(reserve));
         let Role::Leader(leader) = &self.role else { return reserved };
         let is_heard =
             |peer: &&Peer| self.now.since(peer.last_contact) < self.config.election_timeout;
@@ -143,7 +145,9 @@ impl Raft {
             return Ok(());
         }
         match (outcome, latest.filter(|snapshot| snapshot.position == position)) {
-            (SnapshotOutcome::Wanted, Some(snapshot)) if !*streaming => {
+            (SnapshotOutcome::Wanted, Some(snapshot))
+                if !*streaming || mutated!(SnapshotStreamedTwice) =>
+            {
                 *streaming = true;
                 self.actions.push_back(Action::StreamSnapshot { to: from, term, snapshot });
             }
@@ -224,7 +228,10 @@ impl Raft {
             Some(incoming) if incoming.is_installing() => {
                 return Err(CallerFault::UnexpectedSnapshot { position });
             }
-            Some(incoming) if incoming.snapshot == *meta && position.index > self.commit => {
+            Some(incoming)
+                if incoming.snapshot == *meta
+                    && (position.index > self.commit || mutated!(SnapshotInstalledOverNewer)) =>
+            {
                 incoming.phase = Phase::Installing;
                 self.actions.push_back(Action::InstallSnapshot(meta.clone()));
                 return Ok(());
@@ -245,7 +252,8 @@ impl Raft {
         let Role::Follower(follower) = &self.role else { return };
         if let Some(leader) = follower.leader {
             // If it says that the log matches, the log must be durable first.
-            let until = Some(self.log.next_ticket()).filter(|_| self.log.has_unsaved());
+            let until = Some(self.log.next_ticket())
+                .filter(|_| self.log.has_unsaved() && !mutated!(InstalledReportedBeforeDurable));
             let message =
                 Message { term: self.term, body: Body::SnapshotResponse { position, outcome } };
             self.outbox.push(until.or(self.term_dependency()), leader, message);
@@ -262,7 +270,9 @@ impl Raft {
             return Err(CallerFault::UnexpectedSnapshot { position });
         }
         self.incoming = None;
-        let matched = if self.log.contains(position) {
+        let keeps_the_log = self.log.contains(position)
+            || (mutated!(SnapshotKeepsAConflictingLog) && position.index <= self.log.last());
+        let matched = if keeps_the_log {
             position.index.min(self.log.durable())
         } else {
             // Also a log that has another entry there goes whole (scenario 34): none of it is committed beyond.

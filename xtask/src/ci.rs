@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::{sim, tidy};
+use crate::{mutants, sim, tidy};
 
 /// How many seeds CI simulates, at most, and for how long.
 const SEEDS: u64 = 3_000;
@@ -28,6 +28,7 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
         &[("RUSTDOCFLAGS", "-D warnings".into())],
     )?;
     steps.own("sim", || sim::run(&sim::SimArgs::for_ci(SEEDS, SIM_SECONDS)))?;
+    steps.own("mutants", || mutants::run(root, &mutants::MutantsArgs::for_ci()))?;
     if has_loom_models(root)? {
         // Other flags, another target folder: the first is not thrown away.
         steps.cargo(

@@ -1,5 +1,5 @@
-//! The workspace's own automation: `cargo xtask ci`, `tidy`, `bless`, `sim`, `compare`. It knows cargo, text and the simulator; it knows nothing
-//! of the service.
+//! The workspace's own automation: `cargo xtask ci`, `tidy`, `bless`, `sim`, `mutants`, `coverage`, `compare`. It knows cargo, text and the simulator; it knows
+//! nothing of the service.
 
 use std::path::{Path, PathBuf};
 
@@ -8,6 +8,8 @@ use clap::{Parser, Subcommand};
 mod bless;
 mod ci;
 mod compare;
+mod coverage;
+mod mutants;
 mod sim;
 mod tidy;
 
@@ -30,6 +32,10 @@ enum Task {
     Sim(sim::SimArgs),
     /// Measures raft beside etcd, both durable, three nodes each on this machine.
     Compare(compare::CompareArgs),
+    /// Measures which lines of raft-core its tests reach; needs cargo-tarpaulin.
+    Coverage(coverage::CoverageArgs),
+    /// Takes raft-core's guards out one at a time; its tests must notice each.
+    Mutants(mutants::MutantsArgs),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -38,6 +44,8 @@ fn main() -> anyhow::Result<()> {
         Task::Tidy => tidy::run(&root()),
         Task::Bless(args) => bless::run(&root(), &args),
         Task::Sim(args) => sim::run(&args),
+        Task::Coverage(args) => coverage::run(&root(), &args),
+        Task::Mutants(args) => mutants::run(&root(), &args),
         Task::Compare(args) => compare::run(&root(), &args),
     }
 }

@@ -70,7 +70,8 @@ impl Log {
     /// The last index that is durable here.
     pub(crate) fn durable(&self) -> Index {
         let saved = self.writes.durable_end(self.last());
-        self.unsaved.touches_from().map_or(saved, |from| saved.min(from.prev()))
+        let unwritten = self.unsaved.touches_from().filter(|_| !mutated!(UnwrittenCountsAsDurable));
+        unwritten.map_or(saved, |from| saved.min(from.prev()))
     }
 
     pub(crate) fn term_at(&self, index: Index) -> Option<Term> {
@@ -161,7 +162,7 @@ impl Log {
         self.shape.truncate_from(index);
         self.tail.truncate_from(index);
         let earliest = self.unsaved.truncate_from.map_or(index, |before| before.min(index));
-        self.unsaved.truncate_from = Some(earliest);
+        self.unsaved.truncate_from = Some(earliest).filter(|_| !mutated!(TruncationNotPersisted));
         self.unsaved.append_from = self.unsaved.append_from.filter(|from| *from < index);
     }
 
@@ -200,7 +201,7 @@ impl Log {
         Persist {
             ticket,
             hard_state,
-            reset: unsaved.reset,
+            reset: unsaved.reset.filter(|_| !mutated!(ResetNotPersisted)),
             truncate_from: unsaved.truncate_from,
             entries,
         }

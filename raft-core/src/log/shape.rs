@@ -131,7 +131,9 @@ impl LogShape {
         while self.runs.back().is_some_and(|run| run.first >= index) {
             self.runs.pop_back();
         }
-        while self.memberships.back().is_some_and(|(at, _)| *at >= index) {
+        while self.memberships.back().is_some_and(|(at, _)| *at >= index)
+            && !mutated!(TruncationKeepsConfiguration)
+        {
             self.memberships.pop_back();
             self.membership_version += 1;
         }

@@ -39,6 +39,10 @@ impl Writes {
             return false;
         };
         write.done = true;
+        let place = write.touches_from;
+        if mutated!(LateCompletionStabilizesARewrite) {
+            self.queue.iter_mut().filter(|w| w.touches_from == place).for_each(|w| w.done = true);
+        }
         while self.queue.front().is_some_and(|write| write.done) {
             self.queue.pop_front();
         }
@@ -47,6 +51,9 @@ impl Writes {
 
     /// Whether this write and all before it are durable.
     pub(crate) fn is_durable(&self, ticket: Ticket) -> bool {
+        if mutated!(DurableBeforeItsPredecessors) {
+            return self.queue.iter().all(|write| write.ticket != ticket || write.done);
+        }
         ticket <= self.last_ticket && self.queue.front().is_none_or(|write| write.ticket > ticket)
     }
 

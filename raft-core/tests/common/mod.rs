@@ -1,6 +1,9 @@
 //! A small world for tests by hand: cores, obedient disks, and a network whose messages a test may look at, drop and reorder.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
+pub mod checker;
+pub mod one;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 

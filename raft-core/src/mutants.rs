@@ -1,0 +1,220 @@
+//! Seeded bugs: each takes one guard of the protocol out, and at least one test must notice. `cargo xtask mutants` checks that.
+//!
+//! They exist only in builds with `--cfg raft_mutants`, where the environment variable `RAFT_MUTANT` names the one that is active. In
+//! every other build [`Mutant::is_active`] is the constant `false`, and the guards are compiled as if nothing stood here.
+//!
+//! This file is the list: per mutant the guard that it takes out, where that guard comes from (paper, dissertation, or a row of the
+//! known failures, "scenario"). `cargo xtask mutants` reads the names from here.
+
+/// Whether a seeded bug is active: `if mutated!(VoteTwiceInATerm) || self.vote.is_none_or(…)`.
+macro_rules! mutated {
+    ($name:ident) => {
+        $crate::mutants::Mutant::$name.is_active()
+    };
+}
+
+macro_rules! mutants {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// The list.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Mutant {
+            $($(#[doc = $doc])+ $name,)+
+        }
+
+        impl Mutant {
+            #[cfg(raft_mutants)]
+            const ALL: &[Mutant] = &[$(Mutant::$name),+];
+
+            #[cfg(raft_mutants)]
+            const fn name(self) -> &'static str {
+                match self {
+                    $(Mutant::$name => stringify!($name)),+
+                }
+            }
+        }
+    };
+}
+
+mutants! {
+    // Elections.
+
+    /// A voter gives any number of votes a term. Paper §5.2.
+    VoteTwiceInATerm,
+    /// A vote goes to a candidate whose log lacks entries that the voter has. Paper §5.4.1.
+    VoteForAShorterLog,
+    /// Logs are compared by their length alone, not by their last term first. Paper §5.4.1.
+    UpToDateByLengthAlone,
+    /// A pre-vote goes to an asker whose log lacks entries. Dissertation §9.6.
+    PreVoteForAShorterLog,
+    /// A step-down within a term forgets the vote. Paper figure 2, persistent state; scenario 1.
+    VoteForgottenInTheSameTerm,
+    /// A message of a new term leaves before the term and the vote are durable. Paper figure 2, persistent state; scenario 2.
+    MessageBeforeItsTermIsDurable,
+    /// A candidate's vote for itself counts before it is durable. Paper figure 2, persistent state.
+    OwnVoteCountedBeforeDurable,
+    /// After a restart the vote is gone. Paper figure 2, persistent state; scenario 2.
+    VoteLostOnRestart,
+    /// To grant a pre-vote puts off the granter's own election. Dissertation §9.6; scenario 7.
+    PreVotePutsOffTheElection,
+    /// No pre-vote: a node that was cut off raises its term and disturbs the group. Dissertation §9.6.
+    NoPreVote,
+    /// A refused pre-vote's higher term is ignored. Scenarios 4 and 5.
+    TermOfARefusalIgnored,
+    /// Votes and pre-votes are given while a leader is heard. Dissertation §4.2.3.
+    NoLeaderStickiness,
+    /// A follower refuses the pre-vote of the leader that it recognizes. Scenario 6.
+    RecognizedLeaderRefused,
+    /// A learner campaigns. Dissertation §4.2.1.
+    LearnerCampaigns,
+    /// An answer with a higher term does not depose. Paper §5.1, rules for all servers.
+    HigherTermOfAnAnswerIgnored,
+    /// An answer of an earlier term counts in this one. Paper §5.1.
+    AnswerOfAnEarlierTermCounts,
+    /// A leader that hears from no quorum stays. Dissertation §6.2.
+    NoCheckQuorum,
+    /// A new leader appends no entry of its own. Paper §8, dissertation §6.4.
+    NoEntryOfItsOwn,
+    /// A leader lets nobody hear from it while there is nothing to append. Paper §5.2, rules for leaders.
+    NoHeartbeats,
+    /// Followers time out all at once: nothing is random. Paper §5.2.
+    ElectionTimeoutsNotRandom,
+
+    // Receiving entries.
+
+    /// A leader of an earlier term is believed. Paper figure 2, `AppendEntries` 1.
+    LeaderOfAnEarlierTermBelieved,
+    /// A second leader in one term is followed. Paper figure 3, election safety.
+    SecondLeaderFollowed,
+    /// The entry before the appended ones is not compared. Paper figure 2, `AppendEntries` 2.
+    PreviousEntryUnchecked,
+    /// An append truncates what matches. Paper figure 2, `AppendEntries` 3; scenario 13.
+    AppendTruncatesWhatMatches,
+    /// An append may replace what is committed. Paper figure 3, leader completeness.
+    CommittedEntryReplaced,
+    /// A truncation does not reach the disk. Paper figure 2, `AppendEntries` 3.
+    TruncationNotPersisted,
+    /// A truncation leaves the configurations of what it cut in force. Dissertation §4.1; scenario 30.
+    TruncationKeepsConfiguration,
+    /// A follower takes the leader's commit index for its own beyond what it has compared. Paper figure 2, `AppendEntries` 5.
+    CommitBeyondWhatMatches,
+    /// A follower's commit index falls when its leader's is behind. Paper figure 2, volatile state.
+    CommitGoesBack,
+    /// An acknowledgement leaves before its entries are durable. Paper figure 2, persistent state.
+    AcknowledgedBeforeDurable,
+    /// An acknowledgement leaves before its term is durable. Scenario 3.
+    AcknowledgedBeforeItsTermIsDurable,
+    /// A rejection's hint knows nothing of terms: one round trip per entry. Paper §5.3.
+    HintWithoutTerms,
+
+    // Sending entries and committing them.
+
+    /// The leader counts itself for entries that its disk does not have. Paper §5.3; scenario 41.
+    LeaderCountsItselfBeforeDurable,
+    /// An entry of an earlier term is committed by counting. Paper §5.4.2, figure 8; scenario 10.
+    EarlierTermCommittedByCounting,
+    /// A quorum's progress is read unsorted. Scenario 11.
+    QuorumUnsorted,
+    /// Half of the voters are a majority. Paper §5.2.
+    HalfIsAMajority,
+    /// While it is joint, the outgoing half is not asked. Dissertation §4.3.
+    OutgoingHalfNotAsked,
+    /// A heartbeat carries a commit index beyond what its receiver acknowledged. Paper §5.3.
+    HeartbeatCommitUnbounded,
+    /// Bytes in flight are never given back. Scenario 15.
+    InFlightBytesNotReleased,
+    /// Bytes of committed proposals are never given back.
+    QuotaLeaks,
+    /// Proposals are taken without a bound.
+    QuotaNotChecked,
+    /// A leader that steps down leaves its proposers without an answer.
+    ProposersLeftWaiting,
+    /// An acknowledgement of entries that the leader does not have is believed. Paper §5.3.
+    AckBeyondTheLogBelieved,
+    /// A rejection of an earlier probe moves the present one.
+    StaleRejectionBelieved,
+    /// Entries that were fetched before they were overwritten are sent. Paper figure 3, leader append-only.
+    FetchedEntriesUnchecked,
+    /// An append is made of what is compacted, instead of a snapshot. Paper §7; scenario 14.
+    CompactedEntriesFetched,
+
+    // Reads.
+
+    /// A read is served before an entry of the leader's own term is committed. Dissertation §6.4; scenario 20.
+    ReadBeforeOwnTermCommit,
+    /// A read's context is used twice. Scenario 21.
+    ReadContextReused,
+    /// A read is served without a quorum's word. Dissertation §6.4.
+    ReadWithoutAQuorum,
+    /// An answer to a context that was never sent is believed. Dissertation §6.4.
+    UnknownReadContextBelieved,
+
+    // Durability.
+
+    /// Entries are applied that are not durable here.
+    AppliedBeforeDurable,
+    /// Entries that no write carries yet count as durable. Scenario 41.
+    UnwrittenCountsAsDurable,
+    /// A late completion stabilizes an index that has been rewritten since. Scenario 17.
+    LateCompletionStabilizesARewrite,
+    /// A write counts as durable before the writes that were handed out before it. Scenarios 3 and 18.
+    DurableBeforeItsPredecessors,
+    /// The hard state's term may lie behind the log's at start. Scenario 3.
+    RestoredTermUnchecked,
+    /// A commit index beyond the log is believed at start.
+    RestoredCommitUnchecked,
+    /// A log that starts after the machine's state ends is believed at start.
+    RestoredGapUnchecked,
+    /// A snapshot that was installed just before a crash does not replace the old log at start. Paper §7.
+    RestoredSnapshotIgnored,
+
+    // Snapshots.
+
+    /// A snapshot over a log that has another entry there keeps that log. Paper figure 13, rules 6 and 7; scenario 34.
+    SnapshotKeepsAConflictingLog,
+    /// A snapshot that appends have overtaken throws the machine back. Paper figure 13.
+    SnapshotInstalledOverNewer,
+    /// The replacement of the log by a snapshot does not reach the disk. Paper figure 13, rule 7.
+    ResetNotPersisted,
+    /// A snapshot is reported as installed before the log's replacement is durable. Paper §7.
+    InstalledReportedBeforeDurable,
+    /// Entries are applied while the machine is being replaced.
+    AppliedWhileInstalling,
+    /// A node campaigns while its log is about to be replaced.
+    CampaignWhileInstalling,
+    /// A snapshot of what is not applied is believed. Paper §7.
+    SnapshotBeyondAppliedBelieved,
+    /// No entries are kept for followers that lag a little. Paper §7.
+    NothingRetained,
+    /// A wanted snapshot is streamed again while it is being streamed. Scenario 45.
+    SnapshotStreamedTwice,
+}
+
+impl Mutant {
+    /// Whether this one was chosen: never, outside a build for mutants.
+    #[cfg(not(raft_mutants))]
+    #[inline(always)]
+    #[allow(
+        clippy::inline_always,
+        clippy::unused_self,
+        reason = "a constant, also without optimization"
+    )]
+    pub(crate) const fn is_active(self) -> bool {
+        false
+    }
+
+    /// Whether `RAFT_MUTANT` names this one.
+    ///
+    /// # Panics
+    /// If it names none of the list: a misspelt mutant would pass for one that no test catches.
+    #[cfg(raft_mutants)]
+    pub(crate) fn is_active(self) -> bool {
+        extern crate std;
+        static CHOSEN: std::sync::OnceLock<Option<Mutant>> = std::sync::OnceLock::new();
+        let choose = || {
+            let name = std::env::var("RAFT_MUTANT").ok().filter(|name| !name.is_empty())?;
+            let chosen = Self::ALL.iter().copied().find(|mutant| mutant.name() == name);
+            Some(chosen.unwrap_or_else(|| panic!("RAFT_MUTANT={name}: no such mutant")))
+        };
+        *CHOSEN.get_or_init(choose) == Some(self)
+    }
+}
