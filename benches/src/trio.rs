@@ -177,7 +177,7 @@ impl Trio {
     fn settle(&mut self) {
         while let Some((from, to, message)) = self.network.pop_front() {
             let from = NodeId(from as u64 + 1);
-            self.handle(to, Input::Message { from, message });
+            self.handle(to, Input::Message { from, store: None, message });
         }
     }
 

@@ -28,7 +28,8 @@ pub enum Payload {
     /// A command for the state machine. The core never looks inside.
     Command(Bytes),
     /// A new configuration, effective as soon as it is appended (dissertation §4.1).
-    Membership(Membership),
+    /// Shared, so that an entry is no larger for it.
+    Membership(Arc<Membership>),
     /// A command whose content was left out, since its receiver is a witness (see [`Membership::witnesses`]).
     Withheld,
 }
@@ -57,6 +58,8 @@ impl Entry {
 #[derive(Clone, Default)]
 pub struct Entries {
     parts: Parts,
+    /// The sum of the entries' sizes: asked for whenever the run is sent, and too long to count each time.
+    bytes: usize,
 }
 
 /// Nearly every run is one piece, which needs no vector: cloning it allocates nothing.
@@ -168,7 +171,7 @@ pub enum NotARun {
 impl Entries {
     /// No entries.
     pub const fn new() -> Entries {
-        Entries { parts: Parts::None }
+        Entries { parts: Parts::None, bytes: 0 }
     }
 
     /// Checks that `entries` is a run (consecutive indexes from 1 on, terms that never fall) and shares it.
@@ -195,10 +198,10 @@ impl Entries {
     /// Shares entries that are known to be a run.
     pub(crate) fn from_run(entries: impl IntoIterator<Item = Entry>) -> Entries {
         let batch: Arc<[Entry]> = entries.into_iter().collect();
+        let bytes = batch.iter().map(Entry::size_bytes).sum();
         let end = batch.len();
-        Entries {
-            parts: if end == 0 { Parts::None } else { Parts::One(Part { batch, start: 0, end }) },
-        }
+        let parts = if end == 0 { Parts::None } else { Parts::One(Part { batch, start: 0, end }) };
+        Entries { parts, bytes }
     }
 
     fn parts(&self) -> &[Part] {
@@ -237,7 +240,7 @@ impl Entries {
 
     /// The sum of [`Entry::size_bytes`].
     pub fn size_bytes(&self) -> usize {
-        self.iter().map(Entry::size_bytes).sum()
+        self.bytes
     }
 
     /// The entry at `index`, if it is in the run.
@@ -258,6 +261,7 @@ impl Entries {
                 "a run of entries must be continued by its successor"
             );
         }
+        self.bytes += other.bytes;
         match other.parts {
             Parts::None => {}
             Parts::One(part) => self.parts.push(part),
@@ -267,12 +271,18 @@ impl Entries {
 
     /// Keeps only entries at `index` and after.
     pub fn drop_before(&mut self, index: Index) {
-        self.parts.retain_mut(|part| part.keep_from(index));
+        if self.first().is_some_and(|first| first.index < index) {
+            self.parts.retain_mut(|part| part.keep_from(index));
+            self.bytes = self.iter().map(Entry::size_bytes).sum();
+        }
     }
 
     /// Keeps only entries before `index`.
     pub fn truncate_from(&mut self, index: Index) {
-        self.parts.retain_mut(|part| part.keep_before(index));
+        if self.last().is_some_and(|last| last.index >= index) {
+            self.parts.retain_mut(|part| part.keep_before(index));
+            self.bytes = self.iter().map(Entry::size_bytes).sum();
+        }
     }
 }
 

@@ -530,7 +530,7 @@ fn what_breaks_the_rules_is_refused_by_name() {
     let no_voters = raft_core::Entry {
         term: Term(3),
         index: Index(2),
-        payload: raft_core::Payload::Membership(Membership::default()),
+        payload: raft_core::Payload::Membership(Membership::default().into()),
     };
     let prev = LogPosition { index: Index(1), term: Term(3) };
     let entries = Entries::try_from_vec(vec![no_voters]).unwrap();

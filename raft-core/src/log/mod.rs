@@ -140,9 +140,11 @@ impl Log {
         term: Term,
         commands: alloc::vec::Vec<Bytes>,
     ) -> Index {
-        let first = self.last().next();
-        for command in commands {
-            self.append_payload(term, Payload::Command(command));
+        let (first, count) = (self.last().next(), commands.len() as u64);
+        if count > 0 {
+            self.shape.append_run(first, term, count);
+            self.tail.stage_all(term, first, commands);
+            self.unsaved.append_from.get_or_insert(first);
         }
         first
     }
