@@ -28,7 +28,8 @@ pub enum Payload {
     /// A command for the state machine. The core never looks inside.
     Command(Bytes),
     /// A new configuration, effective as soon as it is appended (dissertation §4.1).
-    Membership(Membership),
+    /// Shared, so that an entry is no larger for it.
+    Membership(Arc<Membership>),
     /// A command whose content was left out, since its receiver is a witness (see [`Membership::witnesses`]).
     Withheld,
 }
@@ -56,7 +57,19 @@ impl Entry {
 /// A run of entries with consecutive indexes, cheap to clone and to cut: the entries themselves are shared.
 #[derive(Clone, Default)]
 pub struct Entries {
-    parts: Vec<Part>,
+    parts: Parts,
+    /// The sum of the entries' sizes: asked for whenever the run is sent, and too long to count each time.
+    bytes: usize,
+}
+
+/// Nearly every run is one piece, which needs no vector: cloning it allocates nothing.
+#[derive(Clone, Default)]
+enum Parts {
+    #[default]
+    None,
+    One(Part),
+    /// At least one.
+    Many(Vec<Part>),
 }
 
 /// A piece of one shared batch. Never empty.
@@ -70,6 +83,62 @@ struct Part {
 impl Part {
     fn as_slice(&self) -> &[Entry] {
         &self.batch[self.start..self.end]
+    }
+
+    fn first(&self) -> Index {
+        self.batch[self.start].index
+    }
+
+    /// How many of its entries are before `index`.
+    fn count_before(&self, index: Index) -> usize {
+        let count = usize::try_from(index.0.saturating_sub(self.first().0)).unwrap_or(usize::MAX);
+        count.min(self.end - self.start)
+    }
+
+    fn keep_from(&mut self, index: Index) -> bool {
+        self.start += self.count_before(index);
+        self.start < self.end
+    }
+
+    fn keep_before(&mut self, index: Index) -> bool {
+        self.end = self.start + self.count_before(index);
+        self.start < self.end
+    }
+}
+
+impl Parts {
+    fn as_slice(&self) -> &[Part] {
+        match self {
+            Parts::None => &[],
+            Parts::One(part) => core::slice::from_ref(part),
+            Parts::Many(parts) => parts,
+        }
+    }
+
+    fn push(&mut self, part: Part) {
+        *self = match core::mem::take(self) {
+            Parts::None => Parts::One(part),
+            Parts::One(first) => Parts::Many(alloc::vec![first, part]),
+            Parts::Many(mut parts) => {
+                parts.push(part);
+                Parts::Many(parts)
+            }
+        };
+    }
+
+    /// Cuts each part, and drops those of which nothing is left.
+    fn retain_mut(&mut self, mut cut: impl FnMut(&mut Part) -> bool) {
+        let is_some_left = match self {
+            Parts::None => false,
+            Parts::One(part) => cut(part),
+            Parts::Many(parts) => {
+                parts.retain_mut(cut);
+                !parts.is_empty()
+            }
+        };
+        if !is_some_left {
+            *self = Parts::None;
+        }
     }
 }
 
@@ -102,7 +171,7 @@ pub enum NotARun {
 impl Entries {
     /// No entries.
     pub const fn new() -> Entries {
-        Entries { parts: Vec::new() }
+        Entries { parts: Parts::None, bytes: 0 }
     }
 
     /// Checks that `entries` is a run (consecutive indexes from 1 on, terms that never fall) and shares it.
@@ -126,58 +195,58 @@ impl Entries {
         Ok(Self::from_run(entries))
     }
 
-    /// Shares a vector that is known to be a run.
-    pub(crate) fn from_run(entries: Vec<Entry>) -> Entries {
-        if entries.is_empty() {
-            return Entries::new();
-        }
-        let batch: Arc<[Entry]> = entries.into();
+    /// Shares entries that are known to be a run.
+    pub(crate) fn from_run(entries: impl IntoIterator<Item = Entry>) -> Entries {
+        let batch: Arc<[Entry]> = entries.into_iter().collect();
+        let bytes = batch.iter().map(Entry::size_bytes).sum();
         let end = batch.len();
-        Entries { parts: alloc::vec![Part { batch, start: 0, end }] }
+        let parts = if end == 0 { Parts::None } else { Parts::One(Part { batch, start: 0, end }) };
+        Entries { parts, bytes }
+    }
+
+    fn parts(&self) -> &[Part] {
+        self.parts.as_slice()
     }
 
     /// How many entries.
     pub fn len(&self) -> usize {
-        self.parts.iter().map(|part| part.end - part.start).sum()
+        self.parts().iter().map(|part| part.end - part.start).sum()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.parts.is_empty()
+        matches!(self.parts, Parts::None)
     }
 
     /// The first entry.
     pub fn first(&self) -> Option<&Entry> {
-        self.parts.first().map(|part| &part.batch[part.start])
+        self.parts().first().map(|part| &part.batch[part.start])
     }
 
     /// The last entry.
     pub fn last(&self) -> Option<&Entry> {
-        self.parts.last().map(|part| &part.batch[part.end - 1])
+        self.parts().last().map(|part| &part.batch[part.end - 1])
     }
 
     /// All entries in order.
     pub fn iter(&self) -> impl Iterator<Item = &Entry> {
-        self.parts.iter().flat_map(|part| part.as_slice().iter())
+        self.slices().flatten()
     }
 
     /// The shared slices that make up the run, in order; none is empty.
     pub fn slices(&self) -> impl Iterator<Item = &[Entry]> {
-        self.parts.iter().map(Part::as_slice)
+        self.parts().iter().map(Part::as_slice)
     }
 
     /// The sum of [`Entry::size_bytes`].
     pub fn size_bytes(&self) -> usize {
-        self.iter().map(Entry::size_bytes).sum()
+        self.bytes
     }
 
     /// The entry at `index`, if it is in the run.
     pub fn get(&self, index: Index) -> Option<&Entry> {
-        self.parts.iter().find_map(|part| {
-            let slice = part.as_slice();
-            let offset = index.0.checked_sub(slice[0].index.0)?;
-            slice.get(usize::try_from(offset).ok()?)
-        })
+        let part = self.parts().iter().rev().find(|part| part.first() <= index)?;
+        part.as_slice().get(part.count_before(index))
     }
 
     /// Appends a run that continues this one.
@@ -192,27 +261,28 @@ impl Entries {
                 "a run of entries must be continued by its successor"
             );
         }
-        self.parts.extend(other.parts);
+        self.bytes += other.bytes;
+        match other.parts {
+            Parts::None => {}
+            Parts::One(part) => self.parts.push(part),
+            Parts::Many(parts) => parts.into_iter().for_each(|part| self.parts.push(part)),
+        }
     }
 
     /// Keeps only entries at `index` and after.
     pub fn drop_before(&mut self, index: Index) {
-        self.parts.retain_mut(|part| {
-            let first = part.batch[part.start].index;
-            let cut = usize::try_from(index.0.saturating_sub(first.0)).unwrap_or(usize::MAX);
-            part.start = part.start.saturating_add(cut).min(part.end);
-            part.start < part.end
-        });
+        if self.first().is_some_and(|first| first.index < index) {
+            self.parts.retain_mut(|part| part.keep_from(index));
+            self.bytes = self.iter().map(Entry::size_bytes).sum();
+        }
     }
 
     /// Keeps only entries before `index`.
     pub fn truncate_from(&mut self, index: Index) {
-        self.parts.retain_mut(|part| {
-            let first = part.batch[part.start].index;
-            let keep = usize::try_from(index.0.saturating_sub(first.0)).unwrap_or(usize::MAX);
-            part.end = part.start.saturating_add(keep).min(part.end);
-            part.start < part.end
-        });
+        if self.last().is_some_and(|last| last.index >= index) {
+            self.parts.retain_mut(|part| part.keep_before(index));
+            self.bytes = self.iter().map(Entry::size_bytes).sum();
+        }
     }
 }
 

@@ -115,7 +115,7 @@ impl Raft {
                 self.send_append(to, next, entries);
                 continue;
             }
-            let budget = self.config.append_bytes_max;
+            let budget = self.append_budget(to);
             let tail_first = self.log.tail_first();
             if next <= last && next < tail_first {
                 self.fetch(to, next, tail_first.prev());
@@ -143,8 +143,17 @@ impl Raft {
         }
     }
 
+    /// The most bytes of entries in the next append to a peer.
+    fn append_budget(&mut self, to: NodeId) -> usize {
+        let max = self.config.append_bytes_max;
+        match self.peer_mut(to).map(|peer| &peer.progress) {
+            Some(Progress::Replicate { in_flight, .. }) => in_flight.budget_bytes(max),
+            _ => max,
+        }
+    }
+
     fn fetch(&mut self, to: NodeId, first: Index, last: Index) {
-        let budget_bytes = self.config.append_bytes_max;
+        let budget_bytes = self.append_budget(to);
         let Some(peer) = self.peer_mut(to) else { return };
         if peer.fetching.is_none() {
             peer.fetching = Some(first);
@@ -209,7 +218,7 @@ impl Raft {
         from: NodeId,
         outcome: AppendOutcome,
     ) -> Result<(), PeerFault> {
-        let (now, last) = (self.now, self.log.last());
+        let (now, last, write_time) = (self.now, self.log.last(), self.log.write_time());
         if !matches!(self.role, Role::Leader(_)) {
             return Ok(());
         }
@@ -223,7 +232,7 @@ impl Raft {
         peer.last_contact = now;
         match outcome {
             AppendOutcome::Accepted { matched } => {
-                peer.on_matched(matched);
+                peer.on_matched(matched, now, write_time);
                 peer.catch_up.on_matched(matched, last, now);
             }
             AppendOutcome::Rejected { prev, hint } => self.on_rejection(from, prev, hint),

@@ -124,6 +124,7 @@ mod status;
 mod stores;
 mod time;
 mod transfer;
+mod window;
 
 pub use action::{Action, Apply, Event, HardState, Persist, Resolution, RoleKind};
 pub use change::{ChangeStep, MembershipChange};

@@ -5,6 +5,7 @@ use alloc::collections::VecDeque;
 use core::time::Duration;
 
 use crate::reconfigure::Leaving;
+use crate::window::Window;
 use crate::{Index, Instant, LogPosition, ReplicationKind};
 
 /// One peer, as its leader sees it.
@@ -103,13 +104,13 @@ impl Peer {
         self.progress = Progress::Probe { next: next.max(self.matched.next()), sent_at: None };
     }
 
-    /// Notes that the peer has everything up to `matched`.
-    pub(crate) fn on_matched(&mut self, matched: Index) {
+    /// Notes that the peer has everything up to `matched`. `write_time` is what a write takes on the leader's own disk.
+    pub(crate) fn on_matched(&mut self, matched: Index, now: Instant, write_time: Duration) {
         self.matched = self.matched.max(matched);
         let matched = self.matched;
         match &mut self.progress {
             Progress::Replicate { next, in_flight } => {
-                in_flight.release_through(matched);
+                in_flight.release_through(matched, now, write_time);
                 *next = (*next).max(matched.next());
             }
             Progress::Probe { .. } => {
@@ -138,14 +139,14 @@ impl Peer {
 pub(crate) struct InFlight {
     queue: VecDeque<Sent>,
     bytes: usize,
-    /// How many messages may be under way for now; grows with every answer. A stream that starts at full width under reordering
+    /// How much may be under way for now. It starts small each time: a stream that starts at full width under reordering
     /// gets as many rejections as acceptances, each of which starts it anew: a storm that feeds itself.
-    window: usize,
+    window: Window,
 }
 
 impl Default for InFlight {
     fn default() -> InFlight {
-        InFlight { queue: VecDeque::new(), bytes: 0, window: 2 }
+        InFlight { queue: VecDeque::new(), bytes: 0, window: Window::new() }
     }
 }
 
@@ -158,21 +159,31 @@ struct Sent {
 
 impl InFlight {
     pub(crate) fn has_room(&self, messages_max: usize, bytes_max: usize) -> bool {
-        self.queue.len() < messages_max.min(self.window) && self.bytes < bytes_max
+        self.queue.len() < messages_max.min(self.window.messages())
+            && self.bytes < bytes_max.min(self.window.bytes())
+    }
+
+    /// The most bytes of the next message. A message as large as the window would be a queue of its own.
+    pub(crate) fn budget_bytes(&self, append_bytes_max: usize) -> usize {
+        append_bytes_max.min(self.window.bytes() / 4)
     }
 
     pub(crate) fn add(&mut self, last: Index, bytes: usize, at: Instant) {
         self.bytes += bytes;
         self.queue.push_back(Sent { last, bytes, at });
+        self.window.on_sent(self.queue.len(), self.bytes);
     }
 
-    fn release_through(&mut self, matched: Index) {
+    fn release_through(&mut self, matched: Index, now: Instant, write_time: Duration) {
+        let (mut count, mut newest) = (0, now);
         while self.queue.front().is_some_and(|sent| sent.last <= matched) {
             if let Some(sent) = self.queue.pop_front() {
                 self.bytes -= if mutated!(InFlightBytesNotReleased) { 0 } else { sent.bytes };
-                self.window = self.window.saturating_add(1);
+                count += 1;
+                newest = sent.at;
             }
         }
+        self.window.on_answered(count, newest, now, write_time);
     }
 
     /// When the oldest unanswered append left.
@@ -189,12 +200,12 @@ mod tests {
     fn going_back_to_probe_forgets_what_was_in_flight() {
         // scenario 15: a byte counter that survives the change stalls replication for ever
         let mut peer = Peer::new(Index(1), Instant(0));
-        peer.on_matched(Index(0));
+        peer.on_matched(Index(0), Instant(0), Duration::ZERO);
         let Progress::Replicate { in_flight, .. } = &mut peer.progress else { panic!("{peer:?}") };
         in_flight.add(Index(1), 1000, Instant(0));
         assert!(!in_flight.has_room(10, 1000));
         peer.probe(Index(1));
-        peer.on_matched(Index(1));
+        peer.on_matched(Index(1), Instant(0), Duration::ZERO);
         let Progress::Replicate { in_flight, next } = &peer.progress else { panic!("{peer:?}") };
         assert!(in_flight.has_room(10, 1000));
         assert_eq!(*next, Index(2));

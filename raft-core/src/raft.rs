@@ -299,7 +299,7 @@ impl Raft {
     }
 
     fn on_persisted(&mut self, ticket: Ticket) -> Result<(), CallerFault> {
-        if !self.log.complete_write(ticket) {
+        if !self.log.complete_write(ticket, self.now) {
             return Err(CallerFault::UnknownTicket(ticket));
         }
         self.count_own_vote();
@@ -344,7 +344,7 @@ impl Raft {
             return;
         }
         let hard_state = (current != self.saved).then_some(current);
-        let persist = self.log.take_unsaved(hard_state);
+        let persist = self.log.take_unsaved(hard_state, self.now);
         if must_save {
             self.hard_state_ticket = Some(persist.ticket);
         }

@@ -100,7 +100,7 @@ impl Raft {
     }
 
     pub(crate) fn append_membership(&mut self, next: Membership) {
-        self.log.append_payload(self.term, Payload::Membership(next));
+        self.log.append_payload(self.term, Payload::Membership(next.into()));
         self.on_membership_changed();
     }
 

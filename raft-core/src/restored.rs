@@ -42,7 +42,7 @@ impl RestoredLog {
                 log.terms.push(TermRun { term: entry.term, first: entry.index });
             }
             if let Payload::Membership(membership) = &entry.payload {
-                log.memberships.push((entry.index, membership.clone()));
+                log.memberships.push((entry.index, Membership::clone(membership)));
             }
             log.last = entry.index;
         }

@@ -131,7 +131,7 @@ impl Raft {
         }
         peer.last_contact = now;
         if let SnapshotOutcome::Matched(matched) = outcome {
-            peer.on_matched(matched);
+            peer.on_matched(matched, now, core::time::Duration::ZERO);
             if matched >= base && matches!(peer.progress, Progress::Snapshot { .. }) {
                 // It has less than was offered, but enough for the log to go on from there.
                 peer.probe(matched.next());

@@ -121,7 +121,7 @@ impl Raft {
             return Payload::Empty;
         }
         match self.with_seen_stores() {
-            Some(next) => Payload::Membership(next),
+            Some(next) => Payload::Membership(next.into()),
             None => Payload::Empty,
         }
     }

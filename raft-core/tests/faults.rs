@@ -17,6 +17,7 @@ fn name(fault: PeerFault) -> &'static str {
     match fault {
         PeerFault::OwnId => "OwnId",
         PeerFault::ImpossibleTerm { .. } => "ImpossibleTerm",
+        PeerFault::ImpossibleIndex { .. } => "ImpossibleIndex",
         PeerFault::SecondLeader { .. } => "SecondLeader",
         PeerFault::BrokenRun { .. } => "BrokenRun",
         PeerFault::EntryFromTheFuture { .. } => "EntryFromTheFuture",
@@ -31,7 +32,7 @@ fn name(fault: PeerFault) -> &'static str {
 }
 
 /// How many names there are above.
-const NAMES: usize = 12;
+const NAMES: usize = 13;
 
 /// A follower of node 2 in term 3, with one committed entry.
 fn follower() -> Raft {
@@ -68,10 +69,17 @@ fn every_fault_is_refused_by_name_and_changes_nothing() {
     const MAX: u64 = u64::MAX;
     let nobody = SnapshotMeta { position: at(5, 3), membership: Membership::default() };
     let matched = SnapshotOutcome::Matched(Index(MAX));
-    let table: [(&str, fn() -> Raft, u64, Message); 21] = [
+    let table: [(&str, fn() -> Raft, u64, Message); 23] = [
         ("OwnId", follower, 1, message(3, append((0, 0), &[], 0))),
         ("ImpossibleTerm", follower, 2, message(0, append((0, 0), &[], 0))),
         ("ImpossibleTerm", follower, 2, message(MAX, append((0, 0), &[], 0))),
+        ("ImpossibleIndex", follower, 2, message(3, append((MAX - 1, 3), &[(MAX, 3)], 0))),
+        (
+            "ImpossibleIndex",
+            follower,
+            2,
+            message(3, Body::SnapshotOffer { snapshot: snapshot(MAX, 3) }),
+        ),
         ("SecondLeader", follower, 3, message(3, append((0, 0), &[], 0))),
         ("SecondLeader", leader, 2, message(1, append((0, 0), &[], 0))),
         ("BrokenRun", follower, 2, message(3, append((4, 3), &[(9, 3)], 0))),
@@ -116,7 +124,7 @@ fn every_fault_is_refused_by_name_and_changes_nothing() {
             "ImpossibleMembership",
             follower,
             2,
-            message(3, entry_2(Payload::Membership(Membership::default()))),
+            message(3, entry_2(Payload::Membership(Membership::default().into()))),
         ),
         ("ImpossibleMembership", follower, 2, message(3, Body::SnapshotOffer { snapshot: nobody })),
         ("WithheldCommand", follower, 2, message(3, entry_2(Payload::Withheld))),

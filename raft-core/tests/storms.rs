@@ -53,7 +53,7 @@ fn payload() -> impl Strategy<Value = Payload> {
         4 => Just(Payload::Empty),
         4 => Just(Payload::Command(Bytes::from_static(b"x"))),
         1 => Just(Payload::Withheld),
-        1 => membership().prop_map(Payload::Membership),
+        1 => membership().prop_map(|it| Payload::Membership(it.into())),
     ]
 }
 

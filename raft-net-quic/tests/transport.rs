@@ -40,7 +40,7 @@ fn every_kind() -> Vec<PeerMessage> {
     };
     let mut mixed: Vec<Entry> = entries(6, &[0, 1, 300, 5_000, 200_000]).iter().cloned().collect();
     mixed.push(Entry { term: Term(4), index: Index(11), payload: Payload::Empty });
-    let payload = Payload::Membership(membership.clone());
+    let payload = Payload::Membership(membership.clone().into());
     mixed.push(Entry { term: Term(4), index: Index(12), payload });
     let append = |entries| Body::Append { prev: at(5), entries, commit: Index(4) };
     let response = |outcome| Body::SnapshotResponse { position: at(5), outcome };

@@ -200,7 +200,7 @@ impl<'a, M: StateMachine, R: LogReader> Applier<'a, M, R> {
             bytes += entry.size_bytes() as u64;
             commands += usize::from(is_command(entry));
             if let Payload::Membership(membership) = &entry.payload {
-                self.membership = membership.clone();
+                self.membership = (**membership).clone();
             }
         }
         if self.responses.len() != commands {

@@ -94,7 +94,7 @@ impl Image {
         let count = usize::try_from(through.index.0 - self.base.index.0).unwrap_or(usize::MAX);
         for entry in self.entries.drain(..count) {
             if let Payload::Membership(membership) = entry.payload {
-                self.base_membership = membership;
+                self.base_membership = (*membership).clone();
             }
         }
         self.base = through;

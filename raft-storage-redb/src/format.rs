@@ -442,7 +442,7 @@ impl<'a> Chunk<'a> {
                 KIND_EMPTY if length == 0 => Payload::Empty,
                 KIND_WITHHELD if length == 0 => Payload::Withheld,
                 KIND_COMMAND => Payload::Command(payload),
-                KIND_MEMBERSHIP => Payload::Membership(decode_membership(&payload)?),
+                KIND_MEMBERSHIP => Payload::Membership(decode_membership(&payload)?.into()),
                 _ => return Err(Malformed::Value),
             };
             let index = self.first.plus((skip + position) as u64);

@@ -118,7 +118,7 @@ impl Plan {
                 begins = false;
             }
             if let Payload::Membership(membership) = &entry.payload {
-                added.memberships.push((entry.index, membership.clone()));
+                added.memberships.push((entry.index, (**membership).clone()));
             }
         }
         added

@@ -12,10 +12,12 @@ mod shape;
 mod tail;
 mod writes;
 
+use core::time::Duration;
+
 use bytes::Bytes;
 
 use crate::{
-    Entries, Entry, HardState, Index, LogPosition, Membership, NodeId, Payload, Persist,
+    Entries, Entry, HardState, Index, Instant, LogPosition, Membership, NodeId, Payload, Persist,
     RestoreError, RestoredLog, SnapshotMeta, Term, TermRun, Ticket,
 };
 use shape::LogShape;
@@ -141,9 +143,11 @@ impl Log {
         term: Term,
         commands: alloc::vec::Vec<Bytes>,
     ) -> Index {
-        let first = self.last().next();
-        for command in commands {
-            self.append_payload(term, Payload::Command(command));
+        let (first, count) = (self.last().next(), commands.len() as u64);
+        if count > 0 {
+            self.shape.append_run(first, term, count);
+            self.tail.stage_all(term, first, commands);
+            self.unsaved.append_from.get_or_insert(first);
         }
         first
     }
@@ -190,9 +194,9 @@ impl Log {
     }
 
     /// Takes everything that waits to be written, as one write.
-    pub(crate) fn take_unsaved(&mut self, hard_state: Option<HardState>) -> Persist {
+    pub(crate) fn take_unsaved(&mut self, hard_state: Option<HardState>, now: Instant) -> Persist {
         let unsaved = core::mem::take(&mut self.unsaved);
-        let ticket = self.writes.issue(unsaved.touches_from());
+        let ticket = self.writes.issue(unsaved.touches_from(), now);
         let last = self.last();
         let entries = unsaved
             .append_from
@@ -207,8 +211,13 @@ impl Log {
         }
     }
 
-    pub(crate) fn complete_write(&mut self, ticket: Ticket) -> bool {
-        self.writes.complete(ticket)
+    pub(crate) fn complete_write(&mut self, ticket: Ticket, now: Instant) -> bool {
+        self.writes.complete(ticket, now)
+    }
+
+    /// How long a write takes, on average of late.
+    pub(crate) fn write_time(&self) -> Duration {
+        self.writes.mean_time()
     }
 
     pub(crate) fn is_write_durable(&self, ticket: Ticket) -> bool {

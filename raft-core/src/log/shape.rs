@@ -2,6 +2,7 @@
 //! and its size depends on the number of leaders, not of entries.
 
 use alloc::collections::VecDeque;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::{
@@ -13,12 +14,12 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct LogShape {
     base: LogPosition,
-    base_membership: Membership,
+    base_membership: Arc<Membership>,
     /// Rising in term and in first index; the first starts right after `base`.
     runs: VecDeque<TermRun>,
     last: Index,
     /// Configurations after `base`, in the order of their indexes.
-    memberships: VecDeque<(Index, Membership)>,
+    memberships: VecDeque<(Index, Arc<Membership>)>,
     /// Rises whenever the configuration in effect changes.
     membership_version: u64,
 }
@@ -51,10 +52,10 @@ impl LogShape {
         }
         Ok(LogShape {
             base,
-            base_membership,
+            base_membership: Arc::new(base_membership),
             runs: terms.into(),
             last,
-            memberships: memberships.into(),
+            memberships: memberships.into_iter().map(|(at, one)| (at, Arc::new(one))).collect(),
             membership_version: 0,
         })
     }
@@ -107,16 +108,21 @@ impl LogShape {
         self.base
     }
 
-    pub(crate) fn append(&mut self, index: Index, term: Term, payload: &Payload) {
-        debug_assert_eq!(index, self.last.next(), "entries are appended without a gap");
+    /// Appends `count` entries of one term without configurations among them.
+    pub(crate) fn append_run(&mut self, first: Index, term: Term, count: u64) {
+        debug_assert_eq!(first, self.last.next(), "entries are appended without a gap");
         if self.last_position().term != term || self.runs.is_empty() {
-            self.runs.push_back(TermRun { term, first: index });
+            self.runs.push_back(TermRun { term, first });
         }
+        self.last = self.last.plus(count);
+    }
+
+    pub(crate) fn append(&mut self, index: Index, term: Term, payload: &Payload) {
+        self.append_run(index, term, 1);
         if let Payload::Membership(membership) = payload {
             self.memberships.push_back((index, membership.clone()));
             self.membership_version += 1;
         }
-        self.last = index;
     }
 
     pub(crate) fn append_all(&mut self, entries: &Entries) {
@@ -162,7 +168,7 @@ impl LogShape {
     /// Replaces the whole log by a snapshot.
     pub(crate) fn reset(&mut self, snapshot: &SnapshotMeta) {
         self.base = snapshot.position;
-        self.base_membership = snapshot.membership.clone();
+        self.base_membership = Arc::new(snapshot.membership.clone());
         self.runs.clear();
         self.memberships.clear();
         self.membership_version += 1;

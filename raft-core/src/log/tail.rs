@@ -4,52 +4,73 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
+use bytes::Bytes;
+
 use crate::{Entries, Entry, Index, Payload, Term};
 
 #[derive(Debug, Default)]
 pub(crate) struct Tail {
-    /// Sealed batches, each consecutive to the one before, with their sizes.
-    batches: VecDeque<(Entries, usize)>,
+    /// Sealed batches, each consecutive to the one before. None is empty.
+    batches: VecDeque<Entries>,
     /// Entries of this drain, which the next look at the tail seals into one batch: a batch is what the
     /// disk and the peers see, so it should be as large as the drain was.
     staged: Vec<Entry>,
-    staged_bytes: usize,
+    /// The size of the sealed batches.
     size_bytes: usize,
 }
+
+/// A batch of at least so many commands is sealed as it is: it is large enough, and need not be moved once more.
+const SEALED_AT_ONCE: usize = 64;
+
+/// The staging area is kept for the next drain unless it is larger than this.
+const STAGED_CAPACITY_MAX: usize = 1024;
 
 impl Tail {
     /// Appends one entry.
     pub(crate) fn stage(&mut self, term: Term, index: Index, payload: Payload) {
-        let entry = Entry { term, index, payload };
-        self.staged_bytes += entry.size_bytes();
-        self.staged.push(entry);
+        self.staged.push(Entry { term, index, payload });
+    }
+
+    /// Appends commands from `first` on.
+    pub(crate) fn stage_all(&mut self, term: Term, first: Index, commands: Vec<Bytes>) {
+        let is_large = commands.len() >= SEALED_AT_ONCE;
+        let entries = commands.into_iter().enumerate().map(|(offset, command)| Entry {
+            term,
+            index: first.plus(offset as u64),
+            payload: Payload::Command(command),
+        });
+        if is_large {
+            self.seal();
+            self.push(Entries::from_run(entries));
+        } else {
+            self.staged.extend(entries);
+        }
     }
 
     /// Appends a run that continues the tail, sharing it.
     pub(crate) fn extend(&mut self, entries: Entries) {
         self.seal();
-        let bytes = entries.size_bytes();
-        self.push(entries, bytes);
+        self.push(entries);
     }
 
-    fn push(&mut self, entries: Entries, bytes: usize) {
+    fn push(&mut self, entries: Entries) {
         if !entries.is_empty() {
-            self.size_bytes += bytes;
-            self.batches.push_back((entries, bytes));
+            self.size_bytes += entries.size_bytes();
+            self.batches.push_back(entries);
         }
     }
 
     pub(crate) fn seal(&mut self) {
         if !self.staged.is_empty() {
-            let staged = core::mem::take(&mut self.staged);
-            let bytes = core::mem::take(&mut self.staged_bytes);
-            self.push(Entries::from_run(staged), bytes);
+            let batch = Entries::from_run(self.staged.drain(..));
+            self.staged.shrink_to(STAGED_CAPACITY_MAX);
+            self.push(batch);
         }
     }
 
     /// The first index in memory. `None` if nothing is.
     pub(crate) fn first(&self) -> Option<Index> {
-        let sealed = self.batches.front().and_then(|(batch, _)| batch.first());
+        let sealed = self.batches.front().and_then(Entries::first);
         sealed.or(self.staged.first()).map(|entry| entry.index)
     }
 
@@ -59,17 +80,13 @@ impl Tail {
 
     pub(crate) fn truncate_from(&mut self, index: Index) {
         self.seal();
-        while let Some((mut batch, bytes)) = self.batches.pop_back() {
-            self.size_bytes -= bytes;
-            if batch.last().is_some_and(|last| last.index >= index) {
-                batch.truncate_from(index);
-                if batch.is_empty() {
-                    continue;
-                }
+        while let Some(mut batch) = self.batches.pop_back() {
+            self.size_bytes -= batch.size_bytes();
+            batch.truncate_from(index);
+            if !batch.is_empty() {
+                self.push(batch);
+                break;
             }
-            let bytes = batch.size_bytes();
-            self.push(batch, bytes);
-            break;
         }
     }
 
@@ -77,15 +94,40 @@ impl Tail {
     pub(crate) fn evict(&mut self, budget_bytes: usize, releasable: Index) {
         while self.size_bytes > budget_bytes {
             match self.batches.front() {
-                Some((batch, bytes))
-                    if batch.last().is_some_and(|last| last.index <= releasable) =>
-                {
-                    self.size_bytes -= bytes;
+                Some(batch) if batch.last().is_some_and(|last| last.index <= releasable) => {
+                    self.size_bytes -= batch.size_bytes();
                     self.batches.pop_front();
                 }
                 _ => break,
             }
         }
+    }
+
+    /// The number of the batch that `index` is in, if it is in one at all. Searches from the end in widening steps: nearly every question
+    /// is about what was appended last, and there may be a hundred thousand batches, most of them long out of the cache.
+    fn batch_of(&self, index: Index) -> usize {
+        let starts_after = |number: usize| {
+            self.batches
+                .get(number)
+                .and_then(Entries::first)
+                .is_none_or(|entry| entry.index > index)
+        };
+        let count = self.batches.len();
+        let (mut high, mut step) = (count, 1);
+        while step <= count && starts_after(count - step) {
+            high = count - step;
+            step *= 2;
+        }
+        let mut low = count.saturating_sub(step);
+        while high - low > 1 {
+            let middle = usize::midpoint(low, high);
+            if starts_after(middle) {
+                high = middle;
+            } else {
+                low = middle;
+            }
+        }
+        low
     }
 
     /// The entries from `first` to `last` (inclusive) that are in memory, from `first` on, up to `budget_bytes` but at least one.
@@ -96,36 +138,24 @@ impl Tail {
         if self.first().is_none_or(|start| start > first) {
             return result;
         }
-        let start = self
-            .batches
-            .partition_point(|(batch, _)| batch.last().is_some_and(|entry| entry.index < first));
         let mut left = budget_bytes;
-        for (batch, bytes) in self.batches.iter().skip(start) {
-            let (Some(batch_first), Some(batch_last)) = (batch.first(), batch.last()) else {
-                break;
-            };
-            if batch_first.index > last {
+        for batch in self.batches.range(self.batch_of(first)..) {
+            if batch.first().is_none_or(|entry| entry.index > last) {
                 break;
             }
             let mut piece = batch.clone();
-            if batch_first.index < first {
-                piece.drop_before(first);
-            }
-            if batch_last.index > last {
-                piece.truncate_from(last.next());
-            }
-            let whole = batch_first.index >= first && batch_last.index <= last;
-            if whole && *bytes <= left {
-                left -= bytes;
+            piece.drop_before(first);
+            piece.truncate_from(last.next());
+            if piece.size_bytes() <= left {
+                left -= piece.size_bytes();
                 result.extend(piece);
                 continue;
             }
-            if let Some(cut) = cut_to_budget(&piece, &mut left, result.is_empty()) {
+            if let Some(cut) = cut_to_budget(&piece, left, result.is_empty()) {
                 piece.truncate_from(cut);
-                result.extend(piece);
-                break;
             }
             result.extend(piece);
+            break;
         }
         result
     }
@@ -137,14 +167,14 @@ impl Tail {
     }
 }
 
-/// Where a piece must be cut to stay within `left`; takes from `left` what it uses. One entry always fits if nothing was taken before.
-fn cut_to_budget(piece: &Entries, left: &mut usize, nothing_before: bool) -> Option<Index> {
+/// Where a piece must be cut to stay within `left`. One entry always fits if nothing was taken before.
+fn cut_to_budget(piece: &Entries, mut left: usize, nothing_before: bool) -> Option<Index> {
     for (position, entry) in piece.iter().enumerate() {
         let size = entry.size_bytes();
-        if size > *left && !(nothing_before && position == 0) {
+        if size > left && !(nothing_before && position == 0) {
             return Some(entry.index);
         }
-        *left = left.saturating_sub(size);
+        left = left.saturating_sub(size);
     }
     None
 }

@@ -71,7 +71,7 @@ fn rule_3_a_configuration_goes_with_its_entry() {
     let changed = Entry {
         term: Term(1),
         index: Index(2),
-        payload: Payload::Membership(Membership::of_voters([1, 2, 3, 4].map(NodeId))),
+        payload: Payload::Membership(Membership::of_voters([1, 2, 3, 4].map(NodeId)).into()),
     };
     let entries = Entries::try_from_vec(vec![changed]).unwrap();
     exchange(&mut raft, 2, 1, Body::Append { prev: at(1, 1), entries, commit: Index(0) });

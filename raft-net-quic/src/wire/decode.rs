@@ -243,10 +243,8 @@ fn payload(kind: &ArchivedKind, bytes: Bytes) -> Result<Payload, WireError> {
         }
         ArchivedKind::Command => Payload::Command(bytes),
         ArchivedKind::Membership => {
-            Payload::Membership(Membership::try_from(access::<ArchivedMembers>(
-                &bytes,
-                "configuration",
-            )?)?)
+            let members = access::<ArchivedMembers>(&bytes, "configuration")?;
+            Payload::Membership(Membership::try_from(members)?.into())
         }
     })
 }

@@ -205,7 +205,7 @@ fn block(entries: &Entries) -> Result<Block, WireError> {
             }
             Payload::Membership(membership) => {
                 at_most("members", membership.len(), MEMBERS_MAX)?;
-                let bytes = rkyv::to_bytes::<rancor::Error>(&Members::from(membership))
+                let bytes = rkyv::to_bytes::<rancor::Error>(&Members::from(&**membership))
                     .map_err(|error| invalid("configuration", &error))?;
                 small.extend_from_slice(&bytes);
                 (Kind::Membership, bytes.len())

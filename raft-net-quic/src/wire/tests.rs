@@ -52,7 +52,7 @@ fn payload() -> impl Strategy<Value = Payload> {
         1 => Just(Payload::Empty),
         8 => bytes(0..300).prop_map(Payload::Command),
         1 => bytes(4_000..6_000).prop_map(Payload::Command),
-        1 => membership().prop_map(Payload::Membership),
+        1 => membership().prop_map(|it| Payload::Membership(it.into())),
         1 => Just(Payload::Withheld),
     ]
 }

@@ -97,7 +97,7 @@ impl<L: LogStore> Case<'_, L> {
 fn run(first: u64, last: u64, term: u64) -> Entries {
     let entries = (first..=last).map(|index| {
         let payload = match index % 10 {
-            0 => Payload::Membership(membership(index)),
+            0 => Payload::Membership(membership(index).into()),
             1 => Payload::Empty,
             _ => {
                 let text = format!("entry {index} of term {term} ");

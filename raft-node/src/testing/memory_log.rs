@@ -243,7 +243,7 @@ impl Log {
 
     fn memberships(&self) -> impl Iterator<Item = (Index, Membership)> {
         self.entries.iter().filter_map(|entry: &Entry| match &entry.payload {
-            Payload::Membership(membership) => Some((entry.index, membership.clone())),
+            Payload::Membership(membership) => Some((entry.index, (**membership).clone())),
             _ => None,
         })
     }

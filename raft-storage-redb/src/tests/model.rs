@@ -81,7 +81,7 @@ impl Model {
                 index: Index(index),
                 payload: match index % 17 {
                     0 => Payload::Empty,
-                    1 => Payload::Membership(Membership::of_voters([NodeId(index)])),
+                    1 => Payload::Membership(Membership::of_voters([NodeId(index)]).into()),
                     _ => Payload::Command(Bytes::from(vec![index as u8; usize::from(step.size)])),
                 },
             })
@@ -102,7 +102,7 @@ impl Model {
         let through = self.entries.get(gone.checked_sub(1)?)?.position();
         for entry in self.entries.drain(..gone) {
             if let Payload::Membership(membership) = entry.payload {
-                self.base_membership = membership;
+                self.base_membership = (*membership).clone();
             }
         }
         self.base = through;
@@ -205,7 +205,7 @@ fn large_groups_and_rows_past_the_base_are_purged_a_few_at_a_time() {
         .entries
         .drain(..=4000)
         .filter_map(|entry| match entry.payload {
-            Payload::Membership(membership) => Some(membership),
+            Payload::Membership(membership) => Some((*membership).clone()),
             _ => None,
         })
         .last()

@@ -54,7 +54,7 @@ impl Disk {
             Payload::Membership(membership) => Some(membership.clone()),
             _ => None,
         });
-        latest.last().unwrap_or_else(|| self.base_membership.clone())
+        latest.last().map_or_else(|| self.base_membership.clone(), |it| (*it).clone())
     }
 
     pub(crate) fn position_at(&self, index: Index) -> Option<LogPosition> {

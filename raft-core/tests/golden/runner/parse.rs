@@ -169,7 +169,7 @@ fn entry(text: &str) -> Result<Entry> {
     let payload = match content {
         "" => Payload::Empty,
         "<withheld>" => Payload::Withheld,
-        _ if content.starts_with('{') => Payload::Membership(membership(content)?),
+        _ if content.starts_with('{') => Payload::Membership(membership(content)?.into()),
         _ => Payload::Command(Bytes::copy_from_slice(content.as_bytes())),
     };
     Ok(Entry { term, index, payload })

@@ -1,0 +1,61 @@
+//! raft-core against raft-rs: three cores in one thread, propose a batch, pump until it is committed and applied.
+//!
+//! `cargo bench -p benches --bench core`. Both sides keep every entry in memory, hand messages over without encoding them, and apply by
+//! counting bytes; payloads are made before the clock starts. At the end: medians side by side, measured in turns; these tables alone with
+//! `cargo bench -p benches --bench core -- tables`.
+
+mod compare;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod theirs;
+
+use std::time::Duration;
+
+use benches::trio::{Keep, Trio};
+use criterion::{BenchmarkId, Criterion, Throughput};
+
+use crate::compare::{BATCHES, PAYLOADS, Side, measure};
+
+/// One criterion group of one side: every batch size and payload.
+fn side<S: Side>(criterion: &mut Criterion, name: &str, make: impl Fn() -> S) {
+    for payload in PAYLOADS {
+        let mut group = criterion.benchmark_group(format!("core/{name}/{payload}_bytes"));
+        group.sample_size(20);
+        group.warm_up_time(Duration::from_millis(300));
+        group.measurement_time(Duration::from_secs(1));
+        for batch in BATCHES {
+            group.throughput(Throughput::Elements(batch as u64));
+            group.bench_function(BenchmarkId::new("batch", batch), |bencher| {
+                let mut trio = make();
+                bencher.iter_custom(|iterations| measure(&mut trio, batch, payload, iterations));
+            });
+        }
+        group.finish();
+    }
+}
+
+/// Whether everything is to be measured: no filter and no dry run.
+fn is_full_run() -> bool {
+    let mut arguments = std::env::args().skip(1);
+    arguments.all(|argument| argument == "--bench") && std::env::args().len() > 1
+}
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    if std::env::args().any(|argument| argument == "tables") {
+        tables();
+        return;
+    }
+    side(&mut criterion, "raft-core", || Trio::new(Keep::Copies));
+    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+    side(&mut criterion, "raft-rs", theirs::Trio::new);
+    if is_full_run() {
+        tables();
+    }
+    criterion.final_summary();
+}
+
+fn tables() {
+    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+    compare::print_ratios(&theirs::Trio::new);
+    compare::print_growth();
+}
