@@ -208,6 +208,7 @@ code_enum!(Refusal, "a refusal" {
     17 => NotAVoter { node },
     18 => NotAMember { node },
     19 => NobodyCouldLead,
+    20 => StoreLacksCommands { node },
 });
 
 /// The count; if it is not zero, the first index; then of each entry its term and payload. Indexes follow each other.

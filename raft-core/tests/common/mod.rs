@@ -1,15 +1,19 @@
 //! A small world for tests by hand: cores, obedient disks, and a network whose messages a test may look at, drop and reorder.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
+mod recorded;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
 use raft_core::{
     Action, Apply, Body, Config, Entries, Entry, Event, HardState, Index, Input, Instant,
-    LogPosition, Membership, Message, NodeId, Payload, Persist, ProposalId, Raft, ReadId,
-    Resolution, Restored, RestoredLog, SnapshotMeta, Term,
+    LogPosition, Membership, Message, NodeId, Payload, Persist, ProposalId, ReadId, Resolution,
+    Restored, RestoredLog, SnapshotMeta, Term,
 };
+
+pub use recorded::Recorded;
 
 /// A disk that holds what was persisted.
 #[derive(Clone, Debug, Default)]
@@ -59,7 +63,7 @@ impl Disk {
 }
 
 pub struct Host {
-    pub raft: Raft,
+    pub raft: Recorded,
     pub disk: Disk,
     /// Writes that were handed out and not carried out; used while `holds_writes`.
     pub pending_writes: VecDeque<Persist>,
@@ -108,7 +112,7 @@ impl Cluster {
     pub fn start(&mut self, id: u64, disk: Disk) {
         let mut config = Config::new(NodeId(id));
         (self.configure)(&mut config);
-        let raft = Raft::new(config, id, self.now, disk.restored()).expect("the disk is sound");
+        let raft = Recorded::new(config, id, self.now, disk.restored());
         let applied = Vec::new();
         let host = Host {
             raft,
