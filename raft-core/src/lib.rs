@@ -116,6 +116,7 @@ mod quorum;
 mod raft;
 mod reads;
 mod reconfigure;
+pub mod recording;
 mod restored;
 mod rng;
 mod role;

@@ -54,9 +54,7 @@ pub(crate) fn measure(side: &mut impl Side, batch: usize, payload: usize, count:
     while left > 0 {
         let batches = left.min((CHUNK / batch).max(1));
         left -= batches;
-        let proposals: Vec<Vec<Bytes>> = (0..batches)
-            .map(|_| commands(batch, payload))
-            .collect();
+        let proposals: Vec<Vec<Bytes>> = (0..batches).map(|_| commands(batch, payload)).collect();
         let begun = Instant::now();
         for commands in proposals {
             side.commit(commands);

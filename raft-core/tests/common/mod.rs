@@ -3,6 +3,7 @@
 
 pub mod checker;
 pub mod one;
+mod recorded;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -10,9 +11,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use raft_core::{
     Action, Apply, Body, Config, Entries, Entry, Event, HardState, Index, Input, Instant,
-    LogPosition, Membership, Message, NodeId, Payload, Persist, ProposalId, Raft, ReadId,
-    Resolution, Restored, RestoredLog, SnapshotMeta, Term,
+    LogPosition, Membership, Message, NodeId, Payload, Persist, ProposalId, ReadId, Resolution,
+    Restored, RestoredLog, SnapshotMeta, Term,
 };
+
+pub use recorded::Recorded;
 
 /// A disk that holds what was persisted.
 #[derive(Clone, Debug, Default)]
@@ -62,7 +65,7 @@ impl Disk {
 }
 
 pub struct Host {
-    pub raft: Raft,
+    pub raft: Recorded,
     pub disk: Disk,
     /// Writes that were handed out and not carried out; used while `holds_writes`.
     pub pending_writes: VecDeque<Persist>,
@@ -111,7 +114,7 @@ impl Cluster {
     pub fn start(&mut self, id: u64, disk: Disk) {
         let mut config = Config::new(NodeId(id));
         (self.configure)(&mut config);
-        let raft = Raft::new(config, id, self.now, disk.restored()).expect("the disk is sound");
+        let raft = Recorded::new(config, id, self.now, disk.restored());
         let applied = Vec::new();
         let host = Host {
             raft,

@@ -154,7 +154,10 @@ fn position(index: u64) -> LogPosition {
 }
 
 fn vote(index: u64) -> PeerMessage {
-    PeerMessage::Raft(Message { term: TERM, body: Body::Vote { last: position(index), transfer: false } })
+    PeerMessage::Raft(Message {
+        term: TERM,
+        body: Body::Vote { last: position(index), transfer: false },
+    })
 }
 
 fn append(prev: u64, size: usize) -> PeerMessage {
