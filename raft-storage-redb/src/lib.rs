@@ -6,6 +6,7 @@ mod backend;
 mod chunking;
 mod error;
 mod format;
+mod journal;
 mod open;
 mod plan;
 mod reader;
