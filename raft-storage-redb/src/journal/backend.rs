@@ -9,7 +9,7 @@ use redb::{BackendError, StorageBackend};
 
 use super::BLOCK_BYTES;
 use super::checkpoint::Checkpoint;
-use super::record::{RECORD_HEADER_BYTES, Record};
+use super::record::Record;
 use super::recover::Recovered;
 use super::ring::{Ring, Span};
 
@@ -17,7 +17,7 @@ use super::ring::{Ring, Span};
 const RECORD_PART: u64 = 8;
 /// No record is larger than this. Beyond, writing every byte twice costs more than a second sync.
 const RECORD_BYTES_MAX: u64 = 1 << 20;
-/// After how large a part of the journal the file is synced in the background.
+/// After how large a part of the journal the file is brought up to date in the background.
 const CHECKPOINT_PART: u64 = 4;
 /// How much of the buffer of records is kept.
 const KEPT_BYTES: usize = 256 << 10;
@@ -49,10 +49,9 @@ struct Writer<J> {
     record_bytes_max: usize,
     /// More was written than a record holds.
     overflown: bool,
-    /// How many blocks were written since the file was last asked to be synced.
-    since_request: u64,
-    request_blocks: u64,
-    inline: bool,
+    /// How many blocks were written since the last checkpoint began.
+    since_start: u64,
+    start_blocks: u64,
     failed: bool,
 }
 
@@ -64,7 +63,8 @@ impl<M: StorageBackend, J: StorageBackend> Journaled<M, J> {
         checkpoints: Checkpoints,
     ) -> io::Result<Journaled<M, J>> {
         let Recovered { id, blocks, ring, stamp } = recovered;
-        let file = Arc::new(Checkpoint::new(file, stamp));
+        let inline = checkpoints != Checkpoints::Background;
+        let file = Arc::new(Checkpoint::new(file, stamp, inline));
         let thread = match checkpoints {
             Checkpoints::Background => {
                 let file = file.clone();
@@ -82,9 +82,8 @@ impl<M: StorageBackend, J: StorageBackend> Journaled<M, J> {
             record: Record::default(),
             record_bytes_max: part.min(RECORD_BYTES_MAX) as usize,
             overflown: false,
-            since_request: 0,
-            request_blocks: (blocks / CHECKPOINT_PART).max(1),
-            inline: thread.is_none(),
+            since_start: 0,
+            start_blocks: (blocks / CHECKPOINT_PART).max(1),
             failed: false,
         };
         Ok(Journaled { file, writer: Mutex::new(writer), thread: Mutex::new(thread) })
@@ -113,11 +112,14 @@ impl<M, J> Drop for Journaled<M, J> {
 }
 
 impl<J: StorageBackend> Writer<J> {
-    fn check(&self) -> io::Result<()> {
+    /// Any failure is final: what the disk holds is uncertain then.
+    fn change(&mut self, change: impl FnOnce(&mut Writer<J>) -> io::Result<()>) -> io::Result<()> {
         if self.failed {
             return Err(io::Error::other("an earlier write to the log file or its journal failed"));
         }
-        Ok(())
+        let outcome = change(self);
+        self.failed = outcome.is_err();
+        outcome
     }
 
     /// Makes durable what was written since the last call.
@@ -125,42 +127,44 @@ impl<J: StorageBackend> Writer<J> {
         if self.overflown {
             // Everything is in the file; the record says that no earlier one is needed. Should the power go in between, the
             // earlier ones are replayed over parts of this commit: it was not acknowledged.
-            file.run(self.ring.last(), false)?;
+            file.sync(self.ring.last(), false)?;
             self.record.clear();
-            return self.free(file.done()?);
+            self.since_start = 0;
+            return self.free();
         }
         let blocks = self.record.bytes.len().div_ceil(BLOCK_BYTES) as u64;
-        let mut start = self.ring.next(blocks);
-        if start.is_none() {
-            let last = self.ring.last();
-            if self.inline {
-                file.run(last, false)?
-            } else {
-                file.wait(last)?
-            }
-            let record = std::mem::take(&mut self.record);
-            self.free(file.done()?)?;
-            self.record = record;
-            start = self.ring.next(blocks);
-        }
-        let start = start.ok_or_else(|| io::Error::other("the journal has no room"))?;
+        let start =
+            self.ring.next(blocks).ok_or_else(|| io::Error::other("the journal has no room"))?;
         self.put(start, file.done()? + 1)?;
-        self.since_request += blocks;
-        if self.since_request >= self.request_blocks {
-            self.since_request = 0;
-            let last = self.ring.last();
-            if self.inline { file.run(last, false)? } else { file.request(last) }
+        self.since_start += blocks;
+        if self.since_start >= self.start_blocks && file.is_idle() {
+            self.since_start = 0;
+            file.start(self.ring.last())?;
         }
         Ok(())
     }
 
+    /// Sees to it that the journal has room for the largest record. Before the first change of a commit, so that the file
+    /// gets no part of one that is not durable.
+    fn make_room<M: StorageBackend>(&mut self, file: &Checkpoint<M>) -> io::Result<()> {
+        if self.ring.next((self.record_bytes_max / BLOCK_BYTES) as u64).is_some() {
+            return Ok(());
+        }
+        file.wait()?;
+        if file.done()? < self.ring.last() {
+            file.start(self.ring.last())?;
+            file.wait()?;
+        }
+        self.since_start = 0;
+        self.free()
+    }
+
     /// Writes a record that says that the file needs none of those before it.
-    fn free(&mut self, done: u64) -> io::Result<()> {
+    fn free(&mut self) -> io::Result<()> {
         let start = self.ring.next_that_frees();
         let start = start.ok_or_else(|| io::Error::other("the journal has no room"))?;
-        // The record is empty, so if none before it is needed, it is not needed either.
-        let oldest = if done == self.ring.last() { done + 2 } else { done + 1 };
-        self.put(start, oldest)
+        // The record is empty, so it is not needed either.
+        self.put(start, self.ring.last() + 2)
     }
 
     /// Writes the record, and syncs it.
@@ -176,14 +180,49 @@ impl<J: StorageBackend> Writer<J> {
         Ok(())
     }
 
-    /// Notes a change whose bytes are in the file now, as long as there is room for it in a record.
-    fn note(&mut self, bytes: usize, push: impl FnOnce(&mut Record)) {
-        if self.overflown || self.record.bytes_with(bytes) > self.record_bytes_max {
+    /// Says whether a change of `bytes` goes into the record. If it is too much for one, everything goes to the file from
+    /// here to the end of the commit.
+    fn has_room<M: StorageBackend>(
+        &mut self,
+        file: &Checkpoint<M>,
+        bytes: usize,
+    ) -> io::Result<bool> {
+        if self.record.is_empty() && !self.overflown {
+            self.make_room(file)?;
+        }
+        if !self.overflown && self.record.bytes_with(bytes) > self.record_bytes_max {
+            file.wait()?;
+            file.write_out()?;
             self.overflown = true;
             self.record.clear();
-            return;
         }
-        push(&mut self.record);
+        Ok(!self.overflown)
+    }
+
+    fn write<M: StorageBackend>(
+        &mut self,
+        file: &Checkpoint<M>,
+        offset: u64,
+        data: &[u8],
+    ) -> io::Result<()> {
+        if !self.has_room(file, data.len())? {
+            return file.file.write(offset, data);
+        }
+        self.record.push_write(offset, data);
+        let mut overlay = file.overlay.write().unwrap_or_else(PoisonError::into_inner);
+        overlay.write(&file.file, offset, data)
+    }
+
+    fn set_len<M: StorageBackend>(&mut self, file: &Checkpoint<M>, length: u64) -> io::Result<()> {
+        if self.has_room(file, 0)? {
+            self.record.push_length(length);
+        }
+        if length < file.file.len()? {
+            // Blocks on their way must not make it longer again.
+            file.wait()?;
+            file.overlay.write().unwrap_or_else(PoisonError::into_inner).cut(length);
+        }
+        file.file.set_len(length)
     }
 }
 
@@ -193,52 +232,43 @@ impl<M: StorageBackend, J: StorageBackend> StorageBackend for Journaled<M, J> {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
-        self.file.file.read(offset, out)
+        let overlay = self.file.overlay.read().unwrap_or_else(PoisonError::into_inner);
+        overlay.read(&self.file.file, offset, out)
     }
 
     fn set_len(&self, len: u64) -> Result<(), io::Error> {
-        let mut writer = self.writer();
-        writer.check()?;
-        let outcome = self.file.file.set_len(len);
-        writer.failed |= outcome.is_err();
-        writer.note(0, |record| record.push_length(len));
-        outcome
+        self.writer().change(|writer| writer.set_len(&self.file, len))
     }
 
     fn sync_data(&self) -> Result<(), io::Error> {
-        let mut writer = self.writer();
-        writer.check()?;
-        if writer.record.is_empty() && !writer.overflown {
-            return Ok(()); // all that was written is durable
-        }
-        let outcome = writer.commit(&self.file);
-        writer.failed |= outcome.is_err();
-        writer.overflown = false;
-        outcome
+        self.writer().change(|writer| {
+            if !writer.record.is_empty() || writer.overflown {
+                writer.commit(&self.file)?;
+                writer.overflown = false;
+            }
+            Ok(()) // all that was written is durable
+        })
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
-        let mut writer = self.writer();
-        writer.check()?;
-        let outcome = self.file.file.write(offset, data);
-        writer.failed |= outcome.is_err();
-        writer.note(data.len(), |record| record.push_write(offset, data));
-        outcome
+        self.writer().change(|writer| writer.write(&self.file, offset, data))
     }
 
-    /// Syncs the file, and stamps it as one that does not need its journal.
+    /// Brings the file up to date, and stamps it as one that does not need its journal.
     fn close(&self) -> Result<(), io::Error> {
-        self.stop_thread();
-        let writer = self.writer();
-        let all_durable = !writer.failed && writer.record.bytes.len() == RECORD_HEADER_BYTES;
-        let outcome = if all_durable && !writer.overflown {
-            // The pages first: a stamp that says so must not be there before them.
-            self.file
-                .run(writer.ring.last(), false)
-                .and_then(|()| self.file.run(writer.ring.last(), true))
-        } else {
+        let mut writer = self.writer();
+        let all_durable = writer.record.is_empty() && !writer.overflown;
+        let outcome = writer.change(|writer| {
+            self.file.wait()?;
+            if all_durable {
+                self.file.write_out()?;
+                // First the pages: a stamp that says that they are there must not be there before them.
+                self.file.sync(writer.ring.last(), false)?;
+                self.file.sync(writer.ring.last(), true)?;
+            }
             Ok(())
-        };
+        });
+        self.stop_thread();
         let closed = writer.journal.close();
         outcome.and(self.file.file.close()).and(closed)
     }

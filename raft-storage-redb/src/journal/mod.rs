@@ -26,6 +26,7 @@
 mod backend;
 mod checkpoint;
 pub(crate) mod file;
+mod overlay;
 mod record;
 mod recover;
 mod ring;

@@ -16,8 +16,12 @@ const OWNER_BYTES: usize = 66;
 /// What a record has before its changes.
 pub(crate) const RECORD_HEADER_BYTES: usize = 64;
 const CHANGE_HEADER_BYTES: usize = 16;
-const KIND_WRITE: u32 = 0;
-const KIND_LENGTH: u32 = 1;
+/// In place of how many bytes follow: the change is one of the file's length.
+const IS_LENGTH: u32 = u32::MAX;
+/// No change that is written down is larger: it must fit a record.
+const CHANGE_BYTES_MAX: usize = 1 << 30;
+/// No file is larger.
+const FILE_BYTES_MAX: u64 = 1 << 62;
 /// A journal is at least this large: its header and room for a few records.
 pub(crate) const JOURNAL_BYTES_MIN: u64 = 16 * BLOCK_BYTES as u64;
 /// And at most this large, since all of it is read at the start.
@@ -122,19 +126,22 @@ impl Record {
         self.bytes.truncate(RECORD_HEADER_BYTES);
     }
 
+    /// Pages often end in zeros; those are not written down.
     pub(crate) fn push_write(&mut self, offset: u64, data: &[u8]) {
-        self.push_header(offset, data.len() as u32, KIND_WRITE);
-        self.bytes.extend_from_slice(data);
+        let zeros = data.rchunks(16).take_while(|chunk| chunk.iter().all(|byte| *byte == 0));
+        let stored = data.len() - zeros.map(<[u8]>::len).sum::<usize>();
+        self.push_header(offset, data.len() as u32, stored as u32);
+        self.bytes.extend_from_slice(&data[..stored]);
     }
 
     pub(crate) fn push_length(&mut self, length: u64) {
-        self.push_header(length, 0, KIND_LENGTH);
+        self.push_header(length, 0, IS_LENGTH);
     }
 
-    fn push_header(&mut self, offset: u64, length: u32, kind: u32) {
+    fn push_header(&mut self, offset: u64, length: u32, stored: u32) {
         self.bytes.extend_from_slice(&offset.to_le_bytes());
         self.bytes.extend_from_slice(&length.to_le_bytes());
-        self.bytes.extend_from_slice(&kind.to_le_bytes());
+        self.bytes.extend_from_slice(&stored.to_le_bytes());
     }
 
     /// How many bytes it would have with a write of `length` more.
@@ -210,7 +217,12 @@ impl Header {
 /// A change to the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change<'a> {
-    Write { offset: u64, data: &'a [u8] },
+    /// `zeros` of them follow the data.
+    Write {
+        offset: u64,
+        data: &'a [u8],
+        zeros: usize,
+    },
     Length(u64),
 }
 
@@ -219,15 +231,21 @@ pub(crate) fn changes(mut body: &[u8]) -> Option<Vec<Change<'_>>> {
     let mut changes = Vec::new();
     while !body.is_empty() {
         let offset = u64::from_le_bytes(le(body, 0)?);
-        let length = u32::from_le_bytes(le(body, 8)?) as usize;
-        let kind = u32::from_le_bytes(le(body, 12)?);
-        let (data, rest) = body[CHANGE_HEADER_BYTES..].split_at_checked(length)?;
-        offset.checked_add(length as u64)?;
-        changes.push(match (kind, length) {
-            (KIND_WRITE, _) => Change::Write { offset, data },
-            (KIND_LENGTH, 0) => Change::Length(offset),
-            _ => return None,
-        });
+        let length = u32::from_le_bytes(le(body, 8)?);
+        let stored = u32::from_le_bytes(le(body, 12)?);
+        body = &body[CHANGE_HEADER_BYTES..];
+        if stored == IS_LENGTH {
+            changes.push(Change::Length(offset));
+            continue;
+        }
+        let (data, rest) = body.split_at_checked(stored as usize)?;
+        let zeros = length.checked_sub(stored)? as usize;
+        if length as usize > CHANGE_BYTES_MAX
+            || offset.checked_add(u64::from(length))? > FILE_BYTES_MAX
+        {
+            return None;
+        }
+        changes.push(Change::Write { offset, data, zeros });
         body = rest;
     }
     Some(changes)

@@ -202,12 +202,14 @@ fn replay<J: StorageBackend>(
         for change in changes(&body).unwrap_or_default() {
             match change {
                 Change::Length(length) => file.set_len(length)?,
-                Change::Write { offset, data } => {
+                Change::Write { offset, data, zeros } => {
+                    let mut data = data.to_vec();
+                    data.resize(data.len() + zeros, 0);
                     let end = offset + data.len() as u64;
                     if file.len()? < end {
                         file.set_len(end)?;
                     }
-                    file.write(offset, data)?;
+                    file.write(offset, &data)?;
                 }
             }
         }

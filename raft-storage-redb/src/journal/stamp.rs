@@ -11,7 +11,9 @@ use super::record::JOURNAL_VERSION;
 
 const STAMP_MAGIC: [u8; 8] = *b"RAFTSTMP";
 const STAMP_BYTES: usize = 56;
-const STAMP_OFFSETS: [u64; 2] = [1024, 2048];
+/// Where in the file they begin. Nothing before is a stamp's, and nothing behind it in the first block is redb's.
+pub(crate) const STAMPS_OFFSET: usize = 1024;
+const STAMP_OFFSETS: [u64; 2] = [STAMPS_OFFSET as u64, 2048];
 
 /// What the file says of its journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
