@@ -27,10 +27,10 @@ mod backend;
 mod checkpoint;
 pub(crate) mod file;
 mod overlay;
-mod record;
-mod recover;
+pub(crate) mod record;
+pub(crate) mod recover;
 mod ring;
-mod stamp;
+pub(crate) mod stamp;
 
 pub(crate) use backend::{Checkpoints, Journaled};
 
