@@ -30,6 +30,9 @@ pub(crate) enum Checkpoints {
     /// By the commit that fills it: for tests that need one order of events.
     #[cfg(test)]
     Inline,
+    /// The same, but only when there is no room left.
+    #[cfg(test)]
+    InlineWhenFull,
 }
 
 /// A file with a journal.
@@ -72,7 +75,7 @@ impl<M: StorageBackend, J: StorageBackend> Journaled<M, J> {
                 Some(named.spawn(move || file.work())?)
             }
             #[cfg(test)]
-            Checkpoints::Inline => None,
+            Checkpoints::Inline | Checkpoints::InlineWhenFull => None,
         };
         let part = (blocks / RECORD_PART).max(1) * BLOCK_BYTES as u64;
         let writer = Writer {
@@ -83,7 +86,11 @@ impl<M: StorageBackend, J: StorageBackend> Journaled<M, J> {
             record_bytes_max: part.min(RECORD_BYTES_MAX) as usize,
             overflown: false,
             since_start: 0,
-            start_blocks: (blocks / CHECKPOINT_PART).max(1),
+            start_blocks: match checkpoints {
+                #[cfg(test)]
+                Checkpoints::InlineWhenFull => u64::MAX,
+                _ => (blocks / CHECKPOINT_PART).max(1),
+            },
             failed: false,
         };
         Ok(Journaled { file, writer: Mutex::new(writer), thread: Mutex::new(thread) })

@@ -11,6 +11,7 @@ use redb::StorageBackend;
 use super::disk::{Disk, Machine};
 use super::model::{Model, check, steps};
 use crate::format::Identity;
+use crate::journal::Checkpoints;
 use crate::open::initialize;
 use crate::{Options, RedbLogStore};
 
@@ -38,8 +39,9 @@ proptest! {
         groups in steps(),
         mut luck in any::<u64>(),
         journal_blocks in prop::sample::select(vec![16u64, 40, 100, 400]),
+        checkpoints in prop::sample::select(vec![Checkpoints::Inline, Checkpoints::InlineWhenFull]),
     ) {
-        let machine = new_machine(journal_blocks * 4096);
+        let machine = Machine { checkpoints, ..new_machine(journal_blocks * 4096) };
         let mut store = open(&machine);
         let mut model = Model::default();
         let mut luck = move || {

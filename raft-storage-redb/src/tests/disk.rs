@@ -151,6 +151,8 @@ pub(super) struct Machine {
     pub(super) file: Disk,
     pub(super) journal: Disk,
     pub(super) owner: Owner,
+    /// When the file is brought up to date.
+    pub(super) checkpoints: Checkpoints,
 }
 
 impl Machine {
@@ -164,14 +166,14 @@ impl Machine {
         };
         let journal = Disk::default();
         format_journal(&journal, &owner).expect("formatted");
-        Machine { file, journal, owner }
+        Machine { file, journal, owner, checkpoints: Checkpoints::Inline }
     }
 
     /// Both after the power was lost and came back.
     pub(super) fn after_power_loss(&self, mut keeps: impl FnMut() -> bool) -> Machine {
         let file = self.file.after_power_loss(&mut keeps);
         let journal = self.journal.after_power_loss(&mut keeps);
-        Machine { file, journal, owner: self.owner }
+        Machine { file, journal, ..self.clone() }
     }
 
     pub(super) fn set_fuse(&self, operations: Option<u64>) {
@@ -185,6 +187,6 @@ impl Machine {
         let stamped = read_stamps(&self.file)?;
         let recovered = recover(&self.file, &self.journal, &self.owner, stamped)?;
         let (file, journal) = (self.file.clone(), self.journal.clone());
-        Ok(Journaled::new(file, journal, recovered, Checkpoints::Inline)?)
+        Ok(Journaled::new(file, journal, recovered, self.checkpoints)?)
     }
 }
