@@ -56,10 +56,11 @@ impl RedbLogStore {
     /// Opens the log, and creates it if there is nothing at the path.
     ///
     /// A new file is made under another name and renamed when it is complete and durable, so a crash leaves no half-made log.
-    /// The file is locked as long as the store or one of its readers lives.
+    /// The file is locked as long as the store or one of its readers lives. Beside it stands its journal, `NAME.journal`: after
+    /// a crash the file can not be opened without it.
     ///
     /// # Errors
-    /// Each way in which the file can be unusable is its own [`OpenError`]; nothing was modified then.
+    /// Each way in which the file or its journal can be unusable is its own [`OpenError`]; nothing of the log was modified then.
     #[allow(clippy::needless_pass_by_value)] // the natural call builds them in place
     pub fn open(options: Options) -> Result<RedbLogStore, OpenError> {
         let path = options.path.as_path();
@@ -76,24 +77,17 @@ impl RedbLogStore {
         }
         let file = LogFile::open(path, options.prefill_bytes)
             .map_err(|error| OpenError::io(path, error))?;
-        // With a journal, the file is whole only after the replay; whose it is, the journal says.
-        let early = match &journal {
-            Some(journal) => Some(journal_file::recover_file(&options, &file, journal)?),
-            None => {
-                journal_file::check_not_needed(&options, &file)?;
-                None
-            }
-        };
-        if let Some(identity) = identity_without_writing(&options)? {
-            check_identity(&options, &identity)?;
-        }
-        let (journal, recovered) = match (journal, early) {
-            (Some(journal), Some(recovered)) => (journal, recovered),
-            _ => {
-                let journal = journal_file::create(&options)?;
-                let recovered = journal_file::recover_file(&options, &file, &journal)?;
-                (journal, recovered)
-            }
+        let (journal, recovered) = if let Some(journal) = journal {
+            // The file is whole only after the replay; whose it is, the journal says before.
+            let recovered = journal_file::recover_file(&options, &file, &journal)?;
+            check_without_writing(&options)?;
+            (journal, recovered)
+        } else {
+            journal_file::check_not_needed(&options, &file)?;
+            check_without_writing(&options)?;
+            let journal = journal_file::create(&options)?;
+            let recovered = journal_file::recover_file(&options, &file, &journal)?;
+            (journal, recovered)
         };
         let backend = Journaled::new(file, journal.backend, recovered, Checkpoints::Background)
             .map_err(|error| OpenError::io(path, error))?;
@@ -137,6 +131,14 @@ fn check_magic(path: &Path, file: File) -> Result<(), OpenError> {
         Err(error) => return Err(OpenError::io(path, error)),
     };
     Err(OpenError::NotALog { path: path.to_path_buf(), detail })
+}
+
+/// Refuses the file of others before anything of the log is modified, if that can be seen.
+fn check_without_writing(options: &Options) -> Result<(), OpenError> {
+    match identity_without_writing(options)? {
+        Some(identity) => check_identity(options, &identity),
+        None => Ok(()),
+    }
 }
 
 /// Looks at the identity without modifying anything. `None` if the file was not closed cleanly: redb repairs such a file

@@ -86,12 +86,11 @@ mod tests {
                 luck = luck.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 let wanted = 1 + (luck >> 33) % (blocks / 2);
                 let sequence = ring.last() + 1;
-                let (start, blocks_taken) = match ring.next(wanted) {
-                    Some(start) => (start, wanted),
-                    None => {
-                        needed = sequence + 1;
-                        (ring.next_that_frees().expect("always room"), 1)
-                    }
+                let (start, blocks_taken) = if let Some(start) = ring.next(wanted) {
+                    (start, wanted)
+                } else {
+                    needed = sequence + 1;
+                    (ring.next_that_frees().expect("always room"), 1)
                 };
                 let span = Span { sequence, start, blocks: blocks_taken };
                 assert!(start + blocks_taken <= blocks);

@@ -88,7 +88,7 @@ pub(crate) fn read_stamps(file: &impl StorageBackend) -> io::Result<Stamped> {
         }
         match Stamp::decode(&bytes) {
             Some(stamp) if newest.is_none_or(|other| other.number < stamp.number) => {
-                newest = Some(stamp)
+                newest = Some(stamp);
             }
             Some(_) => {}
             None => broken |= bytes != [0; STAMP_BYTES],
