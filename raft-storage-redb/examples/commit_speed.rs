@@ -130,6 +130,7 @@ fn burst(folder: &Path) {
     report("burst of 1 GiB", 512, time_writes(&mut store, &mut next, 512, 600.0, 1 << 30));
     // A copy of the file of a store that was not closed is what a crash leaves behind.
     std::fs::copy(store.path(), folder.join("crashed")).expect("copied");
+    std::fs::copy(folder.join("burst.journal"), folder.join("crashed.journal")).expect("copied");
     drop(store);
     let began = Instant::now();
     let mut store = RedbLogStore::open(options.clone()).expect("opened");

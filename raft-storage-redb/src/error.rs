@@ -76,6 +76,24 @@ pub enum OpenError {
         /// What shows it.
         detail: String,
     },
+    /// The file was not closed, and its journal, which holds the last of what was acknowledged, is gone.
+    #[error("the log file {} needs its journal, and there is no {}: put it back as it was; never start this node without it (see 'Losing machines' in docs/src/operations.md)", path.display(), journal.display())]
+    JournalMissing {
+        /// The log file.
+        path: PathBuf,
+        /// Where its journal should be.
+        journal: PathBuf,
+    },
+    /// The file and its journal are of different logs, or of different moments.
+    #[error("the log file {} and its journal {} do not belong together ({detail}): put both back as they were at one moment (see 'Losing machines' in docs/src/operations.md)", path.display(), journal.display())]
+    JournalMismatch {
+        /// The log file.
+        path: PathBuf,
+        /// The journal.
+        journal: PathBuf,
+        /// What shows it.
+        detail: &'static str,
+    },
     /// The operating system failed.
     #[error("the log file {} can not be opened: {source}; check the disk", path.display())]
     Io {

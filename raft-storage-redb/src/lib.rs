@@ -1,4 +1,4 @@
-//! A durable Raft log in one [redb] file: `raft-node`'s [`LogStore`](raft_node::LogStore).
+//! A durable Raft log in a [redb] file and a journal of its pages: `raft-node`'s [`LogStore`](raft_node::LogStore).
 //!
 //! What it is not: it decides nothing about the protocol, and stores no state of the application.
 
@@ -6,6 +6,7 @@ mod backend;
 mod chunking;
 mod error;
 mod format;
+mod journal;
 mod open;
 mod plan;
 mod reader;

@@ -11,6 +11,7 @@ use redb::{Database, DatabaseError, ReadableDatabase, StorageBackend, TableError
 use crate::OpenError;
 use crate::backend::LogFile;
 use crate::format::{FORMAT_VERSION, Head, Identity, Malformed, NumberedState};
+use crate::journal::{Checkpoints, Journaled, file as journal_file};
 use crate::store::{RedbLogStore, write_head};
 use crate::tables::{IDENTITY_KEY, LOG, MEMBERSHIPS, META, RowFault, TERMS};
 
@@ -32,12 +33,22 @@ pub struct Options {
     /// Up to which size the file is filled with zeros as it grows, in bytes: overwriting is cheaper to fsync than growing.
     /// 64 MiB unless changed.
     pub prefill_bytes: u64,
+    /// How large the journal beside the file is, in bytes, when it is made: 32 MiB unless changed, at least 64 KiB and at
+    /// most 1 GiB. It is written whole once. Larger means fewer syncs of the file, and more to replay after a crash.
+    pub journal_bytes: u64,
 }
 
 impl Options {
     /// The usual amounts of memory and disk.
     pub fn new(path: impl Into<PathBuf>, cluster: [u8; 16], node: NodeId) -> Options {
-        Options { path: path.into(), cluster, node, cache_bytes: 16 << 20, prefill_bytes: 64 << 20 }
+        Options {
+            path: path.into(),
+            cluster,
+            node,
+            cache_bytes: 16 << 20,
+            prefill_bytes: 64 << 20,
+            journal_bytes: 32 << 20,
+        }
     }
 }
 
@@ -45,22 +56,40 @@ impl RedbLogStore {
     /// Opens the log, and creates it if there is nothing at the path.
     ///
     /// A new file is made under another name and renamed when it is complete and durable, so a crash leaves no half-made log.
-    /// The file is locked as long as the store or one of its readers lives.
+    /// The file is locked as long as the store or one of its readers lives. Beside it stands its journal, `NAME.journal`: after
+    /// a crash the file can not be opened without it.
     ///
     /// # Errors
-    /// Each way in which the file can be unusable is its own [`OpenError`]; nothing was modified then.
+    /// Each way in which the file or its journal can be unusable is its own [`OpenError`]; nothing of the log was modified then.
     #[allow(clippy::needless_pass_by_value)] // the natural call builds them in place
     pub fn open(options: Options) -> Result<RedbLogStore, OpenError> {
         let path = options.path.as_path();
+        let journal = journal_file::open(&options)?;
         match File::open(path) {
             Ok(file) => check_magic(path, file)?,
-            Err(error) if error.kind() == ErrorKind::NotFound => create(&options)?,
+            Err(error) if error.kind() == ErrorKind::NotFound && journal.is_none() => {
+                create(&options)?;
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(OpenError::damaged(path, "it is gone, but its journal is there"));
+            }
             Err(error) => return Err(OpenError::io(path, error)),
         }
-        if let Some(identity) = identity_without_writing(&options)? {
-            check_identity(&options, &identity)?;
-        }
-        let backend = LogFile::open(path, options.prefill_bytes)
+        let file = LogFile::open(path, options.prefill_bytes)
+            .map_err(|error| OpenError::io(path, error))?;
+        let (journal, recovered) = if let Some(journal) = journal {
+            // The file is whole only after the replay; whose it is, the journal says before.
+            let recovered = journal_file::recover_file(&options, &file, &journal)?;
+            check_without_writing(&options)?;
+            (journal, recovered)
+        } else {
+            journal_file::check_not_needed(&options, &file)?;
+            check_without_writing(&options)?;
+            let journal = journal_file::create(&options)?;
+            let recovered = journal_file::recover_file(&options, &file, &journal)?;
+            (journal, recovered)
+        };
+        let backend = Journaled::new(file, journal.backend, recovered, Checkpoints::Background)
             .map_err(|error| OpenError::io(path, error))?;
         Self::open_backend(&options, backend)
     }
@@ -102,6 +131,14 @@ fn check_magic(path: &Path, file: File) -> Result<(), OpenError> {
         Err(error) => return Err(OpenError::io(path, error)),
     };
     Err(OpenError::NotALog { path: path.to_path_buf(), detail })
+}
+
+/// Refuses the file of others before anything of the log is modified, if that can be seen.
+fn check_without_writing(options: &Options) -> Result<(), OpenError> {
+    match identity_without_writing(options)? {
+        Some(identity) => check_identity(options, &identity),
+        None => Ok(()),
+    }
 }
 
 /// Looks at the identity without modifying anything. `None` if the file was not closed cleanly: redb repairs such a file
@@ -164,17 +201,11 @@ fn check_identity(options: &Options, identity: &Identity) -> Result<(), OpenErro
 fn create(options: &Options) -> Result<(), OpenError> {
     let path = options.path.as_path();
     let io = |error| OpenError::io(path, error);
-    let name = path.file_name().ok_or_else(|| OpenError::NotALog {
-        path: path.to_path_buf(),
-        detail: "the path names no file".into(),
-    })?;
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let mut unfinished = name.to_owned();
-    unfinished.push(".unfinished");
-    let unfinished = folder.join(unfinished);
+    if path.file_name().is_none() {
+        let detail = "the path names no file".into();
+        return Err(OpenError::NotALog { path: path.to_path_buf(), detail });
+    }
+    let unfinished = with_suffix(path, ".unfinished");
     match std::fs::remove_file(&unfinished) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(io(error)),
         _ => {}
@@ -185,7 +216,7 @@ fn create(options: &Options) -> Result<(), OpenError> {
     initialize(backend, &identity).map_err(|error| OpenError::redb(path, error))?;
     std::fs::rename(&unfinished, path).map_err(io)?;
     // Without this the loss of power could take the name away again (the file itself is durable).
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)
+    File::open(folder_of(path)).and_then(|folder| folder.sync_all()).map_err(io)
 }
 
 /// Writes the rows of an empty log to an empty backend.
@@ -209,7 +240,22 @@ pub(crate) fn initialize(
     Ok(())
 }
 
-fn random_id() -> Result<[u8; 16], std::io::Error> {
+/// The folder that a file is in.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// A file beside another, with a name that goes on after its name.
+pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(suffix);
+    path.with_file_name(name)
+}
+
+pub(crate) fn random_id() -> Result<[u8; 16], std::io::Error> {
     let mut id = [0; 16];
     getrandom::fill(&mut id).map_err(std::io::Error::other)?;
     Ok(id)

@@ -2,4 +2,6 @@
 
 mod crash;
 mod damage;
+mod disk;
+mod journal;
 mod model;

@@ -142,7 +142,11 @@ pub(super) fn check(store: &mut RedbLogStore, model: &Model) {
 }
 
 pub(super) fn options(folder: &tempfile::TempDir) -> Options {
-    Options { prefill_bytes: 0, ..Options::new(folder.path().join("log"), [3; 16], NodeId(1)) }
+    Options {
+        prefill_bytes: 0,
+        journal_bytes: 256 << 10,
+        ..Options::new(folder.path().join("log"), [3; 16], NodeId(1))
+    }
 }
 
 proptest! {

@@ -1,0 +1,310 @@
+//! The backend that redb works on: the file, and in front of its syncs the journal.
+
+use std::io;
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use redb::{BackendError, StorageBackend};
+
+use super::BLOCK_BYTES;
+use super::checkpoint::Checkpoint;
+use super::record::Record;
+use super::recover::Recovered;
+use super::ring::{Ring, Span};
+
+/// Which part of the journal a record may take. A commit larger than that is written through.
+const RECORD_PART: u64 = 8;
+/// No record is larger than this. Beyond, writing every byte twice costs more than a second sync.
+const RECORD_BYTES_MAX: u64 = 1 << 20;
+/// After how large a part of the journal the file is brought up to date in the background.
+const CHECKPOINT_PART: u64 = 4;
+/// How much of the buffer of records is kept.
+const KEPT_BYTES: usize = 256 << 10;
+
+/// Where the file is synced when the journal fills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Checkpoints {
+    /// By a thread.
+    Background,
+    /// By the commit that fills it: for tests that need one order of events.
+    #[cfg(test)]
+    Inline,
+    /// The same, but only when there is no room left.
+    #[cfg(test)]
+    InlineWhenFull,
+}
+
+/// A file with a journal.
+#[derive(Debug)]
+pub(crate) struct Journaled<M, J> {
+    file: Arc<Checkpoint<M>>,
+    writer: Mutex<Writer<J>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Writer<J> {
+    journal: J,
+    id: [u8; 16],
+    ring: Ring,
+    record: Record,
+    record_bytes_max: usize,
+    /// More was written than a record holds.
+    overflown: bool,
+    /// How many blocks were written since the last checkpoint began.
+    since_start: u64,
+    start_blocks: u64,
+    failed: bool,
+}
+
+impl<M: StorageBackend, J: StorageBackend> Journaled<M, J> {
+    pub(crate) fn new(
+        file: M,
+        journal: J,
+        recovered: Recovered,
+        checkpoints: Checkpoints,
+    ) -> io::Result<Journaled<M, J>> {
+        let Recovered { id, blocks, ring, stamp } = recovered;
+        let inline = checkpoints != Checkpoints::Background;
+        let file = Arc::new(Checkpoint::new(file, stamp, inline));
+        let thread = match checkpoints {
+            Checkpoints::Background => {
+                let file = file.clone();
+                let named = std::thread::Builder::new().name("log-checkpoint".into());
+                Some(named.spawn(move || file.work())?)
+            }
+            #[cfg(test)]
+            Checkpoints::Inline | Checkpoints::InlineWhenFull => None,
+        };
+        let part = (blocks / RECORD_PART).max(1) * BLOCK_BYTES as u64;
+        let writer = Writer {
+            journal,
+            id,
+            ring,
+            record: Record::default(),
+            record_bytes_max: part.min(RECORD_BYTES_MAX) as usize,
+            overflown: false,
+            since_start: 0,
+            start_blocks: match checkpoints {
+                #[cfg(test)]
+                Checkpoints::InlineWhenFull => u64::MAX,
+                _ => (blocks / CHECKPOINT_PART).max(1),
+            },
+            failed: false,
+        };
+        Ok(Journaled { file, writer: Mutex::new(writer), thread: Mutex::new(thread) })
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Writer<J>> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<M, J> Journaled<M, J> {
+    fn stop_thread(&self) {
+        self.file.stop();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join(); // it does not panic; and if it did, nothing waits for what it did
+        }
+    }
+}
+
+impl<M, J> Drop for Journaled<M, J> {
+    /// redb has called `close`, unless it panicked: then the file stays as after a crash.
+    fn drop(&mut self) {
+        self.stop_thread();
+    }
+}
+
+impl<J: StorageBackend> Writer<J> {
+    /// Any failure is final: what the disk holds is uncertain then.
+    fn change(&mut self, change: impl FnOnce(&mut Writer<J>) -> io::Result<()>) -> io::Result<()> {
+        if self.failed {
+            return Err(io::Error::other("an earlier write to the log file or its journal failed"));
+        }
+        let outcome = change(self);
+        self.failed = outcome.is_err();
+        outcome
+    }
+
+    /// Makes durable what was written since the last call.
+    fn commit<M: StorageBackend>(&mut self, file: &Checkpoint<M>) -> io::Result<()> {
+        if self.overflown {
+            // Everything is in the file; the record says that no earlier one is needed. Should the power go in between, the
+            // earlier ones are replayed over parts of this commit: it was not acknowledged.
+            file.sync(self.ring.last(), false)?;
+            self.record.clear();
+            self.since_start = 0;
+            return self.free();
+        }
+        let blocks = self.record.bytes.len().div_ceil(BLOCK_BYTES) as u64;
+        let start =
+            self.ring.next(blocks).ok_or_else(|| io::Error::other("the journal has no room"))?;
+        self.put(start, file.done()? + 1)?;
+        self.since_start += blocks;
+        if self.since_start >= self.start_blocks && file.is_idle() {
+            self.since_start = 0;
+            file.start(self.ring.last())?;
+        }
+        Ok(())
+    }
+
+    /// Sees to it that the journal has room for the largest record. Before the first change of a commit, so that the file
+    /// gets no part of one that is not durable.
+    fn make_room<M: StorageBackend>(&mut self, file: &Checkpoint<M>) -> io::Result<()> {
+        if self.ring.next((self.record_bytes_max / BLOCK_BYTES) as u64).is_some() {
+            return Ok(());
+        }
+        file.wait()?;
+        if file.done()? < self.ring.last() {
+            file.start(self.ring.last())?;
+            file.wait()?;
+        }
+        self.since_start = 0;
+        self.free()
+    }
+
+    /// Writes a record that says that the file needs none of those before it.
+    fn free(&mut self) -> io::Result<()> {
+        let start = self.ring.next_that_frees();
+        let start = start.ok_or_else(|| io::Error::other("the journal has no room"))?;
+        // The record is empty, so it is not needed either.
+        self.put(start, self.ring.last() + 2)
+    }
+
+    /// Writes the record, and syncs it.
+    fn put(&mut self, start: u64, oldest: u64) -> io::Result<()> {
+        let sequence = self.ring.last() + 1;
+        self.record.seal(&self.id, sequence, oldest);
+        self.journal.write((1 + start) * BLOCK_BYTES as u64, &self.record.bytes)?;
+        self.journal.sync_data()?;
+        let blocks = (self.record.bytes.len() / BLOCK_BYTES) as u64;
+        self.ring.push(Span { sequence, start, blocks }, oldest);
+        self.record.clear();
+        self.record.bytes.shrink_to(KEPT_BYTES);
+        Ok(())
+    }
+
+    /// Says whether a change of `bytes` goes into the record. If it is too much for one, everything goes to the file from
+    /// here to the end of the commit.
+    fn has_room<M: StorageBackend>(
+        &mut self,
+        file: &Checkpoint<M>,
+        bytes: usize,
+    ) -> io::Result<bool> {
+        if self.record.is_empty() && !self.overflown {
+            self.make_room(file)?;
+        }
+        if !self.overflown && self.record.bytes_with(bytes) > self.record_bytes_max {
+            file.wait()?;
+            file.write_out()?;
+            self.overflown = true;
+            self.record.clear();
+        }
+        Ok(!self.overflown)
+    }
+
+    fn write<M: StorageBackend>(
+        &mut self,
+        file: &Checkpoint<M>,
+        offset: u64,
+        data: &[u8],
+    ) -> io::Result<()> {
+        if !self.has_room(file, data.len())? {
+            return file.file.write(offset, data);
+        }
+        self.record.push_write(offset, data);
+        let mut overlay = file.overlay.write().unwrap_or_else(PoisonError::into_inner);
+        overlay.write(&file.file, offset, data)
+    }
+
+    fn set_len<M: StorageBackend>(&mut self, file: &Checkpoint<M>, length: u64) -> io::Result<()> {
+        if self.has_room(file, 0)? {
+            self.record.push_length(length);
+        }
+        if length < file.file.len()? {
+            // Blocks on their way must not make it longer again.
+            file.wait()?;
+            file.overlay.write().unwrap_or_else(PoisonError::into_inner).cut(length);
+        }
+        file.file.set_len(length)
+    }
+}
+
+impl<M: StorageBackend, J: StorageBackend> StorageBackend for Journaled<M, J> {
+    fn len(&self) -> Result<u64, io::Error> {
+        self.file.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
+        let overlay = self.file.overlay.read().unwrap_or_else(PoisonError::into_inner);
+        overlay.read(&self.file.file, offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), io::Error> {
+        self.writer().change(|writer| writer.set_len(&self.file, len))
+    }
+
+    fn sync_data(&self) -> Result<(), io::Error> {
+        self.writer().change(|writer| {
+            if !writer.record.is_empty() || writer.overflown {
+                writer.commit(&self.file)?;
+                writer.overflown = false;
+            }
+            Ok(()) // all that was written is durable
+        })
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
+        self.writer().change(|writer| writer.write(&self.file, offset, data))
+    }
+
+    /// Brings the file up to date, and stamps it as one that does not need its journal.
+    fn close(&self) -> Result<(), io::Error> {
+        let mut writer = self.writer();
+        let all_durable = writer.record.is_empty() && !writer.overflown;
+        let outcome = writer.change(|writer| {
+            self.file.wait()?;
+            if all_durable {
+                self.file.write_out()?;
+                // First the pages: a stamp that says that they are there must not be there before them.
+                self.file.sync(writer.ring.last(), false)?;
+                self.file.sync(writer.ring.last(), true)?;
+            }
+            Ok(())
+        });
+        self.stop_thread();
+        let closed = writer.journal.close();
+        outcome.and(self.file.file.close()).and(closed)
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.file.file.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(
+        &self,
+        start: Bound<u64>,
+        end: Bound<u64>,
+    ) -> Result<bool, BackendError> {
+        self.file.file.try_lock_shared_range(start, end)
+    }
+
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.file.file.lock_range(start, end)
+    }
+
+    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.file.file.lock_shared_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.file.file.unlock_range(start, end)
+    }
+
+    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.file.file.query_lock_range(start, end)
+    }
+}

@@ -1,0 +1,141 @@
+//! The journal's file: where it stands, how it is made, and that one process at a time uses it.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+use redb::StorageBackend;
+use redb::backends::FileBackend;
+
+use super::BLOCK_BYTES;
+use super::record::{
+    JOURNAL_BYTES_MAX, JOURNAL_BYTES_MIN, JOURNAL_VERSION, Owner, OwnerFault, format_journal,
+};
+use super::recover::{Recovered, Refusal, recover};
+use super::stamp::{Stamped, read_stamps};
+use crate::open::{folder_of, random_id, with_suffix};
+use crate::{OpenError, Options};
+
+/// Where the journal of a log stands.
+pub(crate) fn journal_path(log: &Path) -> PathBuf {
+    with_suffix(log, ".journal")
+}
+
+/// An open, locked journal.
+#[derive(Debug)]
+pub(crate) struct JournalFile {
+    pub(crate) backend: FileBackend,
+    owner: Owner,
+}
+
+/// Opens and locks the journal that is there, and checks whose it is.
+pub(crate) fn open(options: &Options) -> Result<Option<JournalFile>, OpenError> {
+    let path = journal_path(&options.path);
+    let io = |error| OpenError::io(&path, error);
+    let mut file = match OpenOptions::new().read(true).write(true).open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io(error)),
+    };
+    lock(&file, options)?;
+    let mut header = vec![0; BLOCK_BYTES];
+    match file.read_exact(&mut header) {
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+            return Err(OpenError::damaged(&path, "it ends too early"));
+        }
+        outcome => outcome.map_err(io)?,
+    }
+    let owner = Owner::decode(&header).map_err(|fault| match fault {
+        OwnerFault::Magic => OpenError::damaged(&path, "it does not begin like a journal"),
+        OwnerFault::Damaged => OpenError::damaged(&path, "its header is broken"),
+        OwnerFault::Version(found) => {
+            OpenError::UnknownVersion { path: path.clone(), found, supported: JOURNAL_VERSION }
+        }
+    })?;
+    if owner.cluster != options.cluster {
+        let (found, expected) = (owner.cluster, options.cluster);
+        return Err(OpenError::OtherCluster { path, found, expected });
+    }
+    if owner.node != options.node {
+        let (found, expected) = (owner.node, options.node);
+        return Err(OpenError::OtherNode { path, found, expected });
+    }
+    let backend = FileBackend::new(file).map_err(|error| OpenError::redb(&path, error))?;
+    Ok(Some(JournalFile { backend, owner }))
+}
+
+fn lock(file: &File, options: &Options) -> Result<(), OpenError> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: options.path.clone() }),
+        Err(TryLockError::Error(error)) => Err(OpenError::io(&journal_path(&options.path), error)),
+    }
+}
+
+/// Makes a journal for a log whose file does not need the one that it had, if it ever had one.
+pub(crate) fn create(options: &Options) -> Result<JournalFile, OpenError> {
+    let path = journal_path(&options.path);
+    let io = |error| OpenError::io(&path, error);
+    let unfinished = with_suffix(&path, ".unfinished");
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&unfinished)
+        .map_err(io)?;
+    lock(&file, options)?;
+    let bytes = options.journal_bytes.clamp(JOURNAL_BYTES_MIN, JOURNAL_BYTES_MAX);
+    let owner = Owner {
+        cluster: options.cluster,
+        node: options.node,
+        journal: random_id().map_err(io)?,
+        bytes: bytes - bytes % BLOCK_BYTES as u64,
+    };
+    let backend = FileBackend::new(file).map_err(|error| OpenError::redb(&path, error))?;
+    format_journal(&backend, &owner).map_err(io)?;
+    std::fs::rename(&unfinished, &path).map_err(io)?;
+    File::open(folder_of(&path)).and_then(|folder| folder.sync_all()).map_err(io)?;
+    Ok(JournalFile { backend, owner })
+}
+
+/// Refuses a file that needs its journal if there is none.
+pub(crate) fn check_not_needed(
+    options: &Options,
+    file: &impl StorageBackend,
+) -> Result<(), OpenError> {
+    let path = options.path.clone();
+    match read_stamps(file).map_err(|error| OpenError::io(&path, error))? {
+        Stamped::Never => Ok(()),
+        Stamped::With(stamp) if stamp.closed => Ok(()),
+        Stamped::With(_) => Err(OpenError::JournalMissing { journal: journal_path(&path), path }),
+        Stamped::Broken => Err(OpenError::damaged(&path, "both of its stamps are broken")),
+        Stamped::Unknown(found) => {
+            Err(OpenError::UnknownVersion { path, found, supported: JOURNAL_VERSION })
+        }
+    }
+}
+
+/// Brings the file up to date.
+pub(crate) fn recover_file(
+    options: &Options,
+    file: &impl StorageBackend,
+    journal: &JournalFile,
+) -> Result<Recovered, OpenError> {
+    let path = options.path.as_path();
+    let stamped = read_stamps(file).map_err(|error| OpenError::io(path, error))?;
+    recover(file, &journal.backend, &journal.owner, stamped).map_err(|refusal| match refusal {
+        Refusal::Io(error) => OpenError::io(path, error),
+        Refusal::Damaged(what) => OpenError::damaged(&journal_path(path), what),
+        Refusal::Mismatch(detail) => OpenError::JournalMismatch {
+            path: path.to_path_buf(),
+            journal: journal_path(path),
+            detail,
+        },
+        Refusal::Version(found) => OpenError::UnknownVersion {
+            path: path.to_path_buf(),
+            found,
+            supported: JOURNAL_VERSION,
+        },
+    })
+}

@@ -1,0 +1,218 @@
+//! Opening: which records there are, whether they and the file belong together, and writing over the file what it may lack.
+
+use std::collections::HashMap;
+use std::io;
+
+use redb::StorageBackend;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::BLOCK_BYTES;
+use super::record::{
+    Change, Header, JOURNAL_BYTES_MAX, JOURNAL_BYTES_MIN, Owner, RECORD_HEADER_BYTES, Record,
+    changes, format_journal,
+};
+use super::ring::{Ring, Span};
+use super::stamp::{Stamp, Stamped};
+
+/// A journal that is ready for use, and what to go on with.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    pub(crate) id: [u8; 16],
+    pub(crate) blocks: u64,
+    pub(crate) ring: Ring,
+    pub(crate) stamp: Stamp,
+}
+
+/// Why a file and a journal can not be used together.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    Io(io::Error),
+    /// The journal is broken in a way that no loss of power explains.
+    Damaged(String),
+    /// They are not of one log, or not of one moment.
+    Mismatch(&'static str),
+    /// The file's stamp is of a later version.
+    Version(u16),
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Refusal {
+        Refusal::Io(error)
+    }
+}
+
+/// The records that were found: by number, where each begins. Bodies are not looked at yet; a number may stand twice, once
+/// for a record that was cut short.
+struct Found<'a, J> {
+    journal: &'a J,
+    records: HashMap<u64, Vec<(Span, Header)>>,
+}
+
+impl<'a, J: StorageBackend> Found<'a, J> {
+    fn scan(journal: &'a J, owner: &Owner) -> io::Result<Found<'a, J>> {
+        let blocks = owner.bytes / BLOCK_BYTES as u64 - 1;
+        let mut records: HashMap<u64, Vec<_>> = HashMap::new();
+        let mut bytes = [0; RECORD_HEADER_BYTES];
+        for start in 0..blocks {
+            journal.read((1 + start) * BLOCK_BYTES as u64, &mut bytes)?;
+            if let Some(header) = Header::decode(&bytes, &owner.journal)
+                && start + header.blocks() <= blocks
+            {
+                let span = Span { sequence: header.sequence, start, blocks: header.blocks() };
+                records.entry(header.sequence).or_default().push((span, header));
+            }
+        }
+        Ok(Found { journal, records })
+    }
+
+    /// The record of that number, if there is a whole one.
+    fn whole(&self, sequence: u64) -> io::Result<Option<(Span, Header, Vec<u8>)>> {
+        for (span, header) in self.records.get(&sequence).into_iter().flatten() {
+            let mut body = vec![0; header.body_bytes as usize];
+            let at = (1 + span.start) * BLOCK_BYTES as u64 + RECORD_HEADER_BYTES as u64;
+            self.journal.read(at, &mut body)?;
+            if xxh3_64(&body) == header.body_checksum {
+                return Ok(Some((*span, *header, body)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The last record that is whole: only the very last may not be, when it was being written as the power went.
+    fn last(&self) -> Result<Option<(Span, Header)>, Refusal> {
+        let Some(last) = self.records.keys().max().copied() else { return Ok(None) };
+        if let Some((span, header, _)) = self.whole(last)? {
+            return Ok(Some((span, header)));
+        }
+        match self.whole(last - 1)? {
+            Some((span, header, _)) => Ok(Some((span, header))),
+            None => Err(broken(last - 1)),
+        }
+    }
+}
+
+fn broken(sequence: u64) -> Refusal {
+    Refusal::Damaged(format!(
+        "its record {sequence} is missing or broken although later ones were written after it was complete"
+    ))
+}
+
+/// Checks the journal against the file, brings the file up to date, and makes both ready for writing. Nothing is changed if
+/// it refuses.
+pub(crate) fn recover(
+    file: &impl StorageBackend,
+    journal: &impl StorageBackend,
+    owner: &Owner,
+    stamped: Stamped,
+) -> Result<Recovered, Refusal> {
+    let sensible = (JOURNAL_BYTES_MIN..=JOURNAL_BYTES_MAX).contains(&owner.bytes)
+        && owner.bytes.is_multiple_of(BLOCK_BYTES as u64);
+    if !sensible || journal.len()? != owner.bytes {
+        return Err(Refusal::Damaged("it is not as long as it says".into()));
+    }
+    let found = Found::scan(journal, owner)?;
+    let stamp = match stamped {
+        Stamped::Unknown(version) => return Err(Refusal::Version(version)),
+        Stamped::Broken => {
+            return Err(Refusal::Damaged("both stamps in the log file are broken".into()));
+        }
+        Stamped::With(stamp) => Some(stamp),
+        Stamped::Never => None,
+    };
+    let number = stamp.map_or(0, |stamp| stamp.number);
+    let (spans, last) = match stamp {
+        Some(stamp) if stamp.journal == owner.journal && !stamp.closed => {
+            replay(file, &found, &stamp)?
+        }
+        Some(stamp) if stamp.journal == owner.journal => {
+            let last = found.last().ok().flatten();
+            let newer = last.is_some_and(|(span, _)| span.sequence > stamp.synced);
+            match last {
+                _ if newer => return Err(OLDER),
+                Some((span, _)) if span.sequence == stamp.synced => (vec![span], span.sequence),
+                // An older copy of the journal, or a broken one: the file needs none.
+                _ => afresh(journal, owner)?,
+            }
+        }
+        // A new journal, that the file does not know yet.
+        _ if stamp.is_none_or(|stamp| stamp.closed) => match found.last()? {
+            Some((span, header)) if header.sequence == 1 && header.oldest == 2 => (vec![span], 1),
+            _ => return Err(OTHERS),
+        },
+        _ => return Err(OTHERS),
+    };
+    let stamp = Stamp { number: number + 1, journal: owner.journal, synced: last, closed: false };
+    stamp.write(file)?;
+    file.sync_data()?;
+    let blocks = owner.bytes / BLOCK_BYTES as u64 - 1;
+    let mut ring = Ring::new(blocks, spans);
+    start_anew(journal, owner, &mut ring)?;
+    Ok(Recovered { id: owner.journal, blocks, ring, stamp })
+}
+
+const OLDER: Refusal = Refusal::Mismatch("the log file is an older copy than its journal");
+const OTHERS: Refusal = Refusal::Mismatch("the journal is of another log file");
+
+/// Writes a record that says that the file needs none of those before it.
+fn start_anew(
+    journal: &impl StorageBackend,
+    owner: &Owner,
+    ring: &mut Ring,
+) -> Result<(), Refusal> {
+    let start = ring.next_that_frees().ok_or_else(|| Refusal::Damaged("it has no room".into()))?;
+    let sequence = ring.last() + 1;
+    let mut record = Record::default();
+    record.seal(&owner.journal, sequence, sequence + 1);
+    journal.write((1 + start) * BLOCK_BYTES as u64, &record.bytes)?;
+    journal.sync_data()?;
+    ring.push(Span { sequence, start, blocks: 1 }, sequence + 1);
+    Ok(())
+}
+
+fn afresh(journal: &impl StorageBackend, owner: &Owner) -> Result<(Vec<Span>, u64), Refusal> {
+    format_journal(journal, owner)?;
+    Ok((vec![Span { sequence: 1, start: 0, blocks: 1 }], 1))
+}
+
+/// Writes over the file what it may lack. Everything is checked before anything is written.
+fn replay<J: StorageBackend>(
+    file: &impl StorageBackend,
+    found: &Found<'_, J>,
+    stamp: &Stamp,
+) -> Result<(Vec<Span>, u64), Refusal> {
+    let Some((last, header)) = found.last()? else {
+        return Err(Refusal::Damaged("it holds no records".into()));
+    };
+    if last.sequence < stamp.synced {
+        return Err(Refusal::Mismatch("the journal is an older copy than the log file"));
+    }
+    if stamp.synced + 1 < header.oldest.min(last.sequence) {
+        return Err(OLDER);
+    }
+    let mut spans = Vec::new();
+    for sequence in header.oldest.min(last.sequence)..=last.sequence {
+        let (span, _, body) = found.whole(sequence)?.ok_or_else(|| broken(sequence))?;
+        if changes(&body).is_none() {
+            return Err(Refusal::Damaged(format!("its record {sequence} makes no sense")));
+        }
+        spans.push(span);
+    }
+    for sequence in header.oldest..=last.sequence {
+        let Some((_, _, body)) = found.whole(sequence)? else { return Err(broken(sequence)) };
+        for change in changes(&body).unwrap_or_default() {
+            match change {
+                Change::Length(length) => file.set_len(length)?,
+                Change::Write { offset, data, zeros } => {
+                    let mut data = data.to_vec();
+                    data.resize(data.len() + zeros, 0);
+                    let end = offset + data.len() as u64;
+                    if file.len()? < end {
+                        file.set_len(end)?;
+                    }
+                    file.write(offset, &data)?;
+                }
+            }
+        }
+    }
+    Ok((spans, last.sequence))
+}
