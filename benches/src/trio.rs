@@ -132,6 +132,9 @@ impl Trio {
     }
 
     /// Lets a heartbeat interval pass: the leader's round of heartbeats, and their answers.
+    ///
+    /// # Panics
+    /// If the leader waits for nothing, which a leader never does.
     pub fn heartbeat(&mut self) {
         self.now = self.hosts[0].raft.poll_timeout().expect("a leader waits");
         self.handle(0, Input::Timeout);

@@ -232,7 +232,7 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
                 count(&self.counters.messages_received, 1);
                 match message {
                     PeerMessage::Raft(message) => {
-                        self.handle(Input::Message { from, store: None, message })
+                        self.handle(Input::Message { from, store: None, message });
                     }
                     PeerMessage::Snapshot(frame) => self.on_frame(from, frame),
                 }

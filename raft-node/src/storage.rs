@@ -14,6 +14,7 @@ use crate::metrics::{Counters, count};
 
 /// What the driver hands to the storage thread.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // nearly all of them are writes
 pub(crate) enum StorageWork {
     Persist(Persist),
     Compact(LogPosition),

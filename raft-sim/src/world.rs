@@ -63,6 +63,7 @@ pub(crate) struct Snapshot<M> {
 
 /// What waits for a disk, in order.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // nearly all of them are writes
 pub(crate) enum DiskOp {
     Write(Persist),
     Compact(LogPosition),

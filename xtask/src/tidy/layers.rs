@@ -74,7 +74,13 @@ const LAYERS: &[Layer] = &[
         others: None,
         never: &["tokio", "redb", "quinn"],
     },
-    Layer { name: "benches", ours: &[], optional: &[], others: Some(&[]), never: &[] },
+    Layer {
+        name: "benches",
+        ours: &["raft-core"],
+        optional: &[],
+        others: Some(&["bytes"]),
+        never: &[],
+    },
 ];
 
 /// Everything that `raft-core` may pull in, however indirectly: its two dependencies, and what the derive macro of one is made of.
