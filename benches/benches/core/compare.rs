@@ -126,7 +126,9 @@ pub(crate) fn print_growth() {
             .map(|_| {
                 let proposals: Vec<_> = (0..WINDOW).map(|_| vec![payload.clone(); BATCH]).collect();
                 let begun = Instant::now();
-                proposals.into_iter().for_each(|commands| trio.commit(commands));
+                for commands in proposals {
+                    trio.commit(commands);
+                }
                 begun.elapsed().as_nanos() as f64 / (WINDOW * BATCH as u64) as f64
             })
             .collect();

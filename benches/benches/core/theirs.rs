@@ -90,7 +90,7 @@ impl Trio {
         while host.node.has_ready() {
             let mut ready = host.node.ready();
             self.network.extend(ready.take_messages());
-            host.apply(ready.take_committed_entries());
+            host.apply(&ready.take_committed_entries());
             {
                 let mut store = host.store.wl();
                 store.append(ready.entries()).expect("appended");
@@ -104,15 +104,15 @@ impl Trio {
                 host.store.wl().mut_hard_state().set_commit(commit);
             }
             self.network.extend(light.take_messages());
-            host.apply(light.take_committed_entries());
+            host.apply(&light.take_committed_entries());
             host.node.advance_apply();
         }
     }
 }
 
 impl Host {
-    fn apply(&mut self, entries: Vec<Entry>) {
-        for entry in &entries {
+    fn apply(&mut self, entries: &[Entry]) {
+        for entry in entries {
             self.applied_bytes += black_box(&entry.data).len() as u64;
             self.applied = entry.index;
         }
