@@ -31,6 +31,9 @@ fn name(fault: PeerFault) -> &'static str {
     }
 }
 
+/// The name of a fault, who is told, by whom, and what.
+type Row = (&'static str, fn() -> Raft, u64, Message);
+
 /// How many names there are above.
 const NAMES: usize = 13;
 
@@ -69,7 +72,7 @@ fn every_fault_is_refused_by_name_and_changes_nothing() {
     const MAX: u64 = u64::MAX;
     let nobody = SnapshotMeta { position: at(5, 3), membership: Membership::default() };
     let matched = SnapshotOutcome::Matched(Index(MAX));
-    let table: [(&str, fn() -> Raft, u64, Message); 23] = [
+    let table: [Row; 23] = [
         ("OwnId", follower, 1, message(3, append((0, 0), &[], 0))),
         ("ImpossibleTerm", follower, 2, message(0, append((0, 0), &[], 0))),
         ("ImpossibleTerm", follower, 2, message(MAX, append((0, 0), &[], 0))),

@@ -91,7 +91,7 @@ impl Maker {
 
     fn bytes(&mut self) -> Bytes {
         let length = self.below(200);
-        Bytes::from_iter((0..length).map(|_| self.bits().to_le_bytes()[0]))
+        (0..length).map(|_| self.bits().to_le_bytes()[0]).collect()
     }
 
     fn membership(&mut self) -> Membership {
@@ -565,7 +565,7 @@ fn a_recording_that_ends_within_a_record_says_so() {
     let file = lives.remove(0).recording();
     let ends = boundaries(&file);
     for cut in (0..file.len()).step_by(61) {
-        let error = Recording::read(&file[..cut]).map(|recording| recording.last());
+        let error = Recording::read(&file[..cut]).map(Iterator::last);
         if cut < 8 {
             assert_eq!(error.err(), Some(RecordingError::NotARecording));
         } else if cut < ends[0] {
