@@ -15,6 +15,9 @@ const EARLY: &str = "eib4Ohth5oongooy";
 /// Written last.
 const LATE: &str = "aeNg2ohfei7Ahcoo";
 
+/// What belongs to the log: the two are only ever put back together.
+const JOURNAL: &str = "data1/log.redb.journal";
+
 /// A stopped cluster of one, with a log of several chunks.
 fn stopped() -> Cluster {
     let mut cluster = Cluster::start(1);
@@ -25,6 +28,7 @@ fn stopped() -> Cluster {
     assert_succeeds(&cluster.client(&["load", &file]));
     assert_succeeds(&cluster.client(&["put", "k", LATE]));
     assert_eq!(cluster.stop(1), Some(0));
+    fs::copy(cluster.path(JOURNAL), cluster.path("journal.saved")).expect("copied");
     cluster
 }
 
@@ -32,6 +36,9 @@ fn stopped() -> Cluster {
 #[track_caller]
 fn serves(cluster: &Cluster, path: &str, content: &[u8], what: &str) -> bool {
     fs::write(path, content).expect("writable");
+    if path.ends_with("log.redb") {
+        fs::copy(cluster.path("journal.saved"), cluster.path(JOURNAL)).expect("copied");
+    }
     let mut serve = cluster.serve(1);
     let mut node = serve.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
     let (stdin, stdout) = (node.stdin.take(), node.stdout.take().expect("piped"));

@@ -273,8 +273,9 @@ impl Raft {
         }
     }
 
+    /// Whether its store may lack commands: it is a witness, or was one (a removal may yet be rolled back).
     pub(crate) fn is_witness(&self) -> bool {
-        self.log.membership().is_witness(self.config.id)
+        self.log.ever_lists_witness(self.config.id)
     }
 
     fn on_time(&mut self) {
