@@ -9,8 +9,8 @@ use crate::progress::{Peer, Progress};
 use crate::quorum::{quorum_reached, zones_reached};
 use crate::role::Role;
 use crate::{
-    Action, AppendOutcome, Body, Entries, Entry, Index, Instant, LogPosition, Message, NodeId,
-    PeerFault, ProposalId, Raft, Refusal, Resolution,
+    Action, AppendOutcome, Body, Entries, Index, Instant, LogPosition, Message, NodeId, PeerFault,
+    ProposalId, Raft, Refusal, Resolution,
 };
 
 impl Raft {
@@ -109,13 +109,12 @@ impl Raft {
             if !self.has_window(to) {
                 return;
             }
+            let budget = self.append_budget(to);
             if self.log.membership().is_witness(to) {
-                let count_max = (self.config.append_bytes_max / Entry::OVERHEAD_BYTES).max(1);
-                let entries = self.log.without_commands(next, last, count_max as u64);
+                let entries = self.log.without_commands(next, last, budget);
                 self.send_append(to, next, entries);
                 continue;
             }
-            let budget = self.append_budget(to);
             let tail_first = self.log.tail_first();
             if next <= last && next < tail_first {
                 self.fetch(to, next, tail_first.prev());

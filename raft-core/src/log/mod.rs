@@ -118,10 +118,14 @@ impl Log {
         self.shape.ever_lists_witness(node)
     }
 
-    /// The entries from `first` to `last`, at most `count_max`, without their commands.
-    pub(crate) fn without_commands(&self, first: Index, last: Index, count_max: u64) -> Entries {
-        let last = last.min(first.plus(count_max.saturating_sub(1)));
-        Entries::from_run(self.shape.without_commands(first, last))
+    /// The entries from `first` to `last`, up to `budget_bytes` but at least one, without their commands.
+    pub(crate) fn without_commands(
+        &self,
+        first: Index,
+        last: Index,
+        budget_bytes: usize,
+    ) -> Entries {
+        Entries::from_run(self.shape.without_commands(first, last, budget_bytes))
     }
 
     pub(crate) fn runs(&self) -> impl DoubleEndedIterator<Item = &TermRun> {

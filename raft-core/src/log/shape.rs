@@ -207,8 +207,13 @@ impl LogShape {
             || self.memberships.iter().any(|(_, membership)| membership.is_witness(node))
     }
 
-    /// The entries from `first` to `last`, without their commands: what a witness gets.
-    pub(crate) fn without_commands(&self, first: Index, last: Index) -> Vec<Entry> {
+    /// The entries from `first` to `last`, without their commands: what a witness gets. Up to `budget_bytes`, but at least one.
+    pub(crate) fn without_commands(
+        &self,
+        first: Index,
+        last: Index,
+        mut budget_bytes: usize,
+    ) -> Vec<Entry> {
         let mut entries = Vec::new();
         let mut index = first;
         while let Some(term) =
@@ -218,7 +223,13 @@ impl LogShape {
             let payload = configuration.map_or(Payload::Withheld, |(_, membership)| {
                 Payload::Membership(membership.clone())
             });
-            entries.push(Entry { term, index, payload });
+            let entry = Entry { term, index, payload };
+            let size = entry.size_bytes();
+            if size > budget_bytes && !entries.is_empty() {
+                break;
+            }
+            budget_bytes = budget_bytes.saturating_sub(size);
+            entries.push(entry);
             index = index.next();
         }
         entries

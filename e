@@ -1,1 +1,0 @@
-error: can not read the configuration c/node1.toml (give --config DIR/node1.toml or set RAFT_NODE_CONFIG; `raft init --dir DIR --nodes 3` makes one for each node): No such file or directory (os error 2)
