@@ -117,7 +117,7 @@ impl Node {
         disk.entries.push(raft_core::Entry {
             term: Term(1),
             index: Index(1),
-            payload: Payload::Membership(membership.clone()),
+            payload: Payload::Membership(membership.clone().into()),
         });
         disk.hard_state = HardState { term: Term(1), vote: None, commit: Index(1) };
         disk
@@ -146,7 +146,7 @@ impl Node {
         let committed = self.log.entries.iter().take_while(|entry| entry.index <= commit);
         committed
             .filter_map(|entry| match &entry.payload {
-                Payload::Membership(membership) => Some((membership.clone(), entry.index)),
+                Payload::Membership(membership) => Some((Membership::clone(membership), entry.index)),
                 _ => None,
             })
             .last()
