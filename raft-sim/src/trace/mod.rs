@@ -21,7 +21,7 @@ mod node;
 mod receive;
 mod world;
 
-//pub use check::{Fault, Summary, check, check_json};
+pub use check::{Fault, Summary, check, check_json};
 pub use event::{
     Change, ChangeAction, ConfChange, Event, Line, Msg, MsgType, Name, Prop, RoleName, State, Tag,
 };

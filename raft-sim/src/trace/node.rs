@@ -146,7 +146,9 @@ impl Node {
         let committed = self.log.entries.iter().take_while(|entry| entry.index <= commit);
         committed
             .filter_map(|entry| match &entry.payload {
-                Payload::Membership(membership) => Some((Membership::clone(membership), entry.index)),
+                Payload::Membership(membership) => {
+                    Some((Membership::clone(membership), entry.index))
+                }
                 _ => None,
             })
             .last()
@@ -203,8 +205,7 @@ impl Node {
 /// How a message shows in a trace; `None` if the schema does not know its kind.
 pub(super) fn project(from: NodeId, to: NodeId, message: &Message) -> Option<Msg> {
     use raft_core::{AppendOutcome, Body};
-    let msg =
-        |kind| Msg::new(kind, number(message.term.0), from.to_string(), to.to_string());
+    let msg = |kind| Msg::new(kind, number(message.term.0), from.to_string(), to.to_string());
     let mut told = match &message.body {
         Body::Vote { last, .. } => Msg {
             index: Some(number(last.index.0)),
@@ -222,11 +223,9 @@ pub(super) fn project(from: NodeId, to: NodeId, message: &Message) -> Option<Msg
             commit: Some(number(commit.0.min(prev.index.0 + entries.len() as u64))),
             ..msg(MsgType::MsgApp)
         },
-        Body::Heartbeat { commit, .. } => Msg {
-            entries: Some(0),
-            commit: Some(number(commit.0)),
-            ..msg(MsgType::MsgHeartbeat)
-        },
+        Body::Heartbeat { commit, .. } => {
+            Msg { entries: Some(0), commit: Some(number(commit.0)), ..msg(MsgType::MsgHeartbeat) }
+        }
         // The answer to a leader of the past. The schema has no other word for it than a refused append.
         Body::HeartbeatResponse { read_context: 0 } => {
             Msg { index: Some(0), reject: Some(true), ..msg(MsgType::MsgAppResp) }
@@ -235,11 +234,9 @@ pub(super) fn project(from: NodeId, to: NodeId, message: &Message) -> Option<Msg
         Body::AppendResponse(AppendOutcome::Accepted { matched }) => {
             Msg { index: Some(number(matched.0)), ..msg(MsgType::MsgAppResp) }
         }
-        Body::AppendResponse(AppendOutcome::Rejected { prev, .. }) => Msg {
-            index: Some(number(prev.0)),
-            reject: Some(true),
-            ..msg(MsgType::MsgAppResp)
-        },
+        Body::AppendResponse(AppendOutcome::Rejected { prev, .. }) => {
+            Msg { index: Some(number(prev.0)), reject: Some(true), ..msg(MsgType::MsgAppResp) }
+        }
         _ => return None,
     };
     let is_answer = matches!(told.kind, MsgType::MsgAppResp | MsgType::MsgHeartbeatResp);

@@ -3,8 +3,7 @@
 //! A message is held back only where the schema could not tell what our protocol would make of it; every such place is named in the book.
 
 use raft_core::{
-    AppendOutcome, Body, Index, Input, LogPosition, Membership, Message, NodeId, RoleKind,
-    Term,
+    AppendOutcome, Body, Index, Input, LogPosition, Membership, Message, NodeId, RoleKind, Term,
 };
 
 use super::event::{Name, RoleName};
@@ -221,8 +220,7 @@ impl World {
         }
         let node = self.node(pre.id)?;
         let is_free = term > pre.term || pre.vote.is_none_or(|vote| vote == from);
-        let theirs =
-            term >= pre.term && is_free && last.is_up_to_date_with(node.log.last());
+        let theirs = term >= pre.term && is_free && last.is_up_to_date_with(node.log.last());
         let ours = post.term == term && post.vote == Some(from);
         if !theirs || ours {
             return Ok(true);

@@ -67,7 +67,9 @@ pub struct Tally {
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
     /// The options make no run.
-    #[error("a traced run has 1 to 9 members and 1 to 1000000 events; asked for {nodes} and {events}")]
+    #[error(
+        "a traced run has 1 to 9 members and 1 to 1000000 events; asked for {nodes} and {events}"
+    )]
     Options {
         /// As asked for.
         nodes: u64,
@@ -240,9 +242,10 @@ impl World {
     /// One thing happens: the next on the agenda, or a node's timer.
     fn step(&mut self) -> Result<(), TraceError> {
         self.make_trouble()?;
-        let timers = self.nodes.values().filter_map(|node| {
-            Some((node.raft.as_ref()?.poll_timeout()?.0, node.id))
-        });
+        let timers = self
+            .nodes
+            .values()
+            .filter_map(|node| Some((node.raft.as_ref()?.poll_timeout()?.0, node.id)));
         let timer = timers.min();
         let planned = self.agenda.first_key_value().map(|(key, _)| *key);
         match (timer, planned) {
@@ -350,8 +353,7 @@ impl World {
                     != (shot.term, shot.vote, shot.commit, shot.last, &shot.voters)
             });
             let is_ready = node.is_dirty || changed || !node.persists.is_empty();
-            let persists =
-                node.write_all().map_err(|what| TraceError::Disk { node: id, what })?;
+            let persists = node.write_all().map_err(|what| TraceError::Disk { node: id, what })?;
             if is_ready {
                 node.is_dirty = false;
                 node.durable = Some(shot.clone());
@@ -461,11 +463,7 @@ impl World {
         Ok(())
     }
 
-    fn note_sends(
-        &mut self,
-        shot: &Shot,
-        sends: Vec<(NodeId, Message)>,
-    ) -> Result<(), TraceError> {
+    fn note_sends(&mut self, shot: &Shot, sends: Vec<(NodeId, Message)>) -> Result<(), TraceError> {
         for (to, message) in sends {
             let conf = &self.node(shot.id)?.conf;
             let is_known = match &message.body {
@@ -610,8 +608,12 @@ impl World {
         }
         let Some(leader) = self.leader() else { return Ok(()) };
         let trouble = self.troubles.pop_front().unwrap_or_else(|| {
-            let all =
-                [Trouble::CrashLeader, Trouble::CrashOther, Trouble::PartLeader, Trouble::PartOther];
+            let all = [
+                Trouble::CrashLeader,
+                Trouble::CrashOther,
+                Trouble::PartLeader,
+                Trouble::PartOther,
+            ];
             self.rng.pick(&all)
         });
         self.trouble_at = self.lines.len() + self.rng.between(120, 220) as usize;
@@ -646,9 +648,8 @@ impl World {
         self.fire_timer_if_due(id)?;
         let Some(pre) = self.shot(id) else { return Ok(()) };
         let count = self.rng.between(1, 3);
-        let commands = (0..count)
-            .map(|_| Bytes::from(vec![0; self.rng.below(200) as usize]))
-            .collect();
+        let commands =
+            (0..count).map(|_| Bytes::from(vec![0; self.rng.below(200) as usize])).collect();
         self.requests += 1;
         self.feed(id, Input::Propose { id: ProposalId(self.requests), commands })?;
         if let Some(post) = self.shot(id).filter(|post| post.last > pre.last) {
