@@ -7,7 +7,7 @@ use raft_core::{
 };
 
 use super::event::{Name, RoleName};
-use super::node::{Shot, project};
+use super::node::{Node, Shot, project};
 use super::world::{TraceError, World};
 
 /// Whether a message is let through.
@@ -74,10 +74,27 @@ impl World {
             Body::AppendResponse(AppendOutcome::Accepted { matched })
                 if pre.role == RoleName::Leader && message.term == pre.term =>
             {
+                // While the end of an append is being written, our follower acknowledges already what it had before. The schema's does not.
+                let is_known = self.has_acknowledged(from, pre.id, *matched);
+                if !is_known && !self.has_reply((from, pre.id), message.term, *matched) {
+                    return Gate::Lose;
+                }
                 self.gate_acknowledgement(from, pre, *matched)
+            }
+            // A refusal that was overtaken by an acknowledgement of the same: our leader looks again from there, the schema's never does.
+            Body::AppendResponse(AppendOutcome::Rejected { prev, .. })
+                if self.has_acknowledged(from, pre.id, *prev) =>
+            {
+                Gate::Lose
             }
             _ => Gate::Pass,
         }
+    }
+
+    fn has_acknowledged(&self, from: NodeId, leader: NodeId, index: Index) -> bool {
+        let status = self.nodes.get(&leader).and_then(Node::status);
+        let peer = status.and_then(|status| status.peers.into_iter().find(|peer| peer.id == from));
+        peer.is_some_and(|peer| index <= peer.matched)
     }
 
     /// The schema elects by the latest committed configuration, we by the latest in the log: a vote that would do for ours alone is lost.

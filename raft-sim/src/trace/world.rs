@@ -526,6 +526,10 @@ impl World {
         Ok(())
     }
 
+    pub(super) fn has_reply(&self, (from, to): (NodeId, NodeId), term: Term, at: Index) -> bool {
+        self.replies.contains_key(&(from, to, term, at))
+    }
+
     /// Whether the schema's leader still has this acknowledgement to hear; takes it if so.
     pub(super) fn take_reply(
         &mut self,
