@@ -45,6 +45,19 @@ pub struct Run {
     pub tally: Tally,
 }
 
+impl Run {
+    /// The trace in its written form: one JSON object a line.
+    pub fn to_json(&self) -> String {
+        let mut text = String::new();
+        for line in &self.lines {
+            // Strings, numbers and booleans only: there is nothing that could not be written.
+            text.push_str(&serde_json::to_string(line).unwrap_or_default());
+            text.push('\n');
+        }
+        text
+    }
+}
+
 /// How often what happened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each is named after what it counts")]
