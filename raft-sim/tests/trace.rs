@@ -80,7 +80,7 @@ fn a_damaged_trace_is_refused_by_the_rule_that_it_breaks() {
     refused(is(Name::Ready), bump, "term is");
     let drop_line = |lines: &mut Vec<Line>, at: usize| drop(lines.remove(at));
     refused(is(Name::Ready), drop_line, "nobody sent");
-    refused(is(Name::BecomeLeader), drop_line, "another than a leader");
+    refused(is(Name::BecomeLeader), drop_line, "role is");
     refused(is(Name::Replicate), drop_line, "log is");
     refused(is(Name::Commit), drop_line, "commit is");
     let twice = |lines: &mut Vec<Line>, at: usize| {
@@ -129,7 +129,7 @@ fn a_restart_that_forgets_is_refused() {
     assert!(fault.what.contains("commit is"), "{fault}");
 }
 
-/// Three servers by hand: a leader of term 4 that has an entry of term 2 everywhere must not commit it by counting (paper figure 8).
+/// A leader must not commit before a quorum of its voters has an entry of its own term, whatever was acknowledged (paper figure 8).
 #[test]
 fn an_entry_of_an_earlier_term_is_not_committed_by_counting() {
     let mut seen = 0;
