@@ -81,7 +81,7 @@ fn a_damaged_trace_is_refused_by_the_rule_that_it_breaks() {
     let drop_line = |lines: &mut Vec<Line>, at: usize| drop(lines.remove(at));
     refused(is(Name::Ready), drop_line, "nobody sent");
     refused(is(Name::BecomeLeader), drop_line, "role is");
-    refused(is(Name::Replicate), drop_line, "log is");
+    refused(is(Name::Replicate), drop_line, "by the rules it is");
     refused(is(Name::Commit), drop_line, "commit is");
     let twice = |lines: &mut Vec<Line>, at: usize| {
         let line = lines[at].clone();
