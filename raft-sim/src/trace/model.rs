@@ -259,7 +259,10 @@ impl Model {
             server.follow(msg.term);
         }
         match name {
-            Name::ReceiveRequestVoteRequest => vote(id, server, &key),
+            Name::ReceiveRequestVoteRequest => {
+                vote(id, server, &key);
+                Ok(())
+            }
             Name::ReceiveRequestVoteResponse => {
                 if msg.term == server.term {
                     server.responded.insert(msg.from.clone());
@@ -413,7 +416,7 @@ fn acknowledge_itself(id: &str, server: &mut Server, msg: &Msg) -> Result<(), St
     queue(server, msg, expected, Vec::new())
 }
 
-fn vote(id: &str, server: &mut Server, msg: &Msg) -> Result<(), String> {
+fn vote(id: &str, server: &mut Server, msg: &Msg) {
     let asked = (msg.log_term.unwrap_or(0), msg.index.unwrap_or(0));
     let own = (server.term_at(server.last()), server.last());
     let is_free = server.vote == "0" || server.vote == msg.from;
@@ -423,7 +426,6 @@ fn vote(id: &str, server: &mut Server, msg: &Msg) -> Result<(), String> {
     }
     let blank = Msg::new(MsgType::MsgVoteResp, server.term, id.to_owned(), msg.from.clone());
     server.pending.push((Msg { reject: Some(!grants), ..blank }, Vec::new()));
-    Ok(())
 }
 
 fn take_append(

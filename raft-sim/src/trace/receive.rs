@@ -47,7 +47,7 @@ impl World {
             Gate::Pass => {}
         }
         self.note_order((from, to), number);
-        let given = self.cut_at_commit(&pre, &message);
+        let given = Self::cut_at_commit(&pre, &message);
         let accepted = self.accepts(&pre, &message);
         self.feed(to, Input::Message { from, store: None, message: given })?;
         self.note_receipt(from, &pre, &message, accepted)?;
@@ -141,7 +141,7 @@ impl World {
 
     /// An append that begins below the follower's commit: the schema's follower takes nothing of it, ours would take its end. The core is
     /// given only what is committed there already.
-    fn cut_at_commit(&self, pre: &Shot, message: &Message) -> Message {
+    fn cut_at_commit(pre: &Shot, message: &Message) -> Message {
         let mut given = message.clone();
         if let Body::Append { prev, entries, .. } = &mut given.body
             && message.term >= pre.term

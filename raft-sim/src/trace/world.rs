@@ -470,7 +470,7 @@ impl World {
             self.tally.commits += 1;
         }
         self.apply_conf(&led)?;
-        led.voters = self.node(id)?.conf.voters.clone();
+        led.voters.clone_from(&self.node(id)?.conf.voters);
         self.note_sends(&led, late)?;
         if pre.role == RoleName::Leader && post.role == RoleName::Follower {
             let shot = Shot { role: RoleName::Follower, ..led };
