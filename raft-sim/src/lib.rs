@@ -22,6 +22,7 @@ mod outcome;
 mod perform;
 mod plan;
 mod rng;
+pub mod trace;
 mod world;
 
 pub use checker::{Checker, Violation};

@@ -1,4 +1,4 @@
-//! The workspace's own automation: `cargo xtask ci`, `tidy`, `bless`, `sim`, `mutants`, `coverage`, `compare`. It knows cargo, text and the simulator; it knows
+//! The workspace's own automation: `cargo xtask ci`, `tidy`, `bless`, `sim`, `mutants`, `coverage`, `compare`, `trace`. It knows cargo, text and the simulator; it knows
 //! nothing of the service.
 
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ mod coverage;
 mod mutants;
 mod sim;
 mod tidy;
+mod trace;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "The workspace's own automation.")]
@@ -36,6 +37,8 @@ enum Task {
     Coverage(coverage::CoverageArgs),
     /// Takes raft-core's guards out one at a time; its tests must notice each.
     Mutants(mutants::MutantsArgs),
+    /// Writes a simulated run as a trace that etcd/raft's published TLA+ spec can read, or checks one.
+    Trace(trace::TraceArgs),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -46,6 +49,7 @@ fn main() -> anyhow::Result<()> {
         Task::Sim(args) => sim::run(&args),
         Task::Coverage(args) => coverage::run(&root(), &args),
         Task::Mutants(args) => mutants::run(&root(), &args),
+        Task::Trace(args) => trace::run(&args),
         Task::Compare(args) => compare::run(&root(), &args),
     }
 }

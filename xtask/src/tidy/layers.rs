@@ -29,7 +29,8 @@ const LAYERS: &[Layer] = &[
         name: "raft-sim",
         ours: &["raft-core"],
         optional: &[],
-        others: Some(&["bytes"]),
+        // The last three are for traces, which are JSON lines.
+        others: Some(&["bytes", "serde", "serde_json", "thiserror"]),
         never: &[],
     },
     Layer {
