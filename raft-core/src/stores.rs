@@ -77,6 +77,8 @@ impl Raft {
                 peer.lease_from = crate::Instant(0);
                 peer.read_context = 0;
                 peer.probe(Index(1));
+            } else {
+                peer.compare_again();
             }
         }
         if has_new_store {
