@@ -181,6 +181,14 @@ impl Raft {
         next.is_valid().then_some(next)
     }
 
+    /// Leader: a member that is added starts as a stranger, even if it was a member before.
+    pub(crate) fn forget(&mut self, node: NodeId) {
+        self.stores.seen.remove(&node);
+        if let Role::Leader(leader) = &mut self.role {
+            leader.peers.remove(&node);
+        }
+    }
+
     /// A learner that is promoted starts with a clean record.
     pub(crate) fn forgive(&mut self, node: NodeId) {
         self.stores.forgetful.remove(&node);
