@@ -98,6 +98,7 @@ impl Raft {
             return;
         }
         let matched = last.index.max(prev.index);
+        self.is_unverified = false;
         self.append_new(entries);
         if let Role::Follower(follower) = &mut self.role {
             let acks = &mut follower.acks;
@@ -161,8 +162,11 @@ impl Raft {
 
     fn on_heartbeat(&mut self, from: NodeId, commit: Index, read_context: u64) {
         // The leader bounds it by what this node acknowledged in this term, and that was durable: the entries up to there are the
-        // leader's, even if this node has restarted since.
-        self.learn_commit(commit);
+        // leader's, even if this node has restarted since. Where stores are told apart that is not taken on trust: the leader sees the
+        // new life and sends a probe, and what that confirms is believed.
+        if !self.is_unverified {
+            self.learn_commit(commit);
+        }
         self.send(from, Body::HeartbeatResponse { read_context });
     }
 

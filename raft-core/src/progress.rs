@@ -104,6 +104,13 @@ impl Peer {
         self.progress = Progress::Probe { next: next.max(self.matched.next()), sent_at: None };
     }
 
+    /// Asks the peer, which has restarted, whether it still has what it acknowledged.
+    pub(crate) fn compare_again(&mut self) {
+        if matches!(self.progress, Progress::Replicate { .. }) {
+            self.probe(self.matched.next());
+        }
+    }
+
     /// Notes that the peer has everything up to `matched`. `write_time` is what a write takes on the leader's own disk.
     pub(crate) fn on_matched(&mut self, matched: Index, now: Instant, write_time: Duration) {
         self.matched = self.matched.max(matched);

@@ -58,6 +58,9 @@ pub struct Raft {
     pub(crate) promise: Promise,
     pub(crate) health: StorageHealth,
     pub(crate) stores: Stores,
+    /// Whether no leader has compared its log with this one since the start: a store that was put back from a copy may hold entries that
+    /// were overwritten since, though it acknowledged their places.
+    pub(crate) is_unverified: bool,
     /// The version of the configuration that everything here is in step with.
     pub(crate) membership_version: u64,
     /// A transfer of leadership that this node began, and whose outcome shows when the next leader is known.
@@ -139,6 +142,7 @@ impl Raft {
             promise: Promise { to: None, until: now + promised },
             health: StorageHealth::Healthy,
             stores: Stores::default(),
+            is_unverified: config.store.is_some(),
             membership_version: log.membership_version(),
             handed_over: None,
             forward_sequence: 0,

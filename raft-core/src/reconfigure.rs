@@ -29,6 +29,15 @@ impl Raft {
             Ok(next) => {
                 for step in &change.steps {
                     self.forgive(step.node());
+                    if matches!(
+                        step,
+                        ChangeStep::AddLearner(_)
+                            | ChangeStep::AddVoter(_)
+                            | ChangeStep::AddWitness(_)
+                    ) {
+                        // What was known of an earlier membership, its store above all, need not be so any more.
+                        self.forget(step.node());
+                    }
                 }
                 self.append_membership(next);
                 if let Role::Leader(leader) = &mut self.role {

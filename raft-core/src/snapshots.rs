@@ -211,6 +211,7 @@ impl Raft {
         self.handed = position.index;
         self.applied = position.index;
         self.snapshot = Some(snapshot);
+        self.is_unverified = false;
         self.note_verified(position.index);
         let outcome = SnapshotOutcome::Matched(position.index);
         let message =
@@ -283,6 +284,7 @@ impl Raft {
         self.handed = position.index;
         self.applied = position.index;
         self.snapshot = Some(meta);
+        self.is_unverified = false;
         self.note_verified(position.index);
         self.answer_leader(position, SnapshotOutcome::Matched(matched));
         Ok(())

@@ -77,6 +77,8 @@ impl Raft {
                 peer.lease_from = crate::Instant(0);
                 peer.read_context = 0;
                 peer.probe(Index(1));
+            } else {
+                peer.compare_again();
             }
         }
         if has_new_store {
@@ -177,6 +179,14 @@ impl Raft {
             }
         }
         next.is_valid().then_some(next)
+    }
+
+    /// Leader: a member that is added starts as a stranger, even if it was a member before.
+    pub(crate) fn forget(&mut self, node: NodeId) {
+        self.stores.seen.remove(&node);
+        if let Role::Leader(leader) = &mut self.role {
+            leader.peers.remove(&node);
+        }
     }
 
     /// A learner that is promoted starts with a clean record.

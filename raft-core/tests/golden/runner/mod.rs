@@ -285,6 +285,14 @@ impl Runner {
                 }
                 self.world.tick(millis, &ids)?;
             }
+            "pause" => {
+                let wait =
+                    std::time::Duration::from_millis(parse::number(&args.word("milliseconds")?)?);
+                for id in args.numbers()? {
+                    let node = self.world.node(id)?;
+                    node.clock = node.clock + wait;
+                }
+            }
             "campaign" => {
                 let id = args.node()?;
                 self.world.run_out(id)?;
