@@ -11,8 +11,8 @@ use bytes::Bytes;
 
 use crate::role::Role;
 use crate::{
-    Action, Body, ForwardId, ForwardOutcome, Index, Instant, Message, NodeId, ProposalId, Raft,
-    Refusal, Resolution,
+    Action, Body, ForwardId, ForwardOutcome, Index, Instant, NodeId, ProposalId, Raft, Refusal,
+    Resolution,
 };
 
 /// Batches that a follower passed on, until they are committed or given up.
@@ -101,7 +101,7 @@ impl Raft {
     /// Passes a batch on to the leader.
     pub(crate) fn forward(&mut self, id: ProposalId, commands: Vec<Bytes>) -> Result<(), Refusal> {
         let max_bytes = self.config.uncommitted_bytes_max;
-        let (term, deadline) = (self.term, self.now + self.config.election_timeout);
+        let deadline = self.now + self.config.election_timeout;
         let Role::Follower(follower) = &mut self.role else {
             return Err(Refusal::NotLeader { leader: None });
         };
@@ -123,8 +123,8 @@ impl Raft {
             state: State::Asked { deadline },
         });
         let id = ForwardId { nonce: self.nonce, sequence };
-        let message = Message { term, body: Body::Forward { id, commands } };
-        self.actions.push_back(Action::Send { to: leader, message });
+        // Not before this node's own term is durable, like everything that is said in it.
+        self.send(leader, Body::Forward { id, commands });
         Ok(())
     }
 

@@ -69,6 +69,7 @@ impl Raft {
         for step in &change.steps {
             // It is admitted with the store that it has now.
             if let ChangeStep::Promote(node) = *step
+                && next.contains(node)
                 && let Some(stamp) = self.stores.seen(node)
             {
                 next.stores.insert(node, stamp.id);
