@@ -110,7 +110,8 @@ impl Raft {
                 return;
             }
             let budget = self.append_budget(to);
-            if self.log.membership().is_witness(to) {
+            // Also one that was removed, for as long as it is served: an id that was a witness's is never another member's.
+            if self.log.ever_lists_witness(to) {
                 let entries = self.log.without_commands(next, last, budget);
                 self.send_append(to, next, entries);
                 continue;
