@@ -12,6 +12,8 @@ mod plan;
 mod reader;
 mod store;
 mod tables;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 

@@ -94,25 +94,33 @@ impl RedbLogStore {
         Self::open_backend(&options, backend)
     }
 
-    /// Opens a complete log on any backend.
-    pub(crate) fn open_backend(
+    /// Opens a complete log behind its journal.
+    pub(crate) fn open_backend<M: StorageBackend, J: StorageBackend>(
         options: &Options,
-        backend: impl StorageBackend,
+        backend: Journaled<M, J>,
     ) -> Result<RedbLogStore, OpenError> {
         let path = options.path.as_path();
+        let (expected, was_closed) = (backend.expected(), backend.was_closed());
         let opened = catch_unwind(AssertUnwindSafe(|| {
-            let database = Database::builder()
+            let mut database = Database::builder()
                 .set_cache_size(options.cache_bytes)
                 .create_with_backend(backend)
                 .map_err(|error| database_error(path, error))?;
+            // After a crash, redb has compared all checksums. After a clean stop it has not: and a page that went bad since may
+            // make it allocate pages that are in use.
+            if was_closed && !database.check_integrity().map_err(|e| database_error(path, e))? {
+                return Err(OpenError::damaged(path, "its pages do not match their checksums"));
+            }
             let identity = read_identity(path, &database)?;
             check_identity(options, &identity)?;
-            RedbLogStore::new(database, path.to_path_buf(), identity).map_err(|fault| match fault {
-                RowFault::Malformed { fault: Malformed::Version { found }, .. } => {
-                    unknown_version(path, found)
+            RedbLogStore::new(database, path.to_path_buf(), identity, expected).map_err(|fault| {
+                match fault {
+                    RowFault::Malformed { fault: Malformed::Version { found }, .. } => {
+                        unknown_version(path, found)
+                    }
+                    RowFault::Redb(error) => OpenError::redb(path, error),
+                    fault => OpenError::damaged(path, fault),
                 }
-                RowFault::Redb(error) => OpenError::redb(path, error),
-                fault => OpenError::damaged(path, fault),
             })
         }));
         opened.unwrap_or_else(|_| Err(OpenError::damaged(path, "its pages make no sense")))
@@ -120,7 +128,7 @@ impl RedbLogStore {
 }
 
 /// Refuses what is no redb file before redb sees it.
-fn check_magic(path: &Path, file: File) -> Result<(), OpenError> {
+pub(crate) fn check_magic(path: &Path, file: impl Read) -> Result<(), OpenError> {
     let mut magic = Vec::new();
     let read = file.take(REDB_MAGIC.len() as u64).read_to_end(&mut magic);
     let detail = match read {

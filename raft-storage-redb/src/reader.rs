@@ -1,13 +1,13 @@
 //! Reading entries while the log is being written: redb's read transactions see one state of the file, whole.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use raft_core::{Entries, Entry, Index};
 use raft_node::{LogReader, ReadError, StorageError};
-use redb::{Database, ReadableDatabase};
+use redb::{Database, ReadTransaction, ReadableDatabase, WriteTransaction};
 
 use crate::error::{damaged, storage_error};
 use crate::format::Chunk;
@@ -16,10 +16,35 @@ use crate::tables::LOG;
 /// What a store shares with its readers.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) database: Database,
-    pub(crate) path: std::path::PathBuf,
+    /// `None` only while it is being closed.
+    database: Option<Database>,
+    pub(crate) path: PathBuf,
     /// Entries up to here are compacted, though their rows may still be there.
     pub(crate) base: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn new(database: Database, path: PathBuf, base: Index) -> Shared {
+        Shared { database: Some(database), path, base: base.0.into() }
+    }
+
+    pub(crate) fn begin_write(&self) -> Result<WriteTransaction, redb::Error> {
+        Ok(self.database.as_ref().ok_or(redb::StorageError::DatabaseClosed)?.begin_write()?)
+    }
+
+    fn begin_read(&self) -> Result<ReadTransaction, redb::Error> {
+        Ok(self.database.as_ref().ok_or(redb::StorageError::DatabaseClosed)?.begin_read()?)
+    }
+}
+
+impl Drop for Shared {
+    /// Closing a damaged file may panic too; then it stays as after a crash.
+    fn drop(&mut self) {
+        let database = self.database.take();
+        if catch_unwind(AssertUnwindSafe(|| drop(database))).is_err() {
+            tracing::error!(path = %self.path.display(), "the log file is damaged: it could not be closed");
+        }
+    }
 }
 
 /// Reads entries from the file of a [`RedbLogStore`](crate::RedbLogStore), from any thread. The file stays open, and locked,
@@ -50,7 +75,7 @@ impl RedbLogReader {
         mut budget: usize,
     ) -> Result<Entries, ReadError> {
         let path: &Path = &self.shared.path;
-        let transaction = self.shared.database.begin_read().map_err(|e| reading(path, e))?;
+        let transaction = self.shared.begin_read().map_err(|e| reading(path, e))?;
         let log = transaction.open_table(LOG).map_err(|e| reading(path, e))?;
         let start = match log.range(..=first.0).map_err(|e| reading(path, e))?.next_back() {
             Some(row) => row.map_err(|e| reading(path, e))?.0.value(),

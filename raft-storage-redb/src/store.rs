@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use raft_core::{Entry, Index, LogPosition, Membership, Persist, RestoredLog, SnapshotMeta};
 use raft_node::{LogStore, StorageError};
@@ -30,6 +30,8 @@ pub struct RedbLogStore {
     /// As the driver sees the log; ahead of the file only in what a compaction forgot.
     shape: RestoredLog,
     sequence: u64,
+    /// The number of the commit that is under way, for the journal: see `Journaled::expected`.
+    expected: Arc<AtomicU64>,
     /// The head row says less than `shape`: the base has moved.
     head_is_stale: bool,
     /// Rows at or below the base may still be there.
@@ -58,6 +60,7 @@ impl RedbLogStore {
         database: redb::Database,
         path: PathBuf,
         identity: Identity,
+        expected: Arc<AtomicU64>,
     ) -> Result<RedbLogStore, RowFault> {
         let (shape, state) = {
             let transaction = database.begin_read().map_err(redb::Error::from)?;
@@ -69,12 +72,21 @@ impl RedbLogStore {
             };
             tables.restore()?
         };
-        let shared = Arc::new(Shared { database, path, base: shape.base.index.0.into() });
+        // redb goes back to the commit before the last if it finds the last one damaged, which no loss of power explains.
+        let known = expected.swap(state.sequence, Ordering::Relaxed);
+        if state.sequence < known {
+            return Err(RowFault::Contradiction(format!(
+                "its last commit is number {}, but number {known} was durable",
+                state.sequence
+            )));
+        }
+        let shared = Arc::new(Shared::new(database, path, shape.base.index));
         Ok(RedbLogStore {
             shared,
             identity,
             shape,
             sequence: state.sequence,
+            expected,
             head_is_stale: false,
             purging: true,
             poisoned: false,
@@ -112,15 +124,20 @@ impl RedbLogStore {
         change: impl FnOnce(&mut RedbLogStore, &WriteTransaction) -> Result<(), WriteFault>,
     ) -> Result<(), StorageError> {
         self.poisoned = true;
+        self.expected.store(self.sequence + 1, Ordering::Relaxed);
         let shared = self.shared.clone();
         let path = &shared.path;
         // redb is hardened against damaged files, but does not promise never to panic on one.
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            let transaction = shared.database.begin_write()?;
+            let transaction = shared.begin_write()?;
             change(self, &transaction)?;
             transaction.commit()?;
             Ok(())
         }));
+        if !matches!(outcome, Ok(Ok(()))) {
+            // What redb may still write while it closes is no commit of the log.
+            self.expected.store(self.sequence, Ordering::Relaxed);
+        }
         match outcome {
             Ok(Ok(())) => {
                 self.poisoned = false;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -9,7 +10,7 @@ use redb::{BackendError, StorageBackend};
 
 use super::BLOCK_BYTES;
 use super::checkpoint::Checkpoint;
-use super::record::Record;
+use super::record::{Note, Record};
 use super::recover::Recovered;
 use super::ring::{Ring, Span};
 
@@ -19,6 +20,8 @@ const RECORD_PART: u64 = 8;
 const RECORD_BYTES_MAX: u64 = 1 << 20;
 /// After how large a part of the journal the file is brought up to date in the background.
 const CHECKPOINT_PART: u64 = 4;
+/// Every commit of redb writes its header, which is this long; nothing else does while the log is in use.
+const REDB_HEADER_BYTES: u64 = 320;
 /// How much of the buffer of records is kept.
 const KEPT_BYTES: usize = 256 << 10;
 
@@ -28,7 +31,7 @@ pub(crate) enum Checkpoints {
     /// By a thread.
     Background,
     /// By the commit that fills it: for tests that need one order of events.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     Inline,
     /// The same, but only when there is no room left.
     #[cfg(test)]
@@ -41,6 +44,7 @@ pub(crate) struct Journaled<M, J> {
     file: Arc<Checkpoint<M>>,
     writer: Mutex<Writer<J>>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    was_closed: bool,
 }
 
 #[derive(Debug)]
@@ -52,6 +56,12 @@ struct Writer<J> {
     record_bytes_max: usize,
     /// More was written than a record holds.
     overflown: bool,
+    /// Since the last sync, redb wrote its header: the sync is that of a commit.
+    commits: bool,
+    /// The number of the commit that is under way or was the last: who commits says so here.
+    expected: Arc<AtomicU64>,
+    /// The number of the last commit that is durable.
+    sequence: u64,
     /// How many blocks were written since the last checkpoint began.
     since_start: u64,
     start_blocks: u64,
@@ -65,7 +75,7 @@ impl<M: StorageBackend, J: StorageBackend> Journaled<M, J> {
         recovered: Recovered,
         checkpoints: Checkpoints,
     ) -> io::Result<Journaled<M, J>> {
-        let Recovered { id, blocks, ring, stamp } = recovered;
+        let Recovered { id, blocks, ring, stamp, sequence, was_closed } = recovered;
         let inline = checkpoints != Checkpoints::Background;
         let file = Arc::new(Checkpoint::new(file, stamp, inline));
         let thread = match checkpoints {
@@ -74,8 +84,8 @@ impl<M: StorageBackend, J: StorageBackend> Journaled<M, J> {
                 let named = std::thread::Builder::new().name("log-checkpoint".into());
                 Some(named.spawn(move || file.work())?)
             }
-            #[cfg(test)]
-            Checkpoints::Inline | Checkpoints::InlineWhenFull => None,
+            #[cfg(any(test, feature = "testing"))]
+            _ => None,
         };
         let part = (blocks / RECORD_PART).max(1) * BLOCK_BYTES as u64;
         let writer = Writer {
@@ -85,6 +95,9 @@ impl<M: StorageBackend, J: StorageBackend> Journaled<M, J> {
             record: Record::default(),
             record_bytes_max: part.min(RECORD_BYTES_MAX) as usize,
             overflown: false,
+            commits: false,
+            expected: Arc::new(AtomicU64::new(sequence)),
+            sequence,
             since_start: 0,
             start_blocks: match checkpoints {
                 #[cfg(test)]
@@ -93,7 +106,18 @@ impl<M: StorageBackend, J: StorageBackend> Journaled<M, J> {
             },
             failed: false,
         };
-        Ok(Journaled { file, writer: Mutex::new(writer), thread: Mutex::new(thread) })
+        Ok(Journaled { file, writer: Mutex::new(writer), thread: Mutex::new(thread), was_closed })
+    }
+
+    /// Whether redb takes the file for whole because it was closed, and so checks nothing by itself.
+    pub(crate) fn was_closed(&self) -> bool {
+        self.was_closed
+    }
+
+    /// Where whoever commits notes the number of the commit, before it, and takes it back if it fails. Each record says up to which of
+    /// them it is durable; what the file had before is in it already.
+    pub(crate) fn expected(&self) -> Arc<AtomicU64> {
+        self.writer().expected.clone()
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer<J>> {
@@ -131,6 +155,9 @@ impl<J: StorageBackend> Writer<J> {
 
     /// Makes durable what was written since the last call.
     fn commit<M: StorageBackend>(&mut self, file: &Checkpoint<M>) -> io::Result<()> {
+        if std::mem::take(&mut self.commits) {
+            self.sequence = self.expected.load(Ordering::Relaxed);
+        }
         if self.overflown {
             // Everything is in the file; the record says that no earlier one is needed. Should the power go in between, the
             // earlier ones are replayed over parts of this commit: it was not acknowledged.
@@ -139,6 +166,9 @@ impl<J: StorageBackend> Writer<J> {
             self.since_start = 0;
             return self.free();
         }
+        // A cut that nobody synced may be on the disk all the same; the replay undoes it.
+        self.record.push_length(file.file.len()?);
+        self.record.push_note(Note { sequence: self.sequence, writes_through: false });
         let blocks = self.record.bytes.len().div_ceil(BLOCK_BYTES) as u64;
         let start =
             self.ring.next(blocks).ok_or_else(|| io::Error::other("the journal has no room"))?;
@@ -170,8 +200,16 @@ impl<J: StorageBackend> Writer<J> {
     fn free(&mut self) -> io::Result<()> {
         let start = self.ring.next_that_frees();
         let start = start.ok_or_else(|| io::Error::other("the journal has no room"))?;
-        // The record is empty, so it is not needed either.
+        // The record holds no change, so it is not needed either.
+        self.record.push_note(Note { sequence: self.sequence, writes_through: false });
         self.put(start, self.ring.last() + 2)
+    }
+
+    /// Writes a record that says that what follows goes straight to the file.
+    fn announce<M: StorageBackend>(&mut self, file: &Checkpoint<M>) -> io::Result<()> {
+        let start = self.ring.next(1).ok_or_else(|| io::Error::other("the journal has no room"))?;
+        self.record.push_note(Note { sequence: self.sequence, writes_through: true });
+        self.put(start, file.done()? + 1)
     }
 
     /// Writes the record, and syncs it.
@@ -199,9 +237,10 @@ impl<J: StorageBackend> Writer<J> {
         }
         if !self.overflown && self.record.bytes_with(bytes) > self.record_bytes_max {
             file.wait()?;
+            self.record.clear();
+            self.announce(file)?;
             file.write_out()?;
             self.overflown = true;
-            self.record.clear();
         }
         Ok(!self.overflown)
     }
@@ -212,6 +251,7 @@ impl<J: StorageBackend> Writer<J> {
         offset: u64,
         data: &[u8],
     ) -> io::Result<()> {
+        self.commits |= offset < REDB_HEADER_BYTES;
         if !self.has_room(file, data.len())? {
             return file.file.write(offset, data);
         }

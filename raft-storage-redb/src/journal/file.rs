@@ -23,9 +23,9 @@ pub(crate) fn journal_path(log: &Path) -> PathBuf {
 
 /// An open, locked journal.
 #[derive(Debug)]
-pub(crate) struct JournalFile {
-    pub(crate) backend: FileBackend,
-    owner: Owner,
+pub(crate) struct JournalFile<J = FileBackend> {
+    pub(crate) backend: J,
+    pub(crate) owner: Owner,
 }
 
 /// Opens and locks the journal that is there, and checks whose it is.
@@ -45,7 +45,15 @@ pub(crate) fn open(options: &Options) -> Result<Option<JournalFile>, OpenError> 
         }
         outcome => outcome.map_err(io)?,
     }
-    let owner = Owner::decode(&header).map_err(|fault| match fault {
+    let owner = check_owner(options, &header)?;
+    let backend = FileBackend::new(file).map_err(|error| OpenError::redb(&path, error))?;
+    Ok(Some(JournalFile { backend, owner }))
+}
+
+/// Whose journal it is that begins so; refused if it is not this node's.
+pub(crate) fn check_owner(options: &Options, header: &[u8]) -> Result<Owner, OpenError> {
+    let path = journal_path(&options.path);
+    let owner = Owner::decode(header).map_err(|fault| match fault {
         OwnerFault::Magic => OpenError::damaged(&path, "it does not begin like a journal"),
         OwnerFault::Damaged => OpenError::damaged(&path, "its header is broken"),
         OwnerFault::Version(found) => {
@@ -60,8 +68,7 @@ pub(crate) fn open(options: &Options) -> Result<Option<JournalFile>, OpenError> 
         let (found, expected) = (owner.node, options.node);
         return Err(OpenError::OtherNode { path, found, expected });
     }
-    let backend = FileBackend::new(file).map_err(|error| OpenError::redb(&path, error))?;
-    Ok(Some(JournalFile { backend, owner }))
+    Ok(owner)
 }
 
 fn lock(file: &File, options: &Options) -> Result<(), OpenError> {
@@ -85,18 +92,23 @@ pub(crate) fn create(options: &Options) -> Result<JournalFile, OpenError> {
         .open(&unfinished)
         .map_err(io)?;
     lock(&file, options)?;
-    let bytes = options.journal_bytes.clamp(JOURNAL_BYTES_MIN, JOURNAL_BYTES_MAX);
-    let owner = Owner {
-        cluster: options.cluster,
-        node: options.node,
-        journal: random_id().map_err(io)?,
-        bytes: bytes - bytes % BLOCK_BYTES as u64,
-    };
+    let owner = new_owner(options, random_id().map_err(io)?);
     let backend = FileBackend::new(file).map_err(|error| OpenError::redb(&path, error))?;
     format_journal(&backend, &owner).map_err(io)?;
     std::fs::rename(&unfinished, &path).map_err(io)?;
     File::open(folder_of(&path)).and_then(|folder| folder.sync_all()).map_err(io)?;
     Ok(JournalFile { backend, owner })
+}
+
+/// Of a new journal, with this random id.
+pub(crate) fn new_owner(options: &Options, journal: [u8; 16]) -> Owner {
+    let bytes = options.journal_bytes.clamp(JOURNAL_BYTES_MIN, JOURNAL_BYTES_MAX);
+    Owner {
+        cluster: options.cluster,
+        node: options.node,
+        journal,
+        bytes: bytes - bytes % BLOCK_BYTES as u64,
+    }
 }
 
 /// Refuses a file that needs its journal if there is none.
@@ -117,10 +129,10 @@ pub(crate) fn check_not_needed(
 }
 
 /// Brings the file up to date.
-pub(crate) fn recover_file(
+pub(crate) fn recover_file<J: StorageBackend>(
     options: &Options,
     file: &impl StorageBackend,
-    journal: &JournalFile,
+    journal: &JournalFile<J>,
 ) -> Result<Recovered, OpenError> {
     let path = options.path.as_path();
     let stamped = read_stamps(file).map_err(|error| OpenError::io(path, error))?;

@@ -19,6 +19,11 @@
 //! - The file itself carries a *stamp* ([`stamp`]) with the id of its journal and how far it is synced. So neither of the two
 //!   can be lost, or replaced by an older copy, unnoticed.
 //!
+//! - A commit that is too large for a record goes straight to the file, announced by a record. If the process then starts again
+//!   after a failed sync, the kernel may show what it will never write: so all of the file is written again.
+//! - Each record says up to which commit of the log all is durable. redb goes back by one commit if the last one is damaged;
+//!   what it then shows is older than the journal says, and refused.
+//!
 //! A failed sync, of either file, is final, as everywhere in this crate: nothing is acknowledged after it.
 //!
 //! What it is not: it knows nothing of redb's pages or of logs; to it there are bytes at offsets.

@@ -9,7 +9,9 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::BLOCK_BYTES;
 
 /// The version of the journal and of the stamps. A change to any of them raises it.
-pub(crate) const JOURNAL_VERSION: u16 = 1;
+pub(crate) const JOURNAL_VERSION: u16 = 2;
+/// Without notes in its records; otherwise the same.
+const JOURNAL_VERSION_BEFORE: u16 = 1;
 const JOURNAL_MAGIC: [u8; 8] = *b"RAFTJRN\n";
 const RECORD_MAGIC: [u8; 8] = *b"RAFTREC\n";
 const OWNER_BYTES: usize = 66;
@@ -18,6 +20,8 @@ pub(crate) const RECORD_HEADER_BYTES: usize = 64;
 const CHANGE_HEADER_BYTES: usize = 16;
 /// In place of how many bytes follow: the change is one of the file's length.
 const IS_LENGTH: u32 = u32::MAX;
+/// The same: what follows is no change but a note.
+const IS_NOTE: u32 = u32::MAX - 1;
 /// No change that is written down is larger: it must fit a record.
 const CHANGE_BYTES_MAX: usize = 1 << 30;
 /// No file is larger.
@@ -71,7 +75,7 @@ impl Owner {
             return Err(OwnerFault::Magic);
         }
         let version = le(header, 8).map(u16::from_le_bytes).ok_or(OwnerFault::Damaged)?;
-        if version != JOURNAL_VERSION {
+        if !(JOURNAL_VERSION_BEFORE..=JOURNAL_VERSION).contains(&version) {
             return Err(OwnerFault::Version(version));
         }
         let decoded = || {
@@ -138,15 +142,19 @@ impl Record {
         self.push_header(length, 0, IS_LENGTH);
     }
 
+    pub(crate) fn push_note(&mut self, note: Note) {
+        self.push_header(note.sequence, u32::from(note.writes_through), IS_NOTE);
+    }
+
     fn push_header(&mut self, offset: u64, length: u32, stored: u32) {
         self.bytes.extend_from_slice(&offset.to_le_bytes());
         self.bytes.extend_from_slice(&length.to_le_bytes());
         self.bytes.extend_from_slice(&stored.to_le_bytes());
     }
 
-    /// How many bytes it would have with a write of `length` more.
+    /// How many bytes it would have with a write of `length` more, and with the file's length and a note at the end.
     pub(crate) fn bytes_with(&self, length: usize) -> usize {
-        self.bytes.len() + CHANGE_HEADER_BYTES + length
+        self.bytes.len() + 3 * CHANGE_HEADER_BYTES + length
     }
 
     /// Fills in the header, and zeros up to the next block.
@@ -224,6 +232,16 @@ pub(crate) enum Change<'a> {
         zeros: usize,
     },
     Length(u64),
+    Note(Note),
+}
+
+/// What a record says beside its changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Note {
+    /// The last commit of the log that is durable with this record. If the file shows an older one, it has lost it.
+    pub(crate) sequence: u64,
+    /// What follows this record goes straight to the file, until the next record.
+    pub(crate) writes_through: bool,
 }
 
 /// The changes in a body whose checksum was found to be right. `None` if it still is not what a writer produces.
@@ -236,6 +254,10 @@ pub(crate) fn changes(mut body: &[u8]) -> Option<Vec<Change<'_>>> {
         body = &body[CHANGE_HEADER_BYTES..];
         if stored == IS_LENGTH {
             changes.push(Change::Length(offset));
+            continue;
+        }
+        if stored == IS_NOTE {
+            changes.push(Change::Note(Note { sequence: offset, writes_through: length == 1 }));
             continue;
         }
         let (data, rest) = body.split_at_checked(stored as usize)?;

@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::BLOCK_BYTES;
 use super::record::{
-    Change, Header, JOURNAL_BYTES_MAX, JOURNAL_BYTES_MIN, Owner, RECORD_HEADER_BYTES, Record,
+    Change, Header, JOURNAL_BYTES_MAX, JOURNAL_BYTES_MIN, Note, Owner, RECORD_HEADER_BYTES, Record,
     changes, format_journal,
 };
 use super::ring::{Ring, Span};
@@ -21,6 +21,10 @@ pub(crate) struct Recovered {
     pub(crate) blocks: u64,
     pub(crate) ring: Ring,
     pub(crate) stamp: Stamp,
+    /// The last commit of the log that is known to be in the file; 0 if none is known.
+    pub(crate) sequence: u64,
+    /// The file was closed and is as it was then: redb will take it for whole without looking.
+    pub(crate) was_closed: bool,
 }
 
 /// Why a file and a journal can not be used together.
@@ -79,15 +83,19 @@ impl<'a, J: StorageBackend> Found<'a, J> {
     }
 
     /// The last record that is whole: only the very last may not be, when it was being written as the power went.
-    fn last(&self) -> Result<Option<(Span, Header)>, Refusal> {
+    fn last(&self) -> Result<Option<(Span, Header, Note)>, Refusal> {
         let Some(last) = self.records.keys().max().copied() else { return Ok(None) };
-        if let Some((span, header, _)) = self.whole(last)? {
-            return Ok(Some((span, header)));
-        }
-        match self.whole(last - 1)? {
-            Some((span, header, _)) => Ok(Some((span, header))),
-            None => Err(broken(last - 1)),
-        }
+        let found = match self.whole(last)? {
+            Some(found) => found,
+            None => self.whole(last - 1)?.ok_or_else(|| broken(last - 1))?,
+        };
+        let (span, header, body) = found;
+        let changes = changes(&body).unwrap_or_default();
+        let note = changes.iter().rev().find_map(|change| match change {
+            Change::Note(note) => Some(*note),
+            _ => None,
+        });
+        Ok(Some((span, header, note.unwrap_or_default())))
     }
 }
 
@@ -120,34 +128,44 @@ pub(crate) fn recover(
         Stamped::Never => None,
     };
     let number = stamp.map_or(0, |stamp| stamp.number);
+    let mut note = Note::default();
     let (spans, last) = match stamp {
         Some(stamp) if stamp.journal == owner.journal && !stamp.closed => {
-            replay(file, &found, &stamp)?
+            let replayed = replay(file, &found, &stamp)?;
+            note = replayed.2;
+            (replayed.0, replayed.1)
         }
         Some(stamp) if stamp.journal == owner.journal => {
             let last = found.last().ok().flatten();
-            let newer = last.is_some_and(|(span, _)| span.sequence > stamp.synced);
+            let newer = last.is_some_and(|(span, ..)| span.sequence > stamp.synced);
             match last {
                 _ if newer => return Err(OLDER),
-                Some((span, _)) if span.sequence == stamp.synced => (vec![span], span.sequence),
+                Some((span, _, of_last)) if span.sequence == stamp.synced => {
+                    note = of_last;
+                    (vec![span], span.sequence)
+                }
                 // An older copy of the journal, or a broken one: the file needs none.
                 _ => afresh(journal, owner)?,
             }
         }
         // A new journal, that the file does not know yet.
         _ if stamp.is_none_or(|stamp| stamp.closed) => match found.last()? {
-            Some((span, header)) if header.sequence == 1 && header.oldest == 2 => (vec![span], 1),
+            Some((span, header, _)) if header.sequence == 1 && header.oldest == 2 => {
+                (vec![span], 1)
+            }
             _ => return Err(OTHERS),
         },
         _ => return Err(OTHERS),
     };
+    let known = stamp;
     let stamp = Stamp { number: number + 1, journal: owner.journal, synced: last, closed: false };
     stamp.write(file)?;
     file.sync_data()?;
     let blocks = owner.bytes / BLOCK_BYTES as u64 - 1;
     let mut ring = Ring::new(blocks, spans);
-    start_anew(journal, owner, &mut ring)?;
-    Ok(Recovered { id: owner.journal, blocks, ring, stamp })
+    start_anew(journal, owner, &mut ring, note.sequence)?;
+    let was_closed = known.is_none_or(|stamp| stamp.closed);
+    Ok(Recovered { id: owner.journal, blocks, ring, stamp, sequence: note.sequence, was_closed })
 }
 
 const OLDER: Refusal = Refusal::Mismatch("the log file is an older copy than its journal");
@@ -158,10 +176,12 @@ fn start_anew(
     journal: &impl StorageBackend,
     owner: &Owner,
     ring: &mut Ring,
+    log_sequence: u64,
 ) -> Result<(), Refusal> {
     let start = ring.next_that_frees().ok_or_else(|| Refusal::Damaged("it has no room".into()))?;
     let sequence = ring.last() + 1;
     let mut record = Record::default();
+    record.push_note(Note { sequence: log_sequence, writes_through: false });
     record.seal(&owner.journal, sequence, sequence + 1);
     journal.write((1 + start) * BLOCK_BYTES as u64, &record.bytes)?;
     journal.sync_data()?;
@@ -179,8 +199,8 @@ fn replay<J: StorageBackend>(
     file: &impl StorageBackend,
     found: &Found<'_, J>,
     stamp: &Stamp,
-) -> Result<(Vec<Span>, u64), Refusal> {
-    let Some((last, header)) = found.last()? else {
+) -> Result<(Vec<Span>, u64, Note), Refusal> {
+    let Some((last, header, note)) = found.last()? else {
         return Err(Refusal::Damaged("it holds no records".into()));
     };
     if last.sequence < stamp.synced {
@@ -202,6 +222,7 @@ fn replay<J: StorageBackend>(
         for change in changes(&body).unwrap_or_default() {
             match change {
                 Change::Length(length) => file.set_len(length)?,
+                Change::Note(_) => {}
                 Change::Write { offset, data, zeros } => {
                     let mut data = data.to_vec();
                     data.resize(data.len() + zeros, 0);
@@ -214,5 +235,23 @@ fn replay<J: StorageBackend>(
             }
         }
     }
-    Ok((spans, last.sequence))
+    if note.writes_through {
+        write_again(file)?;
+    }
+    Ok((spans, last.sequence, note))
+}
+
+/// Writes all of the file over itself. A commit was being written to it without a record. If a sync of it failed, what it wrote may
+/// still be read and yet never reach the disk, unless it is written once more.
+fn write_again(file: &impl StorageBackend) -> io::Result<()> {
+    let length = file.len()?;
+    let mut bytes = vec![0; 64 * BLOCK_BYTES];
+    let mut at = 0;
+    while at < length {
+        let step = bytes.len().min((length - at) as usize);
+        file.read(at, &mut bytes[..step])?;
+        file.write(at, &bytes[..step])?;
+        at += step as u64;
+    }
+    Ok(())
 }

@@ -8,11 +8,12 @@ use raft_core::{NodeId, Persist};
 use raft_node::LogStore;
 use redb::StorageBackend;
 
-use super::disk::{Disk, Machine};
+use super::disk::Machine;
 use super::model::{Model, check, steps};
 use crate::format::Identity;
 use crate::journal::Checkpoints;
 use crate::open::initialize;
+use crate::testing::{DiskFault, DiskFile, VirtualDisk};
 use crate::{Options, RedbLogStore};
 
 fn options() -> Options {
@@ -20,9 +21,9 @@ fn options() -> Options {
 }
 
 fn new_machine(journal_bytes: u64) -> Machine {
-    let disk = Disk::default();
+    let disk = VirtualDisk::new(journal_bytes);
     let identity = Identity { cluster: [1; 16], node: NodeId(1), store: [2; 16] };
-    initialize(disk.clone(), &identity).expect("initialized");
+    initialize(disk.file(DiskFile::Log), &identity).expect("initialized");
     Machine::new(disk, journal_bytes)
 }
 
@@ -51,26 +52,25 @@ proptest! {
         for group in &groups {
             let writes: Vec<Persist> = group.iter().map(|step| model.write(step)).collect();
             store.write(&writes).expect("written");
-            let found = machine.after_power_loss(|| luck() % 2 == 1);
+            let found = machine.after_power_loss();
             check(&mut open(&found), &model);
 
             // The next write is under way when the power goes: all of it is there, or nothing. And the power goes again, during
             // the replay.
             let mut next = model.clone();
             let writes: Vec<Persist> = group.iter().map(|step| next.write(step)).collect();
-            let dying_machine = machine.after_power_loss(|| true);
+            let dying_machine = machine.copy();
             let mut dying = open(&dying_machine);
-            dying_machine.set_fuse(Some(luck() % 24));
+            dying_machine.set_fuse(luck() % 24);
             let acknowledged = dying.write(&writes).is_ok();
-            dying_machine.set_fuse(Some(0));
+            dying_machine.set_fuse(0);
             if !acknowledged {
                 prop_assert!(dying.write(&writes).is_err(), "a failed write is final");
             }
-            let kept = luck() % 3;
-            let found = dying_machine.after_power_loss(|| kept == 0 || kept == 1 && luck() % 2 == 1);
-            found.set_fuse(Some(luck() % 24));
+            let found = dying_machine.after_power_loss();
+            found.set_fuse(luck() % 24);
             drop(found.open());
-            let found = found.after_power_loss(|| luck() % 2 == 1);
+            let found = found.after_power_loss();
             let mut after = open(&found);
             let restored = after.restore().expect("restored");
             let survivor = if acknowledged || restored == next.restored() { &next } else { &model };
@@ -94,8 +94,8 @@ fn a_failed_sync_of_either_file_is_final() {
             hard_state: true,
             compact: None,
         };
-        let broken = if breaks_journal { &machine.journal } else { &machine.file };
-        broken.break_syncs();
+        let broken = if breaks_journal { DiskFile::Journal } else { DiskFile::Log };
+        machine.disk.arm_on(broken, DiskFault::SyncError, 0);
         let refused = (0..100).any(|_| store.write(&[model.write(&step)]).is_err());
         assert!(refused, "the journal is small, so the file is synced soon");
         assert!(store.write(&[model.write(&step)]).is_err());
@@ -117,20 +117,26 @@ fn a_group_of_writes_is_one_sync() {
         compact: None,
     };
     let mut grown = HashSet::new();
-    let of_the_file = machine.file.syncs();
+    let of_the_file = machine.disk.syncs(DiskFile::Log);
     for _ in 0..50 {
-        let before = (machine.journal.syncs(), machine.file.len().expect("there"));
+        let before = (
+            machine.disk.syncs(DiskFile::Journal),
+            machine.disk.file(DiskFile::Log).len().expect("there"),
+        );
         store
             .write(&[model.write(&step), model.write(&step), model.write(&step)])
             .expect("written");
-        let after = (machine.journal.syncs(), machine.file.len().expect("there"));
+        let after = (
+            machine.disk.syncs(DiskFile::Journal),
+            machine.disk.file(DiskFile::Log).len().expect("there"),
+        );
         if before.1 == after.1 {
             assert_eq!(after.0 - before.0, 1);
         } else {
             grown.insert(after.1);
         }
     }
-    assert_eq!(machine.file.syncs(), of_the_file, "the journal is far from full");
+    assert_eq!(machine.disk.syncs(DiskFile::Log), of_the_file, "the journal is far from full");
     // Only the few writes that make the file larger sync twice.
     assert!(grown.len() <= 3, "{grown:?}");
 }

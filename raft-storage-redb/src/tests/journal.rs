@@ -6,13 +6,14 @@ use raft_core::NodeId;
 use raft_node::LogStore;
 use redb::StorageBackend;
 
-use super::disk::{Disk, Machine};
+use super::disk::Machine;
 use super::model::{Model, Step, check, options};
 use crate::format::Identity;
 use crate::journal::file::journal_path;
 use crate::journal::recover::Refusal;
 use crate::journal::{BLOCK_BYTES, Checkpoints};
 use crate::open::initialize;
+use crate::testing::{DiskFile, VirtualDisk};
 use crate::{OpenError, Options, RedbLogStore};
 
 const SECTOR: usize = 512;
@@ -130,13 +131,13 @@ proptest! {
             luck = luck.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             luck >> 33
         };
-        let mut machine = Machine::new(Disk::holding(vec![0; 10 * BLOCK_BYTES]), journal_blocks * 4096);
+        let mut machine = Machine::holding(&vec![0; 10 * BLOCK_BYTES], journal_blocks * 4096);
         machine.checkpoints = checkpoints;
-        let mut bytes = machine.file.bytes();
+        let mut bytes = machine.bytes();
         for (operations, fuse) in &rounds {
             let backend = machine.open().expect("recovered");
             let mut expected = Expected::of(bytes);
-            machine.set_fuse(Some(*fuse));
+            machine.set_fuse(*fuse);
             let mut died = false;
             for operation in operations {
                 if expected.carry_out(operation, &backend).is_err() {
@@ -149,17 +150,16 @@ proptest! {
             }
             if !died && luck() % 4 == 0 && backend.sync_data().is_ok() && backend.close().is_ok() {
                 // Closed: the file is whole without its journal.
-                expected.carry_out(&Operation::Sync, &Disk::default()).expect("nothing to do");
+                expected.carry_out(&Operation::Sync, &VirtualDisk::new(0).file(DiskFile::Log)).expect("nothing to do");
             }
             drop(backend);
-            let kept = luck() % 4;
-            machine = machine.after_power_loss(|| kept == 0 || kept > 1 && luck() % 2 == 1);
+            machine = machine.after_power_loss();
             // The power goes again during the replay.
-            machine.set_fuse(Some(luck() % 30));
+            machine.set_fuse(luck() % 30);
             drop(machine.open());
-            machine = machine.after_power_loss(|| luck() % 2 == 1);
+            machine = machine.after_power_loss();
             drop(machine.open().expect("recovered"));
-            bytes = machine.file.bytes();
+            bytes = machine.bytes();
             expected.check(&bytes);
         }
     }
@@ -167,81 +167,83 @@ proptest! {
 
 /// Some durable commits of one record each, none of them in the file.
 fn with_records(count: u8) -> Machine {
-    let machine = Machine::new(Disk::holding(vec![0; 20 * BLOCK_BYTES]), 100 * 4096);
+    let machine = Machine::holding(&vec![0; 20 * BLOCK_BYTES], 100 * 4096);
     let backend = machine.open().expect("recovered");
     for number in 1..=count {
         backend.write(u64::from(number) * 4096, &[number; 4096]).expect("written");
         backend.sync_data().expect("synced");
     }
     drop(backend);
-    machine.after_power_loss(|| false)
+    machine.after_power_loss()
 }
 
 #[test]
 fn a_broken_record_is_damage_unless_it_is_the_last() {
     let whole = with_records(5);
-    let bytes = whole.journal.bytes();
+    let bytes = whole.disk.bytes(DiskFile::Journal);
     // Blocks: the header, an empty record, another from opening, then two blocks a record.
     for (record, block) in (1..=5usize).zip((3..).step_by(2)) {
         for at in [0, 30, 60, 64, 100, 4000, 4100] {
             let mut flipped = bytes.clone();
             flipped[block * 4096 + at] ^= 4;
-            let machine = Machine { journal: Disk::holding(flipped), ..whole.clone() };
-            let before = machine.file.bytes();
+            let machine = whole.with(DiskFile::Journal, &flipped);
+            let before = machine.bytes();
             match (record, machine.open()) {
-                (5, Ok(_)) => assert_eq!(
-                    machine.file.bytes()[4 * 4096..6 * 4096],
-                    [[4; 4096], [0; 4096]].concat()
-                ),
-                (1..5, Err(Refusal::Damaged(_))) => assert!(machine.file.bytes() == before),
+                (5, Ok(_)) => {
+                    assert_eq!(
+                        machine.bytes()[4 * 4096..6 * 4096],
+                        [[4; 4096], [0; 4096]].concat()
+                    );
+                }
+                (1..5, Err(Refusal::Damaged(_))) => assert!(machine.bytes() == before),
                 (record, other) => panic!("record {record}, byte {at}: {other:?}"),
             }
         }
     }
     drop(whole.open().expect("the whole one is fine"));
-    assert_eq!(whole.file.bytes()[5 * 4096..6 * 4096], [5; 4096]);
+    assert_eq!(whole.bytes()[5 * 4096..6 * 4096], [5; 4096]);
 }
 
 #[test]
 fn an_emptied_cut_or_exchanged_journal_is_refused() {
     let machine = with_records(5);
-    let bytes = machine.journal.bytes();
-    let with =
-        |journal: Vec<u8>| Machine { journal: Disk::holding(journal), ..machine.clone() }.open();
-    assert!(matches!(with(bytes[..50 * 4096].to_vec()), Err(Refusal::Damaged(_))));
+    let bytes = machine.disk.bytes(DiskFile::Journal);
+    let with = |journal: &[u8]| machine.with(DiskFile::Journal, journal).open();
+    assert!(matches!(with(&bytes[..50 * 4096]), Err(Refusal::Damaged(_))));
     let mut emptied = bytes.clone();
     emptied[4096..].fill(0);
-    assert!(matches!(with(emptied), Err(Refusal::Damaged(_))));
+    assert!(matches!(with(&emptied), Err(Refusal::Damaged(_))));
     // One of another log, with and without records.
     let mut other = with_records(3);
-    other.file = machine.file.clone();
+    other.disk.set_bytes(DiskFile::Log, &machine.bytes());
     other.owner.journal = [77; 16];
     assert!(matches!(other.open(), Err(Refusal::Mismatch(_))));
-    let other = Machine { owner: other.owner, ..Machine::new(machine.file.clone(), 200 * 4096) };
+    let other = Machine { owner: other.owner, ..Machine::holding(&machine.bytes(), 200 * 4096) };
     assert!(other.open().is_err());
 }
 
 #[test]
 fn an_older_copy_of_either_file_is_refused() {
     let first = with_records(2);
-    let older = first.after_power_loss(|| false);
+    let older = first.after_power_loss();
     let backend = first.open().expect("recovered");
     for number in 0..200u64 {
         backend.write(4096 * (1 + number % 19), &[number as u8; 4096]).expect("written");
         backend.sync_data().expect("synced");
     }
     drop(backend);
-    let newer = first.after_power_loss(|| true);
-    let mixed = Machine { file: older.file.clone(), ..newer.clone() };
+    let newer = first.copy();
+    let mixed = newer.with(DiskFile::Log, &older.bytes());
     assert!(matches!(mixed.open(), Err(Refusal::Mismatch(_))));
-    let mixed = Machine { journal: older.journal.clone(), ..newer.clone() };
+    let older_journal = older.disk.bytes(DiskFile::Journal);
+    let mixed = newer.with(DiskFile::Journal, &older_journal);
     assert!(matches!(mixed.open(), Err(Refusal::Mismatch(_))));
     // Closed, the file needs no journal, of whatever age.
     newer.open().expect("recovered").close().expect("closed");
-    let whole = newer.file.bytes();
-    let mixed = Machine { journal: older.journal.clone(), ..newer.after_power_loss(|| true) };
+    let whole = newer.bytes();
+    let mixed = newer.with(DiskFile::Journal, &older_journal);
     mixed.open().expect("recovered").close().expect("closed");
-    assert!(mixed.file.bytes()[4096..] == whole[4096..]);
+    assert!(mixed.bytes()[4096..] == whole[4096..]);
 }
 
 fn filled(options: &Options) -> (RedbLogStore, Model) {
@@ -323,12 +325,12 @@ fn a_log_from_before_there_were_journals_gets_one() {
 
 #[test]
 fn what_redb_writes_of_the_first_block_leaves_the_stamps_alone() {
-    let machine = Machine::new(Disk::holding(vec![0; 20 * BLOCK_BYTES]), 16 * 4096);
+    let machine = Machine::holding(&vec![0; 20 * BLOCK_BYTES], 16 * 4096);
     let backend = machine.open().expect("recovered");
     for fill in 0..100 {
         backend.write(0, &[fill; 320]).expect("written");
         backend.sync_data().expect("synced");
-        let bytes = machine.file.bytes();
+        let bytes = machine.bytes();
         let number = |at: usize| u64::from_le_bytes(bytes[at + 16..at + 24].try_into().expect("8"));
         let (even, odd) = (number(1024), number(2048));
         assert!(even.abs_diff(odd) == 1, "the stamps are numbers {even} and {odd}");

@@ -3,5 +3,6 @@
 mod crash;
 mod damage;
 mod disk;
+mod faults;
 mod journal;
 mod model;
