@@ -22,8 +22,8 @@ pub enum ChangeStep {
     /// A new member that votes at once, with an empty log: until it has caught up it is one voter more that can not help to commit. For
     /// founding and for emergencies; [`ChangeStep::AddLearner`] and [`ChangeStep::Promote`] are safer for availability.
     AddVoter(NodeId),
-    /// A new member that votes and keeps terms, but no commands. Its id must be new to the group: a store that lacks commands never becomes
-    /// that of a full member.
+    /// A new member that votes and keeps terms, but no commands. It must be set up as one ([`Config::is_witness`](crate::Config::is_witness)):
+    /// a store that lacks commands never becomes that of a full member.
     AddWitness(NodeId),
     /// A voter becomes a learner.
     Demote(NodeId),

@@ -45,6 +45,10 @@ pub struct Config {
     pub lease: Option<LeaseConfig>,
     /// Commits an entry only when enough zones have it. Equal at all members.
     pub commit_groups: Option<CommitGroups>,
+    /// Whether this member is a witness: it votes, and keeps no commands and no state machine. That belongs to its store for as long as the
+    /// store exists. What the group lists it as must agree; while it does not, this member refuses the entries that it is sent, by name
+    /// ([`PeerFault::WithheldCommand`](crate::PeerFault::WithheldCommand), [`PeerFault::CommandForWitness`](crate::PeerFault::CommandForWitness)).
+    pub is_witness: bool,
     /// The store that this member runs on; `None` if stores are not told apart. Either all members have one, or none.
     pub store: Option<StoreStamp>,
 }
@@ -90,6 +94,7 @@ impl Config {
             forward_proposals: false,
             lease: None,
             commit_groups: None,
+            is_witness: false,
             store: None,
         }
     }

@@ -101,6 +101,7 @@ impl Raft {
         let (id, membership) = (self.config.id, self.log.membership());
         (membership.is_voter(id) || mutated!(LearnerCampaigns))
             && !membership.is_witness(id)
+            && !self.config.is_witness
             && (!self.incoming.as_ref().is_some_and(Incoming::is_installing)
                 || mutated!(CampaignWhileInstalling))
             && self.may_vote_for(self.log.last_position())
@@ -280,12 +281,14 @@ impl Raft {
         let now = self.now;
         let next = self.log.last().next();
         let id = self.config.id;
-        let peers: BTreeMap<NodeId, Peer> = self
-            .log
-            .membership()
+        let membership = self.log.membership();
+        let peers: BTreeMap<NodeId, Peer> = membership
             .members()
             .filter(|&node| node != id)
-            .map(|node| (node, Peer::new(next, now)))
+            .map(|node| {
+                let is_witness = membership.is_witness(node);
+                (node, Peer { is_witness, ..Peer::new(next, now) })
+            })
             .collect();
         self.transition(Role::Leader(Leader {
             peers,

@@ -144,6 +144,15 @@ impl core::fmt::Display for Hint {
     }
 }
 
+/// A witness or not.
+struct Kind(bool);
+
+impl core::fmt::Display for Kind {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(if self.0 { "a witness" } else { "a full member" })
+    }
+}
+
 /// Why an input was not taken. The core is unchanged, but for its clock.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HandleError {
@@ -231,11 +240,32 @@ pub enum PeerFault {
     /// A configuration that no group can have.
     #[error("it sent a configuration that contradicts itself, or in which nobody could lead")]
     ImpossibleMembership,
-    /// A command without its content, to a member that is no witness.
-    #[error("it withheld the command of entry {index} from a member that is no witness")]
+    /// A command without its content, to a member that is no witness: the group lists it as one.
+    #[error(
+        "it withheld the command of entry {index}, since the group lists this node as a witness, and it is set up as a full member: \
+         remove it from the group, and set it up as a witness on an empty store or add it as a full member"
+    )]
     WithheldCommand {
         /// The entry.
         index: Index,
+    },
+    /// A command, to a witness: the group lists it as a full member.
+    #[error(
+        "it sent the command of entry {index}, since the group lists this node as a full member, and it is set up as a witness: \
+         remove it from the group, and set it up as a full member on an empty store or add it as a witness"
+    )]
+    CommandForWitness {
+        /// The entry.
+        index: Index,
+    },
+    /// A witness's acknowledgement, from a node that the group lists as a full member. It does not count.
+    #[error(
+        "it acknowledged index {matched} without the commands, since it is set up as a witness, and the group lists it as a full member: \
+         remove it from the group, and set it up as a full member on an empty store or add it as a witness"
+    )]
+    CommandsMissing {
+        /// What it acknowledged.
+        matched: Index,
     },
     /// An earlier life of a store than was seen before: the store was put back from a copy, or the message is very late.
     #[error(
@@ -326,6 +356,15 @@ pub enum RestoreError {
         log_term: Term,
         /// The hard state's term.
         term: Term,
+    },
+    /// The first configuration of a group that is being founded lists this member as a witness and its settings do not, or the other way round.
+    #[error(
+        "the founding configuration lists this member as {}, and it is set up as {}: make them agree before it starts",
+        Kind(*.is_listed), Kind(!*.is_listed)
+    )]
+    FoundedAsAnotherKind {
+        /// Whether the configuration lists it as a witness.
+        is_listed: bool,
     },
     /// The log starts after the state machine's state ends: entries between them are gone.
     #[error(

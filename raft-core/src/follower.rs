@@ -39,7 +39,7 @@ impl Raft {
         match body {
             Body::Append { prev, entries, .. } => {
                 self.check_against_commit(*prev, entries)?;
-                self.check_withheld(entries)
+                self.check_commands(entries)
             }
             Body::SnapshotOffer { snapshot } => {
                 self.check_against_commit(snapshot.position, &Entries::new())
@@ -109,13 +109,22 @@ impl Raft {
         self.learn_commit(leader_commit.min(bound));
     }
 
-    /// Refuses entries without their commands, unless this member is a witness, or may be about to become one.
-    fn check_withheld(&self, entries: &Entries) -> Result<(), PeerFault> {
-        if self.is_witness() || !self.log.ever_lists(self.config.id) {
-            return Ok(());
+    /// A full member has every command of its log, and a witness none. So who says that it has an entry has what the group counts on,
+    /// whatever its leader takes it for.
+    fn check_commands(&self, entries: &Entries) -> Result<(), PeerFault> {
+        for entry in entries.iter() {
+            let index = entry.index;
+            match entry.payload {
+                Payload::Withheld if !self.config.is_witness => {
+                    return Err(PeerFault::WithheldCommand { index });
+                }
+                Payload::Command(_) if self.config.is_witness => {
+                    return Err(PeerFault::CommandForWitness { index });
+                }
+                _ => {}
+            }
         }
-        let withheld = entries.iter().find(|entry| entry.payload == Payload::Withheld);
-        withheld.map_or(Ok(()), |entry| Err(PeerFault::WithheldCommand { index: entry.index }))
+        Ok(())
     }
 
     /// Refuses what contradicts a committed entry: no leader could send it.
@@ -179,6 +188,15 @@ impl Raft {
         }
     }
 
+    /// Says that its log equals the leader's up to `matched`. A witness always says that it is one: the group may take it for a full member.
+    pub(crate) fn accepted(&self, matched: Index) -> Body {
+        Body::AppendResponse(if self.config.is_witness {
+            AppendOutcome::Witnessed { matched }
+        } else {
+            AppendOutcome::Accepted { matched }
+        })
+    }
+
     /// Acknowledges what is durable by now, once for all appends since the last time.
     pub(crate) fn make_acknowledgement(&mut self) {
         if self.term_dependency().is_some() && !mutated!(AcknowledgedBeforeItsTermIsDurable) {
@@ -194,7 +212,7 @@ impl Raft {
         if matched > *acked || *is_due {
             *is_due = false;
             *acked = matched;
-            let body = Body::AppendResponse(AppendOutcome::Accepted { matched });
+            let body = self.accepted(matched);
             let message = crate::Message { term, body };
             self.actions.push_back(crate::Action::Send { to: leader, message });
         }

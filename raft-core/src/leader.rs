@@ -101,6 +101,7 @@ impl Raft {
             let (last, base) = (self.log.last(), self.log.base().index);
             let Some(peer) = self.peer_mut(to) else { return };
             let Some(next) = peer.next_to_send(last) else { return };
+            let is_witness = peer.is_witness;
             if next <= base && !mutated!(CompactedEntriesFetched) {
                 // The log can no more say which term stands before `next`: only the snapshot helps.
                 self.offer_snapshot(to);
@@ -110,8 +111,7 @@ impl Raft {
                 return;
             }
             let budget = self.append_budget(to);
-            // Also one that was removed, for as long as it is served: an id that was a witness's is never another member's.
-            if self.log.ever_lists_witness(to) {
+            if is_witness {
                 let entries = self.log.without_commands(next, last, budget);
                 self.send_append(to, next, entries);
                 continue;
@@ -222,7 +222,7 @@ impl Raft {
         if !matches!(self.role, Role::Leader(_)) {
             return Ok(());
         }
-        if let AppendOutcome::Accepted { matched } = outcome
+        if let AppendOutcome::Accepted { matched } | AppendOutcome::Witnessed { matched } = outcome
             && matched > last
             && !mutated!(AckBeyondTheLogBelieved)
         {
@@ -231,7 +231,10 @@ impl Raft {
         let Some(peer) = self.peer_mut(from) else { return Ok(()) };
         peer.last_contact = now;
         match outcome {
-            AppendOutcome::Accepted { matched } => {
+            AppendOutcome::Witnessed { matched } if !peer.is_witness => {
+                return Err(PeerFault::CommandsMissing { matched });
+            }
+            AppendOutcome::Accepted { matched } | AppendOutcome::Witnessed { matched } => {
                 peer.on_matched(matched, now, write_time);
                 peer.catch_up.on_matched(matched, last, now);
             }

@@ -18,7 +18,8 @@ pub struct Membership {
     /// Members that receive the log and do not vote (dissertation §4.2.1). While the configuration is joint, an outgoing voter may be listed
     /// here too: it votes until the joint configuration is left.
     pub learners: BTreeSet<NodeId>,
-    /// Those of the voters that keep the log's terms but not its commands, and have no state machine.
+    /// Those of the voters that keep the log's terms but not its commands, and have no state machine. They are set up so
+    /// ([`Config::is_witness`](crate::Config::is_witness)): this list only has to agree.
     ///
     /// Why that is safe: every rule of elections and of commitment looks at positions (index and term) only, and a witness has all
     /// of them, durably. So whatever a quorum with a witness in it has committed, no candidate that lacks it gets that witness's vote

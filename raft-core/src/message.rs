@@ -140,6 +140,11 @@ pub enum AppendOutcome {
         /// The last index that matches.
         matched: Index,
     },
+    /// The same, from a witness: of commands it has only the positions. Also its answer to a snapshot, of which it needs no more.
+    Witnessed {
+        /// The last index that matches.
+        matched: Index,
+    },
     /// The entry before the appended ones is not in the follower's log.
     Rejected {
         /// The `prev` index of the rejected append; tells an answer from an older one.

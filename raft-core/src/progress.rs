@@ -24,6 +24,8 @@ pub(crate) struct Peer {
     pub(crate) lease_from: Instant,
     /// The highest commit index that it was told.
     pub(crate) told_commit: Index,
+    /// Whether commands are withheld from it. Who was removed as a witness stays one for as long as it is served.
+    pub(crate) is_witness: bool,
     /// Whether it still has to learn that it was removed.
     pub(crate) leaving: Option<Leaving>,
     /// How well it keeps up; asked before a learner is promoted.
@@ -93,6 +95,7 @@ impl Peer {
             fetching: None,
             lease_from: Instant(0),
             told_commit: Index(0),
+            is_witness: false,
             leaving: None,
             catch_up: CatchUp::new(next.prev(), now),
             owed: Index(0),

@@ -99,7 +99,12 @@ impl Raft {
         let mut hard_state = restored_log.hard_state;
         let saved = hard_state;
         let mut log = Log::restore(restored_log)?;
-        if log.ever_lists_witness(config.id) {
+        let is_listed = log.membership().is_witness(config.id);
+        let is_founded = log.last() == Index(0) && log.membership().contains(config.id);
+        if is_founded && is_listed != config.is_witness {
+            return Err(RestoreError::FoundedAsAnotherKind { is_listed });
+        }
+        if config.is_witness {
             // It has no state machine that could lie behind or ahead of the log.
             snapshot = Some(log.base_snapshot());
         }
@@ -266,8 +271,9 @@ impl Raft {
     /// What it does at the moment.
     pub fn role_kind(&self) -> RoleKind {
         let (id, membership) = (self.config.id, self.log.membership());
+        let is_witness = self.config.is_witness || membership.is_witness(id);
         match &self.role {
-            Role::Follower(_) if membership.is_witness(id) => RoleKind::Witness,
+            Role::Follower(_) if membership.is_voter(id) && is_witness => RoleKind::Witness,
             Role::Follower(_) if membership.is_voter(id) => RoleKind::Follower,
             Role::Follower(_) if membership.learners.contains(&id) => RoleKind::Learner,
             Role::Follower(_) => RoleKind::Outsider,
@@ -275,11 +281,6 @@ impl Raft {
             Role::Candidate(_) => RoleKind::Candidate,
             Role::Leader(_) => RoleKind::Leader,
         }
-    }
-
-    /// Whether its store may lack commands: it is a witness, or was one (a removal may yet be rolled back).
-    pub(crate) fn is_witness(&self) -> bool {
-        self.log.ever_lists_witness(self.config.id)
     }
 
     fn on_time(&mut self) {
@@ -362,12 +363,8 @@ impl Raft {
         if is_installing && !mutated!(AppliedWhileInstalling) {
             return;
         }
-        if self.is_witness() {
+        if self.config.is_witness {
             self.pass_over_commands();
-            return;
-        }
-        // Who joins does not know yet whether as a witness, so that what it has may lack its commands.
-        if !self.log.ever_lists(self.config.id) {
             return;
         }
         let window_end = self.applied.plus(self.config.apply_entries_max);

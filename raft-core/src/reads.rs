@@ -15,7 +15,7 @@ impl Raft {
         let has_room = |waiting: usize| {
             if waiting < max { Ok(()) } else { Err(Refusal::TooManyReads { waiting }) }
         };
-        let is_witness = self.is_witness();
+        let is_witness = self.config.is_witness;
         match &mut self.role {
             Role::Leader(leader) => {
                 has_room(leader.reads.len())?;

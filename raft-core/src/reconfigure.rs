@@ -130,6 +130,7 @@ impl Raft {
         for node in membership.members().filter(|node| *node != id) {
             let peer = leader.peers.entry(node).or_insert_with(|| Peer::new(next, now));
             peer.leaving = None;
+            peer.is_witness = membership.is_witness(node);
         }
         for (node, peer) in &mut leader.peers {
             if !membership.contains(*node) && peer.leaving.is_none() {

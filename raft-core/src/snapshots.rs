@@ -187,12 +187,14 @@ impl Raft {
             let matched = self.commit.min(self.log.durable());
             if matched >= position.index {
                 let outcome = SnapshotOutcome::Matched(matched);
-                self.send(from, Body::SnapshotResponse { position, outcome });
+                let body = Body::SnapshotResponse { position, outcome };
+                let is_witness = self.config.is_witness;
+                self.send(from, if is_witness { self.accepted(matched) } else { body });
             }
             // If it is not durable yet, the acknowledgement of appends will say so when it is.
             return;
         }
-        if snapshot.membership.is_witness(self.config.id) {
+        if self.config.is_witness {
             self.skip_to(from, snapshot);
             return;
         }
@@ -213,9 +215,7 @@ impl Raft {
         self.snapshot = Some(snapshot);
         self.is_unverified = false;
         self.note_verified(position.index);
-        let outcome = SnapshotOutcome::Matched(position.index);
-        let message =
-            Message { term: self.term, body: Body::SnapshotResponse { position, outcome } };
+        let message = Message { term: self.term, body: self.accepted(position.index) };
         self.outbox.push(Some(self.log.next_ticket()), from, message);
     }
 

@@ -8,8 +8,9 @@ use std::collections::BTreeSet;
 use common::append;
 use common::one::{at, follower_of_three, lead, message, sent, snapshot};
 use raft_core::{
-    AppendOutcome, Body, Entries, Entry, HandleError, Index, Input, Instant, Membership, Message,
-    NodeId, Payload, PeerFault, Raft, SnapshotMeta, SnapshotOutcome, StoreId, StoreStamp, Term,
+    AppendOutcome, Body, Config, Entries, Entry, HandleError, Index, Input, Instant, Membership,
+    Message, NodeId, Payload, PeerFault, Raft, Restored, SnapshotMeta, SnapshotOutcome, StoreId,
+    StoreStamp, Term,
 };
 
 /// The name of a fault: a new one does not compile here before it has a row below.
@@ -27,6 +28,8 @@ fn name(fault: PeerFault) -> &'static str {
         PeerFault::UnknownReadContext { .. } => "UnknownReadContext",
         PeerFault::ImpossibleMembership => "ImpossibleMembership",
         PeerFault::WithheldCommand { .. } => "WithheldCommand",
+        PeerFault::CommandForWitness { .. } => "CommandForWitness",
+        PeerFault::CommandsMissing { .. } => "CommandsMissing",
         PeerFault::RolledBackStore { .. } => "RolledBackStore",
     }
 }
@@ -35,11 +38,25 @@ fn name(fault: PeerFault) -> &'static str {
 type Row = (&'static str, fn() -> Raft, u64, Message);
 
 /// How many names there are above.
-const NAMES: usize = 13;
+const NAMES: usize = 15;
 
 /// A follower of node 2 in term 3, with one committed entry.
 fn follower() -> Raft {
     let mut raft = follower_of_three();
+    tell(&mut raft, 2, message(3, append((0, 0), &[(1, 3)], 1))).unwrap();
+    sent(&mut raft);
+    raft
+}
+
+/// A witness that follows node 2 in term 3, with one committed entry.
+fn witness() -> Raft {
+    let config = Config { is_witness: true, ..Config::new(NodeId(1)) };
+    let members = Membership {
+        voters: [1, 2, 3].map(NodeId).into(),
+        witnesses: [NodeId(1)].into(),
+        ..Membership::default()
+    };
+    let mut raft = Raft::new(config, 1, Instant(0), Restored::founding(members)).unwrap();
     tell(&mut raft, 2, message(3, append((0, 0), &[(1, 3)], 1))).unwrap();
     sent(&mut raft);
     raft
@@ -67,12 +84,16 @@ fn accepted(matched: u64) -> Body {
     Body::AppendResponse(AppendOutcome::Accepted { matched: Index(matched) })
 }
 
+fn witnessed(matched: u64) -> Body {
+    Body::AppendResponse(AppendOutcome::Witnessed { matched: Index(matched) })
+}
+
 #[test]
 fn every_fault_is_refused_by_name_and_changes_nothing() {
     const MAX: u64 = u64::MAX;
     let nobody = SnapshotMeta { position: at(5, 3), membership: Membership::default() };
     let matched = SnapshotOutcome::Matched(Index(MAX));
-    let table: [Row; 23] = [
+    let table: [Row; 25] = [
         ("OwnId", follower, 1, message(3, append((0, 0), &[], 0))),
         ("ImpossibleTerm", follower, 2, message(0, append((0, 0), &[], 0))),
         ("ImpossibleTerm", follower, 2, message(MAX, append((0, 0), &[], 0))),
@@ -131,6 +152,8 @@ fn every_fault_is_refused_by_name_and_changes_nothing() {
         ),
         ("ImpossibleMembership", follower, 2, message(3, Body::SnapshotOffer { snapshot: nobody })),
         ("WithheldCommand", follower, 2, message(3, entry_2(Payload::Withheld))),
+        ("CommandsMissing", leader, 2, message(1, witnessed(1))),
+        ("CommandForWitness", witness, 2, message(3, entry_2(Payload::Command("x".into())))),
     ];
     let mut seen = BTreeSet::new();
     for (expected, build, from, message) in table {

@@ -178,10 +178,10 @@ impl Maker {
                 entries: self.entries(),
                 commit: self.index(),
             },
-            5 => Body::AppendResponse(if self.flag() {
-                AppendOutcome::Accepted { matched: self.index() }
-            } else {
-                AppendOutcome::Rejected { prev: self.index(), hint: self.position() }
+            5 => Body::AppendResponse(match self.bits() % 3 {
+                0 => AppendOutcome::Accepted { matched: self.index() },
+                1 => AppendOutcome::Witnessed { matched: self.index() },
+                _ => AppendOutcome::Rejected { prev: self.index(), hint: self.position() },
             }),
             6 => Body::Heartbeat { commit: self.index(), read_context: self.number() },
             7 => Body::HeartbeatResponse { read_context: self.number() },
@@ -293,6 +293,7 @@ impl Maker {
                     .collect::<BTreeMap<_, _>>(),
                 zones_min: m.count(),
             }),
+            is_witness: self.flag(),
             store: self.maybe(Maker::stamp),
         }
     }
@@ -392,14 +393,14 @@ proptest! {
 fn the_bytes_are_those_of_the_documented_format() {
     let restored = Restored::founding(Membership::of_voters([NodeId(1), NodeId(300)]));
     let mut recorder = Recorder::new(&Config::new(NodeId(1)), 7, Instant(1000), &restored);
-    let mut expected = b"raft-rec\x01".to_vec();
+    let mut expected = b"raft-rec\x02".to_vec();
     expected.extend([1, 0]); // node 1, no seconds
     expected.extend([0x80, 0xca, 0xb5, 0xee, 0x01]); // 500,000,000 ns
     expected.extend([0, 0x80, 0xe1, 0xeb, 0x17]); // 50,000,000 ns
     expected.extend([0x80, 0x80, 0x20, 0x80, 0x02, 0x80, 0x80, 0x80, 0x04]);
     expected.extend([0x80, 0x80, 0x80, 0x10, 0x80, 0x80, 0x80, 0x08, 0x80, 0x80, 0x01]);
     expected.extend([0xa0, 0x8d, 0x06, 0xc0, 0x84, 0x3d, 0xa0, 0x8d, 0x06, 10, 0x90, 0x4e]);
-    expected.extend([0, 0, 0, 0]); // no forwarding, leases, commit groups, store
+    expected.extend([0, 0, 0, 0, 0]); // no forwarding, leases, commit groups, witness, store
     expected.extend([7, 0xe8, 0x07]); // seed, start
     expected.extend([0, 0, 0, 0, 0]); // hard state; base
     expected.extend([2, 1, 0xac, 0x02, 0, 0, 0, 0]); // membership
@@ -431,7 +432,7 @@ fn another_version_is_refused_and_both_are_named() {
     let error = RecordingError::UnknownVersion { found: 9, known: VERSION };
     assert_eq!(Recording::read(&file).err(), Some(error));
     let text = error.to_string();
-    assert!(text.contains("version 9") && text.contains("version 1"), "{text}");
+    assert!(text.contains("version 9") && text.contains("version 2"), "{text}");
     assert_eq!(replay(b"raft"), Err(ReplayError::Recording(RecordingError::NotARecording)));
 }
 

@@ -105,6 +105,7 @@ fn body() -> impl Strategy<Value = Body> {
         any::<bool>().prop_map(|granted| Body::VoteResponse { granted }),
         append(),
         number().prop_map(|m| Body::AppendResponse(AppendOutcome::Accepted { matched: Index(m) })),
+        number().prop_map(|m| Body::AppendResponse(AppendOutcome::Witnessed { matched: Index(m) })),
         (number(), position()).prop_map(|(prev, hint)| Body::AppendResponse(
             AppendOutcome::Rejected { prev: Index(prev), hint }
         )),

@@ -141,7 +141,9 @@ impl<M: Machine> World<'_, M> {
                 self.checker.on_snapshot_position(from, snapshot)?;
                 self.coverage.hit("snapshots offered");
             }
-            Body::AppendResponse(AppendOutcome::Accepted { matched })
+            Body::AppendResponse(
+                AppendOutcome::Accepted { matched } | AppendOutcome::Witnessed { matched },
+            )
             | Body::SnapshotResponse { outcome: SnapshotOutcome::Matched(matched), .. } => {
                 self.mix(matched.0);
                 let leader = (to, &self.nodes[index_of(to)].log);

@@ -110,10 +110,6 @@ impl Log {
         self.shape.membership_as_of(index)
     }
 
-    pub(crate) fn ever_lists(&self, node: NodeId) -> bool {
-        self.shape.ever_lists(node)
-    }
-
     pub(crate) fn ever_lists_witness(&self, node: NodeId) -> bool {
         self.shape.ever_lists_witness(node)
     }

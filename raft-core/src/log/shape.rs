@@ -195,12 +195,6 @@ impl LogShape {
         latest.map_or(&self.base_membership, |(_, membership)| membership)
     }
 
-    /// Whether any configuration that is known lists this node.
-    pub(crate) fn ever_lists(&self, node: NodeId) -> bool {
-        self.base_membership.contains(node)
-            || self.memberships.iter().any(|(_, membership)| membership.contains(node))
-    }
-
     /// Whether any configuration that is known lists this node as a witness: then its store may lack commands.
     pub(crate) fn ever_lists_witness(&self, node: NodeId) -> bool {
         self.base_membership.is_witness(node)

@@ -106,6 +106,7 @@ code_struct!(Config {
     forward_proposals,
     lease,
     commit_groups,
+    is_witness,
     store,
 });
 
@@ -181,6 +182,7 @@ code_enum!(ForwardOutcome, "the answer to forwarded proposals" {
 code_enum!(AppendOutcome, "the answer to an append" {
     0 => Accepted { matched },
     1 => Rejected { prev, hint },
+    2 => Witnessed { matched },
 });
 code_enum!(SnapshotOutcome, "the answer to a snapshot" {
     0 => Wanted,

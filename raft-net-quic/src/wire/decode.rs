@@ -84,6 +84,9 @@ fn raft_body(
         A::AppendAccepted { matched } => CoreBody::AppendResponse(AppendOutcome::Accepted {
             matched: Index(matched.to_native()),
         }),
+        A::AppendWitnessed { matched } => CoreBody::AppendResponse(AppendOutcome::Witnessed {
+            matched: Index(matched.to_native()),
+        }),
         A::AppendRejected { prev, hint } => CoreBody::AppendResponse(AppendOutcome::Rejected {
             prev: Index(prev.to_native()),
             hint: hint.into(),

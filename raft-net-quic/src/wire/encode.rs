@@ -255,6 +255,9 @@ fn raft_body(body: &CoreBody) -> Result<Body, WireError> {
         CoreBody::AppendResponse(AppendOutcome::Accepted { matched }) => {
             Body::AppendAccepted { matched: matched.0 }
         }
+        CoreBody::AppendResponse(AppendOutcome::Witnessed { matched }) => {
+            Body::AppendWitnessed { matched: matched.0 }
+        }
         CoreBody::AppendResponse(AppendOutcome::Rejected { prev, hint }) => {
             Body::AppendRejected { prev: prev.0, hint: (*hint).into() }
         }

@@ -45,6 +45,7 @@ pub(super) enum Body {
     StreamEnd { position: Position, size_bytes: u64, digest: [u8; 32] },
     StreamAck { position: Position, offset: u64 },
     StreamAbort { position: Position },
+    AppendWitnessed { matched: u64 },
 }
 
 /// Why a leader refuses a forwarded batch.

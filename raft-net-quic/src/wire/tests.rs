@@ -129,6 +129,9 @@ fn body() -> impl Strategy<Value = Body> {
         any::<u64>().prop_map(|matched| Body::AppendResponse(AppendOutcome::Accepted {
             matched: Index(matched)
         })),
+        any::<u64>().prop_map(|matched| Body::AppendResponse(AppendOutcome::Witnessed {
+            matched: Index(matched)
+        })),
         (any::<u64>(), position()).prop_map(|(prev, hint)| Body::AppendResponse(
             AppendOutcome::Rejected { prev: Index(prev), hint }
         )),

@@ -122,6 +122,7 @@ impl Runner {
                 continue;
             }
             let mut config = Config::new(id);
+            config.is_witness = self.world.founding.is_witness(id);
             for (key, value) in &settings {
                 parse::configure(&mut config, key, value)?;
             }

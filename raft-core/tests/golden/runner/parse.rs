@@ -243,6 +243,9 @@ fn forward_outcome(args: &mut Args<'_>) -> Result<ForwardOutcome> {
 }
 
 fn append_outcome(args: &mut Args<'_>) -> Result<AppendOutcome> {
+    if let Some(matched) = args.number("witnessed")? {
+        return Ok(AppendOutcome::Witnessed { matched: Index(matched) });
+    }
     if let Some(matched) = args.number("matched")? {
         return Ok(AppendOutcome::Accepted { matched: Index(matched) });
     }
@@ -354,6 +357,7 @@ pub(crate) fn configure(config: &mut Config, key: &str, value: &str) -> Result<(
         "priority" => config.priority = u8::try_from(value)?,
         "transfer_lag_max" => config.transfer_lag_max = value,
         "forward_proposals" => config.forward_proposals = value > 0,
+        "witness" => config.is_witness = value > 0,
         "zones_min" => config.commit_groups.get_or_insert(NO_GROUPS).zones_min = size,
         "lease_drift_ppm" => {
             config.lease = Some(LeaseConfig { clock_drift_max_ppm: u32::try_from(value)? });

@@ -71,6 +71,9 @@ fn body(body: &Body) -> String {
             format!("prev={prev} {} commit={commit}", self::entries(entries))
         }
         Body::AppendResponse(AppendOutcome::Accepted { matched }) => format!("matched={matched}"),
+        Body::AppendResponse(AppendOutcome::Witnessed { matched }) => {
+            format!("matched={matched} without commands")
+        }
         Body::AppendResponse(AppendOutcome::Rejected { prev, hint }) => {
             format!("rejected prev={prev} hint={hint}")
         }
