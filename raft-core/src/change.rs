@@ -71,13 +71,15 @@ impl MembershipChange {
             take_step(&mut target, step)?;
         }
         target.retain_members();
-        if !target.voters.iter().any(|node| !target.is_witness(*node)) {
+        let can_lead = target.voters.iter().any(|node| !target.is_witness(*node));
+        if !can_lead && !mutated!(NobodyLeftToLead) {
             return Err(Refusal::NobodyCouldLead);
         }
         if target == *current {
             return Err(Refusal::NoChange);
         }
-        if target.voters.symmetric_difference(&current.voters).count() > 1 {
+        let replaced = target.voters.symmetric_difference(&current.voters).count();
+        if replaced > 1 && !mutated!(TwoVotersInOneStep) {
             target.outgoing.clone_from(&current.voters);
             // Who leaves as a witness stays one for as long as it votes.
             let leaving = current.witnesses.iter().filter(|node| target.outgoing.contains(node));

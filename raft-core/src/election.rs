@@ -19,7 +19,9 @@ use crate::{
 /// below the highest. So those of high priority get the first chance, and nobody waits for ever.
 pub(crate) fn patience(config: &Config, rng: &mut Rng) -> Duration {
     let steps = Config::PRIORITY_MAX.saturating_sub(config.priority);
-    rng.jittered(config.election_timeout) + config.election_timeout * u32::from(steps)
+    let steps = if mutated!(PriorityIgnored) { 0 } else { u32::from(steps) };
+    let steps = if mutated!(LowPriorityWaitsForEver) { steps * 1_000 } else { steps };
+    rng.jittered(config.election_timeout) + config.election_timeout * steps
 }
 
 impl Raft {
@@ -100,8 +102,8 @@ impl Raft {
     pub(crate) fn can_campaign(&self) -> bool {
         let (id, membership) = (self.config.id, self.log.membership());
         (membership.is_voter(id) || mutated!(LearnerCampaigns))
-            && !membership.is_witness(id)
-            && !self.config.is_witness
+            && ((!membership.is_witness(id) && !self.config.is_witness)
+                || mutated!(WitnessCampaigns))
             && (!self.incoming.as_ref().is_some_and(Incoming::is_installing)
                 || mutated!(CampaignWhileInstalling))
             && self.may_vote_for(self.log.last_position())
@@ -109,7 +111,7 @@ impl Raft {
     }
 
     pub(crate) fn on_election_timeout(&mut self) {
-        let is_stalled = self.health == StorageHealth::Stalled;
+        let is_stalled = self.health == StorageHealth::Stalled && !mutated!(StalledMemberCampaigns);
         let next_term = self.term.next().filter(|_| self.can_campaign() && !is_stalled);
         let Some(next_term) = next_term else {
             self.become_follower(self.term, None);
@@ -237,7 +239,8 @@ impl Raft {
             && self.leader().is_none()
             && (last.is_up_to_date_with(self.log.last_position()) || mutated!(VoteForAShorterLog))
             && self.may_vote_for(last)
-            && (transfer || !self.has_promised_another(from));
+            && ((transfer && !mutated!(PromiseHoldsBackATransfer))
+                || !self.has_promised_another(from));
         if granted {
             // A pre-candidate gives up its own plans; the timer starts anew for everybody who votes (paper §5.2).
             self.become_follower(term, None);

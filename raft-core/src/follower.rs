@@ -115,10 +115,14 @@ impl Raft {
         for entry in entries.iter() {
             let index = entry.index;
             match entry.payload {
-                Payload::Withheld if !self.config.is_witness => {
+                Payload::Withheld
+                    if !self.config.is_witness && !mutated!(WithheldCommandBelieved) =>
+                 {
                     return Err(PeerFault::WithheldCommand { index });
                 }
-                Payload::Command(_) if self.config.is_witness => {
+                Payload::Command(_)
+                    if self.config.is_witness && !mutated!(CommandForAWitnessBelieved) =>
+                 {
                     return Err(PeerFault::CommandForWitness { index });
                 }
                 _ => {}
@@ -173,7 +177,7 @@ impl Raft {
         // The leader bounds it by what this node acknowledged in this term, and that was durable: the entries up to there are the
         // leader's, even if this node has restarted since. Where stores are told apart that is not taken on trust: the leader sees the
         // new life and sends a probe, and what that confirms is believed.
-        if !self.is_unverified {
+        if !self.is_unverified || mutated!(CommitBelievedBeforeComparing) {
             self.learn_commit(commit);
         }
         self.send(from, Body::HeartbeatResponse { read_context });

@@ -84,7 +84,9 @@ impl Seen {
     fn take(&mut self, id: ForwardId) -> bool {
         let starts = self.sequences.len();
         match self.sequences.entry(id.nonce) {
-            Entry::Occupied(mut highest) if id.sequence > *highest.get() => {
+            Entry::Occupied(mut highest)
+                if id.sequence > *highest.get() || mutated!(ForwardTakenTwice) =>
+            {
                 highest.insert(id.sequence);
                 true
             }
@@ -110,7 +112,7 @@ impl Raft {
         };
         let bytes = batch_bytes(&commands, max_bytes)?;
         let forwards = &mut follower.forwards;
-        if forwards.bytes + bytes > max_bytes {
+        if forwards.bytes + bytes > max_bytes && !mutated!(ForwardQuotaNotChecked) {
             return Err(Refusal::QuotaExceeded { uncommitted_bytes: forwards.bytes, max_bytes });
         }
         self.forward_sequence += 1;
@@ -151,7 +153,8 @@ impl Raft {
     ) {
         let (term, commit) = (self.term, self.commit);
         let Role::Follower(follower) = &mut self.role else { return };
-        if follower.leader != Some(from) || id.nonce != self.nonce {
+        let is_ours = id.nonce == self.nonce || mutated!(AnswerToAnEarlierLifeBelieved);
+        if follower.leader != Some(from) || !is_ours {
             return;
         }
         let forwards = &mut follower.forwards;
@@ -180,8 +183,7 @@ impl Raft {
     pub(crate) fn give_up_forwards(&mut self) {
         let now = self.now;
         let Role::Follower(follower) = &mut self.role else { return };
-        let is_late =
-            |f: &Forwarded| matches!(f.state, State::Asked { deadline } if now >= deadline);
+        let is_late = |f: &Forwarded| matches!(f.state, State::Asked { deadline } if now >= deadline && !mutated!(ForwardsNeverGivenUp));
         while let Some(position) = follower.forwards.queue.iter().position(is_late) {
             if let Some(id) = follower.forwards.remove(position) {
                 self.actions.push_back(Action::Resolve(Resolution::Abandoned { id }));

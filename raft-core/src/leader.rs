@@ -41,7 +41,7 @@ impl Raft {
         let Role::Leader(leader) = &mut self.role else {
             return Err(Refusal::NotLeader { leader: leader_hint });
         };
-        if let Some(transfer) = leader.transfer {
+        if let Some(transfer) = leader.transfer.filter(|_| !mutated!(ProposalsDuringATransfer)) {
             return Err(Refusal::TransferInProgress { to: transfer.to });
         }
         let max_bytes = self.config.uncommitted_bytes_max;
@@ -75,6 +75,7 @@ impl Raft {
         };
         let mut index = quorum_reached(membership, reached, &mut self.scratch);
         if let Some(groups) = &self.config.commit_groups
+            && !mutated!(ZonesNotAsked)
             && let Some(in_zones) = zones_reached(membership, groups, reached)
         {
             index = index.min(in_zones);
@@ -111,7 +112,7 @@ impl Raft {
                 return;
             }
             let budget = self.append_budget(to);
-            if is_witness {
+            if is_witness && !mutated!(WitnessGetsCommands) {
                 let entries = self.log.without_commands(next, last, budget);
                 self.send_append(to, next, entries);
                 continue;
@@ -245,7 +246,7 @@ impl Raft {
 
     fn on_rejection(&mut self, from: NodeId, rejected: Index, hint: LogPosition) {
         let Some(peer) = self.peer_mut(from) else { return };
-        let has_forgotten = rejected <= peer.owed;
+        let has_forgotten = rejected <= peer.owed && !mutated!(LossOfWhatWasAcknowledgedForgiven);
         let matched = match &peer.progress {
             // Only an answer to the outstanding probe counts; even below what it once acknowledged, since a disk that lost
             // data must be filled again (scenario 35).
@@ -290,6 +291,7 @@ impl Raft {
             peer.last_contact = now;
             peer.read_context = peer.read_context.max(read_context);
             if let Some(sent_at) = leader.lease.sent_at(read_context) {
+                let sent_at = if mutated!(LeaseFromTheAnswer) { now } else { sent_at };
                 peer.lease_from = peer.lease_from.max(sent_at);
             }
             self.finish_reads();

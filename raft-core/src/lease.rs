@@ -43,7 +43,7 @@ impl Lease {
     }
 
     pub(crate) fn forswear(&mut self) {
-        self.is_forsworn = true;
+        self.is_forsworn = !mutated!(LeaseKeptWhileHandingOver);
     }
 
     pub(crate) fn is_forsworn(&self) -> bool {
@@ -64,7 +64,9 @@ impl Raft {
     pub(crate) fn lease_until(&self) -> Option<Instant> {
         let Role::Leader(leader) = &self.role else { return None };
         let drift = self.config.lease?.clock_drift_max_ppm;
-        if leader.lease.is_forsworn() || self.health == StorageHealth::Stalled {
+        let drift = if mutated!(LeaseWithoutDrift) { 0 } else { drift };
+        let is_stalled = self.health == StorageHealth::Stalled && !mutated!(LeaseOnAStalledDisk);
+        if leader.lease.is_forsworn() || is_stalled {
             return None;
         }
         let began = self.quorum_answered(leader)?;
@@ -103,7 +105,8 @@ impl Raft {
 
     /// A leader is to be back within a heartbeat interval. If it was away for longer, it was paused (scenario 24).
     pub(crate) fn detect_pause(&mut self, now: Instant) {
-        if self.config.lease.is_some() && now.since(self.now) > self.config.heartbeat_interval * 2 {
+        let is_paused = now.since(self.now) > self.config.heartbeat_interval * 2;
+        if self.config.lease.is_some() && is_paused && !mutated!(LeaseOutlivesAPause) {
             self.on_clock_suspect();
         }
     }

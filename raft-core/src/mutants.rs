@@ -187,6 +187,124 @@ mutants! {
     NothingRetained,
     /// A wanted snapshot is streamed again while it is being streamed. Scenario 45.
     SnapshotStreamedTwice,
+
+    // Membership.
+
+    /// Two voters come or go in one step, without a joint configuration. Dissertation §4.1.
+    TwoVotersInOneStep,
+    /// A change is begun while another is not settled. Dissertation §4.1.
+    TwoChangesAtATime,
+    /// A configuration is changed before an entry of the leader's own term is committed. Scenario 25.
+    ChangeBeforeOwnTermCommit,
+    /// A joint configuration is left before it is committed. Dissertation §4.3.
+    JointLeftBeforeCommitted,
+    /// A joint configuration is never left. Dissertation §4.3; scenario 27.
+    JointNeverLeft,
+    /// A learner is promoted however far it is behind. Dissertation §4.2.1.
+    PromotedBeforeCaughtUp,
+    /// The last voter that could lead may go.
+    NobodyLeftToLead,
+    /// A leader that was removed goes on leading. Dissertation §4.2.2; scenario 28.
+    RemovedLeaderStays,
+    /// A member that was removed is not told so. Dissertation §4.2.3.
+    RemovedMemberNotTold,
+    /// A snapshot may carry a configuration of later than its place. Scenario 31.
+    SnapshotOfALaterConfiguration,
+
+    // Transfer of leadership.
+
+    /// A transfer whose target does not take over is never given up. Dissertation §3.10.
+    TransferNeverEnds,
+    /// Leadership is handed to a learner, or to who is no member that votes. Dissertation §3.10, §4.2.1.
+    TransferToALearner,
+    /// Leadership is handed to a witness.
+    TransferToAWitness,
+    /// Leadership is handed to a member that lags or is silent. Dissertation §3.10.
+    TransferToALaggard,
+    /// The target is told to campaign before it has the leader's log. Dissertation §3.10.
+    TransferBeforeTheTargetHasTheLog,
+    /// Proposals are taken while leadership is being handed over. Dissertation §3.10.
+    ProposalsDuringATransfer,
+    /// Voters keep their promise to a leader that asks for an election itself. Dissertation §4.2.3.
+    PromiseHoldsBackATransfer,
+
+    // Leases.
+
+    /// Reads are served under a lease after another member was told to campaign. Dissertation §6.4.1.
+    LeaseKeptWhileHandingOver,
+    /// The lease is as long as the promise: no clock drifts. Dissertation §6.4.1.
+    LeaseWithoutDrift,
+    /// The lease counts from when a heartbeat was answered, not from when it left. Dissertation §6.4.1.
+    LeaseFromTheAnswer,
+    /// A leader that was paused goes on with its lease. Scenario 24.
+    LeaseOutlivesAPause,
+    /// The word that the clock stood still changes nothing. Scenario 24.
+    ClockSuspicionIgnored,
+    /// A voter that restarts votes at once, though it may have promised not to. Dissertation §6.4.1.
+    PromiseForgottenByARestart,
+    /// A read is served under a lease before an entry of the leader's own term is committed. Scenario 20.
+    LeaseReadBeforeOwnTermCommit,
+    /// A leader whose disk stalls keeps its lease.
+    LeaseOnAStalledDisk,
+
+    // Witnesses and zones.
+
+    /// A witness campaigns.
+    WitnessCampaigns,
+    /// A witness is sent commands.
+    WitnessGetsCommands,
+    /// A witness lets reads be asked for, though it has no state.
+    WitnessAnswersReads,
+    /// A member that keeps commands takes entries without them.
+    WithheldCommandBelieved,
+    /// A witness takes commands, which it does not keep.
+    CommandForAWitnessBelieved,
+    /// Who was a witness comes back as a member that keeps commands, on a store that lacks them.
+    WitnessBecomesAMember,
+    /// A witness counts for its zone, though it has no commands.
+    WitnessSpeaksForItsZone,
+    /// An entry commits by a majority alone, whichever zones have it.
+    ZonesNotAsked,
+
+    // Stores.
+
+    /// What a member says on another store than the recorded one counts. Scenario 32.
+    StrangeStoreCounts,
+    /// A member votes on another store than the recorded one. Scenario 32.
+    WipedStoreVotes,
+    /// A member whose log is blank, and that knows of no store, votes for a log that is not. Scenario 32.
+    BlankStoreVotesForALog,
+    /// A voter on another store than the recorded one is not made a learner.
+    StrangeStoreNotDemoted,
+    /// Messages of an earlier life of a store are believed.
+    LifeOfAStoreGoesBack,
+    /// A store that lacks what it acknowledged in an earlier life goes on counting.
+    LossOfWhatWasAcknowledgedForgiven,
+    /// After a restart a heartbeat's commit index is believed before the logs were compared.
+    CommitBelievedBeforeComparing,
+
+    // Forwarding, priorities, health, and reads at any member.
+
+    /// A batch that a member passed on is appended as often as it arrives.
+    ForwardTakenTwice,
+    /// Proposals are passed on without a bound.
+    ForwardQuotaNotChecked,
+    /// A proposal that was passed on waits for its answer for ever.
+    ForwardsNeverGivenUp,
+    /// An answer to what an earlier life of this member passed on is taken for one to this life.
+    AnswerToAnEarlierLifeBelieved,
+    /// A low priority does not make a member wait.
+    PriorityIgnored,
+    /// A low priority makes a member wait for ever.
+    LowPriorityWaitsForEver,
+    /// A member whose disk stalls campaigns.
+    StalledMemberCampaigns,
+    /// A leader whose disk stalls does not make way.
+    StalledLeaderStays,
+    /// What a member asks its leader is numbered alike in all its lives. Scenario 21.
+    QuestionsOfAllLivesAlike,
+    /// A read at a member whose leader does not answer waits for ever.
+    QuestionsNeverGivenUp,
 }
 
 impl Mutant {

@@ -140,7 +140,9 @@ impl Raft {
         let mut rng = Rng::new(seed);
         let election_deadline = now + crate::election::patience(&config, &mut rng);
         // It may have promised its vote before it went down; it no longer knows.
-        let has_voted_before = config.lease.is_some() && hard_state.term > Term(0);
+        let has_voted_before = config.lease.is_some()
+            && hard_state.term > Term(0)
+            && !mutated!(PromiseForgottenByARestart);
         let promised = if has_voted_before { config.election_timeout } else { Duration::ZERO };
         Ok(Raft {
             nonce: rng.next(),
@@ -209,6 +211,7 @@ impl Raft {
             Input::ChangeMembership { id, change } => self.on_change(id, &change),
             Input::TransferLeadership { id, to } => self.on_transfer(id, to),
             Input::StorageHealth(health) => self.on_storage_health(health),
+            Input::ClockSuspect if mutated!(ClockSuspicionIgnored) => {}
             Input::ClockSuspect => self.on_clock_suspect(),
             Input::Persisted(ticket) => self.on_persisted(ticket)?,
             Input::Fetched { peer, entries } => self.on_fetched(peer, entries),

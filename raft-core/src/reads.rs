@@ -22,7 +22,9 @@ impl Raft {
                 leader.reads.waiting.push(Reader::Here(id));
                 Ok(())
             }
-            Role::Follower(_) if is_witness => Err(Refusal::WitnessHasNoState { leader: hint }),
+            Role::Follower(_) if is_witness && !mutated!(WitnessAnswersReads) => {
+                Err(Refusal::WitnessHasNoState { leader: hint })
+            }
             Role::Follower(follower) if at == ReadAt::AnyMember && hint.is_some() => {
                 has_room(follower.questions.len())?;
                 follower.questions.waiting.push(id);
@@ -79,7 +81,8 @@ impl Raft {
     pub(crate) fn answer_reads_by_lease(&mut self) {
         let commit = self.commit;
         let Role::Leader(leader) = &self.role else { return };
-        if leader.reads.waiting.is_empty() || commit < leader.term_start {
+        let is_own = commit >= leader.term_start || mutated!(LeaseReadBeforeOwnTermCommit);
+        if leader.reads.waiting.is_empty() || !is_own {
             return;
         }
         let has_lease = self.lease_until().is_some();
@@ -117,7 +120,8 @@ impl Raft {
     /// answer must never pass for a new one (scenario 21).
     pub(crate) fn ask_for_index(&mut self) {
         let deadline = self.now + self.config.election_timeout;
-        let context = self.nonce.wrapping_add(self.questions_asked);
+        let nonce = if mutated!(QuestionsOfAllLivesAlike) { 0 } else { self.nonce };
+        let context = nonce.wrapping_add(self.questions_asked);
         let Role::Follower(follower) = &mut self.role else { return };
         let Some(leader) = follower.leader else { return };
         let Questions { waiting, asked } = &mut follower.questions;
@@ -158,7 +162,12 @@ impl Raft {
         let Role::Follower(follower) = &mut self.role else { return };
         let Some(leader) = follower.leader else { return };
         let reason = Refusal::LeaderSilent { leader };
-        while follower.questions.asked.front().is_some_and(|question| now >= question.deadline) {
+        while follower
+            .questions
+            .asked
+            .front()
+            .is_some_and(|question| now >= question.deadline && !mutated!(QuestionsNeverGivenUp))
+        {
             let Some(question) = follower.questions.asked.pop_front() else { return };
             self.actions.extend(
                 question

@@ -54,11 +54,14 @@ impl Raft {
         self.check_settled()?;
         for step in &change.steps {
             match *step {
-                ChangeStep::Promote(node) if self.log.membership().learners.contains(&node) => {
+                ChangeStep::Promote(node)
+                    if self.log.membership().learners.contains(&node)
+                        && !mutated!(PromotedBeforeCaughtUp) =>
+                {
                     self.check_caught_up(node)?;
                 }
                 ChangeStep::AddLearner(node) | ChangeStep::AddVoter(node)
-                    if self.log.ever_lists_witness(node) =>
+                    if self.log.ever_lists_witness(node) && !mutated!(WitnessBecomesAMember) =>
                 {
                     return Err(Refusal::StoreLacksCommands { node });
                 }
@@ -87,11 +90,12 @@ impl Raft {
         if let Some(transfer) = leader.transfer {
             return Err(Refusal::TransferInProgress { to: transfer.to });
         }
-        if self.commit < leader.term_start {
+        if self.commit < leader.term_start && !mutated!(ChangeBeforeOwnTermCommit) {
             return Err(Refusal::NotSettled);
         }
         let at = self.log.membership_at();
-        if at > self.commit || self.log.membership().is_joint() {
+        let is_settled = at <= self.commit && !self.log.membership().is_joint();
+        if !is_settled && !mutated!(TwoChangesAtATime) {
             return Err(Refusal::ChangePending { at });
         }
         Ok(())
@@ -144,11 +148,12 @@ impl Raft {
         let Role::Leader(leader) = &mut self.role else { return };
         let is_committed =
             self.commit >= leader.term_start && self.log.membership_at() <= self.commit;
-        if !is_committed {
+        let is_early = mutated!(JointLeftBeforeCommitted) && self.log.membership().is_joint();
+        if !is_committed && !is_early {
             return;
         }
         let membership = self.log.membership();
-        if membership.is_joint() {
+        if membership.is_joint() && !mutated!(JointNeverLeft) {
             let next = membership.left();
             self.append_membership(next);
             return;
@@ -157,7 +162,7 @@ impl Raft {
             self.actions.push_back(Action::Resolve(Resolution::RequestDone { id }));
         }
         let may_lead = membership.voters.contains(&self.config.id);
-        if may_lead {
+        if may_lead || mutated!(RemovedLeaderStays) {
             self.settle_stores();
         } else {
             let membership = membership.clone();
@@ -194,7 +199,7 @@ impl Raft {
                 return true;
             };
             let knows = peer.told_commit >= leaving.at && peer.matched >= leaving.at;
-            !knows && now < leaving.until
+            !knows && now < leaving.until && !mutated!(RemovedMemberNotTold)
         });
     }
 }

@@ -41,7 +41,9 @@ impl Raft {
         if !is_applied || !self.log.contains(position) {
             return Err(CallerFault::ImpossibleSnapshot { position });
         }
-        if meta.membership != *self.log.membership_as_of(position.index) {
+        if meta.membership != *self.log.membership_as_of(position.index)
+            && !mutated!(SnapshotOfALaterConfiguration)
+        {
             // Only the configuration as of there, which is committed (scenario 31).
             return Err(CallerFault::WrongMembership { position });
         }

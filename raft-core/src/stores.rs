@@ -35,7 +35,8 @@ impl Stores {
     /// Whether what `node` says counts towards a quorum.
     pub(crate) fn counts(&self, membership: &Membership, node: NodeId) -> bool {
         let Some(seen) = self.seen.get(&node) else { return true };
-        membership.stores.get(&node).is_none_or(|admitted| *admitted == seen.id)
+        (membership.stores.get(&node).is_none_or(|admitted| *admitted == seen.id)
+            || mutated!(StrangeStoreCounts))
             && !self.forgetful.contains_key(&node)
     }
 
@@ -64,7 +65,8 @@ impl Raft {
             }
             return Ok(());
         };
-        if before.id == stamp.id && before.life > stamp.life {
+        let is_rolled_back = before.id == stamp.id && before.life > stamp.life;
+        if is_rolled_back && !mutated!(LifeOfAStoreGoesBack) {
             self.stores.seen.insert(from, before);
             return Err(PeerFault::RolledBackStore { life: stamp.life, seen: before.life });
         }
@@ -111,9 +113,11 @@ impl Raft {
         let recorded = &self.log.membership().stores;
         if recorded.is_empty() {
             // A group that is being founded, or one that has not told stores apart until now.
-            return self.log.last() > Index(0) || last.index == Index(0);
+            return self.log.last() > Index(0)
+                || last.index == Index(0)
+                || mutated!(BlankStoreVotesForALog);
         }
-        recorded.get(&self.config.id) == Some(&stamp.id)
+        recorded.get(&self.config.id) == Some(&stamp.id) || mutated!(WipedStoreVotes)
     }
 
     /// The first entry of a leader (paper §8, dissertation §6.4): empty, unless it is the first that can record stores at all.
@@ -155,7 +159,8 @@ impl Raft {
             .voters
             .iter()
             .copied()
-            .find(|node| *node != self.config.id && !self.stores.counts(membership, *node));
+            .find(|node| *node != self.config.id && !self.stores.counts(membership, *node))
+            .filter(|_| !mutated!(StrangeStoreNotDemoted));
         let next = match rejected {
             Some(node) => self.demoted(node),
             None => self.with_seen_stores(),

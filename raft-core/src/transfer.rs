@@ -52,8 +52,8 @@ impl Raft {
     /// Whether a member could take over soon: a full voter, heard from, in step.
     fn check_target<'a>(&self, leader: &'a Leader, to: NodeId) -> Result<&'a Peer, Refusal> {
         let membership = self.log.membership();
-        let can_lead = membership.is_voter(to)
-            && !membership.is_witness(to)
+        let can_lead = (membership.is_voter(to) || mutated!(TransferToALearner))
+            && (!membership.is_witness(to) || mutated!(TransferToAWitness))
             && self.stores.counts(membership, to);
         let Some(peer) = leader.peers.get(&to).filter(|_| can_lead) else {
             return Err(Refusal::CannotLead { node: to });
@@ -61,7 +61,8 @@ impl Raft {
         let behind = self.log.last().0.saturating_sub(peer.matched.0);
         let is_heard = self.now.since(peer.last_contact) < self.config.election_timeout;
         let is_in_step = matches!(peer.progress, Progress::Replicate { .. });
-        if !is_heard || !is_in_step || behind > self.config.transfer_lag_max {
+        let is_near = is_heard && is_in_step && behind <= self.config.transfer_lag_max;
+        if !is_near && !mutated!(TransferToALaggard) {
             return Err(Refusal::NotCaughtUp { node: to, behind });
         }
         Ok(peer)
@@ -82,6 +83,7 @@ impl Raft {
         let Some(transfer) = &mut leader.transfer else { return };
         let to = transfer.to;
         let is_ready = leader.peers.get(&to).is_some_and(|peer| peer.matched == last);
+        let is_ready = is_ready || mutated!(TransferBeforeTheTargetHasTheLog);
         if is_ready && !transfer.is_told {
             transfer.is_told = true;
             leader.lease.forswear();
@@ -95,7 +97,7 @@ impl Raft {
         let now = self.now;
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(transfer) = &mut leader.transfer else { return };
-        if now < transfer.deadline {
+        if now < transfer.deadline || mutated!(TransferNeverEnds) {
             transfer.is_told = false;
             self.tell_target();
             return;
@@ -111,6 +113,7 @@ impl Raft {
     /// A leader whose disk stalls makes way for one whose disk does not.
     pub(crate) fn leave_if_stalled(&mut self) {
         if self.health == StorageHealth::Stalled
+            && !mutated!(StalledLeaderStays)
             && let Ok(to) = self.choose_target(None)
         {
             self.start_transfer(None, to);
