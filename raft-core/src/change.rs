@@ -21,6 +21,7 @@ pub enum ChangeStep {
     Promote(NodeId),
     /// A new member that votes at once, with an empty log: until it has caught up it is one voter more that can not help to commit. For
     /// founding and for emergencies; [`ChangeStep::AddLearner`] and [`ChangeStep::Promote`] are safer for availability.
+    /// Where stores are told apart it is refused if the others were no quorum without it.
     AddVoter(NodeId),
     /// A new member that votes and keeps terms, but no commands. It must be set up as one ([`Config::is_witness`](crate::Config::is_witness)):
     /// a store that lacks commands never becomes that of a full member.

@@ -202,6 +202,8 @@ mutants! {
     JointNeverLeft,
     /// A learner is promoted however far it is behind. Dissertation §4.2.1.
     PromotedBeforeCaughtUp,
+    /// A change may make a quorum depend on members that do not vote yet, because their logs record no store.
+    QuorumOfWhoCanNotVote,
     /// The last voter that could lead may go.
     NobodyLeftToLead,
     /// A leader that was removed goes on leading. Dissertation §4.2.2; scenario 28.

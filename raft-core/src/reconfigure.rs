@@ -78,7 +78,33 @@ impl Raft {
                 next.stores.insert(node, stamp.id);
             }
         }
+        self.check_electable(&next)?;
         Ok(next)
+    }
+
+    /// Where stores are told apart, a member votes only once its log records its own (rule 4 of [`stores`](crate::stores)). If a change made a quorum
+    /// depend on one that does not vote yet, and this leader went down before it told that one, nobody could be elected any more.
+    fn check_electable(&self, next: &Membership) -> Result<(), Refusal> {
+        let Role::Leader(leader) = &self.role else { return Ok(()) };
+        if self.config.store.is_none() || mutated!(QuorumOfWhoCanNotVote) {
+            return Ok(());
+        }
+        let (current, at) = (self.log.membership(), self.log.membership_at());
+        let matched = |node| leader.peers.get(&node).map_or(Index(0), |peer| peer.matched);
+        let votes = |node| {
+            let is_told = matched(node) >= at && current.stores.contains_key(&node);
+            node == self.config.id || (is_told && self.stores.counts(current, node))
+        };
+        if next.has_quorum(votes) {
+            return Ok(());
+        }
+        match next.members().find(|node| next.is_voter(*node) && !votes(*node)) {
+            Some(node) => {
+                let behind = self.log.last().0.saturating_sub(matched(node).0);
+                Err(Refusal::NotCaughtUp { node, behind })
+            }
+            None => Ok(()),
+        }
     }
 
     /// Whether the configuration can be changed now: this leads, has committed in its own term (scenario 25: two leaders' single
