@@ -6,11 +6,11 @@ mod common;
 
 use std::time::Duration;
 
-use common::commands;
 use common::one::{actions, at, disk, exchange, lead, message, role, sent, time_out, to, voters};
+use common::{Cluster, Disk, commands};
 use raft_core::{
-    Action, AppendOutcome, Body, Config, ForwardId, ForwardOutcome, Index, Input, Instant,
-    LeaseConfig, Membership, NodeId, ProposalId, Raft, ReadAt, ReadId, Refusal, RequestId,
+    Action, AppendOutcome, Body, ChangeStep, Config, ForwardId, ForwardOutcome, Index, Input,
+    Instant, LeaseConfig, Membership, NodeId, ProposalId, Raft, ReadAt, ReadId, Refusal, RequestId,
     Resolution, Restored, RestoredLog, RoleKind, StorageHealth, StoreId, StoreStamp, Term,
 };
 
@@ -220,4 +220,29 @@ fn a_forwarded_proposal_goes_no_further_than_one_hop() {
     let body = Body::Forward { id, commands: commands(&["x"]) };
     let said = exchange(&mut raft, 3, 1, body);
     assert_eq!(said, []);
+}
+
+#[test]
+fn a_change_makes_no_quorum_depend_on_who_does_not_vote_yet() {
+    // Rule 4 of `stores`: node 3, whose log is blank, and node 4 vote for no log. If node 1 went down with the change in its log alone, it
+    // would need one of them.
+    let mut cluster = Cluster::new(3);
+    cluster.has_stores = true;
+    for id in 1..=4 {
+        let founding = if id == 4 { Membership::default() } else { voters(3) };
+        let disk = Disk { base_membership: founding, store: 100 + id, ..Disk::default() };
+        cluster.start(id, disk);
+    }
+    cluster.isolate(3);
+    cluster.elect(1);
+    let add = || ChangeStep::AddVoter(NodeId(4)).into();
+    let id = cluster.change(1, add());
+    let reason = Refusal::NotCaughtUp { node: NodeId(3), behind: 1 };
+    let refused = Resolution::RequestRefused { id, reason };
+    assert!(cluster.host(1).resolutions.contains(&refused), "{:?}", cluster.host(1).resolutions);
+    cluster.heal();
+    cluster.run(Duration::from_secs(2));
+    let id = cluster.change(1, add());
+    cluster.run(Duration::from_secs(2));
+    assert!(cluster.host(1).resolutions.contains(&Resolution::RequestDone { id }));
 }

@@ -9,10 +9,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
+use proptest::prelude::ProptestConfig;
 use raft_core::{
     Action, Apply, Body, Config, Entries, Entry, Event, HardState, Index, Input, Instant,
-    LogPosition, Membership, Message, NodeId, Payload, Persist, ProposalId, ReadId, Resolution,
-    Restored, RestoredLog, SnapshotMeta, Term,
+    LogPosition, Membership, MembershipChange, Message, NodeId, Payload, Persist, ProposalId,
+    ReadAt, ReadId, RequestId, Resolution, Restored, RestoredLog, SnapshotMeta, StoreId,
+    StoreStamp, Term,
 };
 
 pub use recorded::Recorded;
@@ -26,6 +28,18 @@ pub struct Disk {
     pub entries: Vec<Entry>,
     /// The state machine's durable snapshot.
     pub snapshot: Option<SnapshotMeta>,
+    /// Which store it is, and how often it was opened; told to others if the cluster tells stores apart.
+    pub store: u64,
+    pub lives: u64,
+}
+
+/// The same cases in every run, unless `PROPTEST_RNG_SEED` says otherwise.
+pub fn cases(count: u32) -> ProptestConfig {
+    let rng_seed = match ProptestConfig::default().rng_seed {
+        proptest::test_runner::RngSeed::Random => proptest::test_runner::RngSeed::Fixed(2014),
+        fixed @ proptest::test_runner::RngSeed::Fixed(_) => fixed,
+    };
+    ProptestConfig { rng_seed, failure_persistence: None, ..ProptestConfig::with_cases(count) }
 }
 
 impl Disk {
@@ -57,6 +71,16 @@ impl Disk {
         Restored { log, snapshot: self.snapshot.clone() }
     }
 
+    /// The configuration as of an index.
+    pub fn membership_at(&self, index: Index) -> &Membership {
+        let before = self.entries.iter().rev().filter(|entry| entry.index <= index);
+        let mut memberships = before.filter_map(|entry| match &entry.payload {
+            Payload::Membership(membership) => Some(&**membership),
+            _ => None,
+        });
+        memberships.next().unwrap_or(&self.base_membership)
+    }
+
     pub fn read(&self, first: Index, last: Index) -> Entries {
         let wanted =
             self.entries.iter().filter(|entry| entry.index >= first && entry.index <= last);
@@ -82,6 +106,8 @@ pub struct Cluster {
     pub network: VecDeque<(NodeId, NodeId, Message)>,
     pub cut: Vec<(u64, u64)>,
     pub configure: fn(&mut Config),
+    /// Whether members say which store they run on.
+    pub has_stores: bool,
     next_id: u64,
 }
 
@@ -102,6 +128,7 @@ impl Cluster {
             network: VecDeque::new(),
             cut: Vec::new(),
             configure,
+            has_stores: false,
             next_id: 0,
         };
         for id in 1..=size {
@@ -111,10 +138,15 @@ impl Cluster {
         cluster
     }
 
-    pub fn start(&mut self, id: u64, disk: Disk) {
+    pub fn start(&mut self, id: u64, mut disk: Disk) {
         let mut config = Config::new(NodeId(id));
         (self.configure)(&mut config);
-        let raft = Recorded::new(config, id, self.now, disk.restored());
+        let seed = id + 1_000 * disk.lives;
+        disk.lives += 1;
+        if self.has_stores {
+            config.store = Some(StoreStamp { id: StoreId(disk.store), life: disk.lives });
+        }
+        let raft = Recorded::new(config, seed, self.now, disk.restored());
         let applied = Vec::new();
         let host = Host {
             raft,
@@ -133,7 +165,9 @@ impl Cluster {
     /// Loses everything that was not written, and starts again.
     pub fn restart(&mut self, id: u64) {
         let disk = self.host(id).disk.clone();
-        self.network.retain(|(_, to, _)| to.0 != id);
+        // What an earlier life said would carry its stamp: there is none on this network, so that it is lost if stamps matter.
+        let has_stores = self.has_stores;
+        self.network.retain(|(from, to, _)| to.0 != id && (from.0 != id || !has_stores));
         self.start(id, disk);
     }
 
@@ -175,7 +209,7 @@ impl Cluster {
                     host.raft.handle(now, Input::Applied(last)).expect("applied");
                 }
                 Action::Compact { through } => {
-                    let membership = host.raft.membership().clone();
+                    let membership = host.disk.membership_at(through.index).clone();
                     host.disk.entries.retain(|entry| entry.index > through.index);
                     host.disk.base = through;
                     host.disk.base_membership = membership;
@@ -214,7 +248,8 @@ impl Cluster {
 
     pub fn deliver(&mut self, from: NodeId, to: NodeId, message: Message) {
         if self.hosts[&to.0].is_up && !self.cut.contains(&(from.0, to.0)) {
-            self.handle(to.0, Input::Message { from, store: None, message });
+            let store = self.hosts[&from.0].raft.config().store;
+            self.handle(to.0, Input::Message { from, store, message });
         }
     }
 
@@ -275,10 +310,33 @@ impl Cluster {
     }
 
     pub fn read(&mut self, id: u64) -> ReadId {
+        self.read_at(id, ReadAt::Leader)
+    }
+
+    /// The id of the next read, if nothing else is asked for before.
+    pub fn next_read_id(&self) -> ReadId {
+        ReadId(self.next_id + 1)
+    }
+
+    pub fn read_at(&mut self, id: u64, at: ReadAt) -> ReadId {
         self.next_id += 1;
         let read = ReadId(self.next_id);
-        self.handle(id, Input::Read { id: read, at: raft_core::ReadAt::Leader });
+        self.handle(id, Input::Read { id: read, at });
         read
+    }
+
+    pub fn change(&mut self, id: u64, change: MembershipChange) -> RequestId {
+        self.next_id += 1;
+        let request = RequestId(self.next_id);
+        self.handle(id, Input::ChangeMembership { id: request, change });
+        request
+    }
+
+    pub fn transfer(&mut self, id: u64, to: Option<NodeId>) -> RequestId {
+        self.next_id += 1;
+        let request = RequestId(self.next_id);
+        self.handle(id, Input::TransferLeadership { id: request, to });
+        request
     }
 
     /// The commands that a host has applied since it started, as text.
