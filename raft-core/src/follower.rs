@@ -117,12 +117,12 @@ impl Raft {
             match entry.payload {
                 Payload::Withheld
                     if !self.config.is_witness && !mutated!(WithheldCommandBelieved) =>
-                 {
+                {
                     return Err(PeerFault::WithheldCommand { index });
                 }
                 Payload::Command(_)
                     if self.config.is_witness && !mutated!(CommandForAWitnessBelieved) =>
-                 {
+                {
                     return Err(PeerFault::CommandForWitness { index });
                 }
                 _ => {}

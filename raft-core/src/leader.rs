@@ -100,9 +100,13 @@ impl Raft {
     fn make_appends_to(&mut self, to: NodeId) {
         loop {
             let (last, base) = (self.log.last(), self.log.base().index);
+            let durable = self.log.durable();
             let Some(peer) = self.peer_mut(to) else { return };
-            let Some(next) = peer.next_to_send(last) else { return };
             let is_witness = peer.is_witness;
+            // A witness alone with an entry that was lost here would let nobody be elected: what it has, this disk has too.
+            let is_bounded = is_witness && !mutated!(WitnessAheadOfTheLeadersDisk);
+            let last = if is_bounded { last.min(durable) } else { last };
+            let Some(next) = peer.next_to_send(last) else { return };
             if next <= base && !mutated!(CompactedEntriesFetched) {
                 // The log can no more say which term stands before `next`: only the snapshot helps.
                 self.offer_snapshot(to);
@@ -232,7 +236,9 @@ impl Raft {
         let Some(peer) = self.peer_mut(from) else { return Ok(()) };
         peer.last_contact = now;
         match outcome {
-            AppendOutcome::Witnessed { matched } if !peer.is_witness => {
+            AppendOutcome::Witnessed { matched }
+                if !peer.is_witness && !mutated!(CommandsMissingBelieved) =>
+            {
                 return Err(PeerFault::CommandsMissing { matched });
             }
             AppendOutcome::Accepted { matched } | AppendOutcome::Witnessed { matched } => {

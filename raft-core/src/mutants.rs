@@ -259,8 +259,12 @@ mutants! {
     WitnessAnswersReads,
     /// A member that keeps commands takes entries without them.
     WithheldCommandBelieved,
+    /// A witness is sent what the leader may lose yet; then nobody could be elected.
+    WitnessAheadOfTheLeadersDisk,
     /// A witness takes commands, which it does not keep.
     CommandForAWitnessBelieved,
+    /// Who keeps no commands is counted where commands count.
+    CommandsMissingBelieved,
     /// Who was a witness comes back as a member that keeps commands, on a store that lacks them.
     WitnessBecomesAMember,
     /// A witness counts for its zone, though it has no commands.

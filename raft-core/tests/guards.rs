@@ -246,3 +246,26 @@ fn a_change_makes_no_quorum_depend_on_who_does_not_vote_yet() {
     cluster.run(Duration::from_secs(2));
     assert!(cluster.host(1).resolutions.contains(&Resolution::RequestDone { id }));
 }
+
+#[test]
+fn a_witness_gets_no_entry_that_the_leader_may_lose() {
+    // If only a witness had an entry, no member that could lead would get its vote.
+    let mut membership = voters(3);
+    membership.witnesses = [NodeId(2), NodeId(3)].into();
+    let mut raft = start(&membership, |_| ());
+    let now = settle(&mut raft);
+    let proposal = Input::Propose { id: ProposalId(1), commands: commands(&["x"]) };
+    raft.handle(now, proposal).unwrap();
+    let first = actions(&mut raft);
+    let appends = |actions: &[Action]| {
+        let is_append = |action: &&Action| matches!(action, Action::Send { message, .. } if matches!(message.body, Body::Append { .. }));
+        actions.iter().filter(is_append).count()
+    };
+    assert_eq!(appends(&first), 0, "{first:?}");
+    for action in first {
+        if let Action::Persist(persist) = action {
+            raft.handle(now, Input::Persisted(persist.ticket)).unwrap();
+        }
+    }
+    assert_eq!(appends(&actions(&mut raft)), 1);
+}
