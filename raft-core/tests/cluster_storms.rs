@@ -16,6 +16,9 @@ use raft_core::{
     Resolution, SnapshotMeta, StorageHealth,
 };
 
+/// The node that can only be a witness.
+const WITNESS: u64 = 9;
+
 /// One step of a cluster's story. Numbers pick among what there is.
 #[derive(Clone, Debug)]
 enum Step {
@@ -80,7 +83,7 @@ struct Story {
 }
 
 impl Story {
-    /// `size` voters, and two more nodes that may join.
+    /// `size` voters, and two more nodes that may join: one as a member with commands, one as a witness.
     fn begin(size: u64, configure: fn(&mut Config), has_stores: bool) -> Story {
         let mut cluster = Cluster::configured(size, configure);
         cluster.has_stores = has_stores;
@@ -89,7 +92,7 @@ impl Story {
             let disk = Disk { base_membership: founding, store: 100 + id, ..Disk::default() };
             cluster.start(id, disk);
         }
-        for id in size + 1..=size + 2 {
+        for id in [size + 1, WITNESS] {
             cluster.start(id, Disk { store: 100 + id, ..Disk::default() });
         }
         if has_stores {
@@ -144,8 +147,10 @@ impl Story {
     }
 
     fn perform(&mut self, step: &Step) {
-        let nodes = self.cluster.hosts.len() as u64;
-        let name = |node: u64| node % nodes + 1;
+        let nodes = self.cluster.ids();
+        let name = |node: u64| {
+            nodes.get(usize::try_from(node).unwrap_or(0) % nodes.len()).copied().unwrap_or(WITNESS)
+        };
         let cluster = &mut self.cluster;
         match step {
             Step::Deliver(pick) if !cluster.network.is_empty() => {
@@ -241,10 +246,10 @@ impl Story {
 
 fn change(kind: u8, node: NodeId) -> ChangeStep {
     match kind {
-        0 => ChangeStep::AddLearner(node),
-        1 => ChangeStep::Promote(node),
-        2 => ChangeStep::AddVoter(node),
-        3 => ChangeStep::AddWitness(node),
+        _ if node.0 == WITNESS && kind < 4 => ChangeStep::AddWitness(node),
+        0 | 1 => ChangeStep::AddLearner(node),
+        2 => ChangeStep::Promote(node),
+        3 => ChangeStep::AddVoter(node),
         4 => ChangeStep::Demote(node),
         _ => ChangeStep::Remove(node),
     }
@@ -255,6 +260,7 @@ fn small(config: &mut Config) {
     config.compaction_lag_max = 0;
     config.tail_bytes_max = 300;
     config.append_bytes_max = 200;
+    config.is_witness = config.id.0 == WITNESS;
 }
 
 fn all_features(config: &mut Config) {

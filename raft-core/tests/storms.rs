@@ -238,8 +238,9 @@ proptest! {
             now += pause;
             let answer = raft.handle(Instant(now), input.clone());
             match (&input, answer) {
-                (_, Ok(())) | (Input::Message { .. }, Err(HandleError::Peer { .. })) => {}
-                (
+                (_, Ok(()))
+                | (Input::Message { .. }, Err(HandleError::Peer { .. }))
+                | (
                     Input::Persisted(_)
                     | Input::Applied(_)
                     | Input::SnapshotTaken(_)
