@@ -17,7 +17,7 @@ use alloc::collections::VecDeque;
 use core::time::Duration;
 
 use crate::role::{Leader, Role};
-use crate::{Instant, NodeId, Raft, StorageHealth};
+use crate::{Config, Instant, NodeId, Raft, StorageHealth, Term};
 
 /// What a leader remembers of its heartbeats, and whether it may use it.
 #[derive(Debug, Default)]
@@ -57,6 +57,16 @@ pub(crate) struct Promise {
     /// To whom; `None` after a restart, which forgets that.
     pub(crate) to: Option<NodeId>,
     pub(crate) until: Instant,
+}
+
+impl Promise {
+    /// It may have promised its vote before it went down; it no longer knows.
+    pub(crate) fn after_restart(config: &Config, term: Term, now: Instant) -> Promise {
+        let may_have_promised = config.lease.is_some() && term > Term(0);
+        let is_kept = may_have_promised && !mutated!(PromiseForgottenByARestart);
+        let lasts = if is_kept { config.election_timeout } else { Duration::ZERO };
+        Promise { to: None, until: now + lasts }
+    }
 }
 
 impl Raft {

@@ -3,7 +3,6 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use core::time::Duration;
 
 use crate::forward::Forwards;
 use crate::lease::Promise;
@@ -139,14 +138,9 @@ impl Raft {
         let commit = hard_state.commit.max(included);
         let mut rng = Rng::new(seed);
         let election_deadline = now + crate::election::patience(&config, &mut rng);
-        // It may have promised its vote before it went down; it no longer knows.
-        let has_voted_before = config.lease.is_some()
-            && hard_state.term > Term(0)
-            && !mutated!(PromiseForgottenByARestart);
-        let promised = if has_voted_before { config.election_timeout } else { Duration::ZERO };
         Ok(Raft {
             nonce: rng.next(),
-            promise: Promise { to: None, until: now + promised },
+            promise: Promise::after_restart(&config, hard_state.term, now),
             health: StorageHealth::Healthy,
             stores: Stores::default(),
             is_unverified: config.store.is_some(),
