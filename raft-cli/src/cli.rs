@@ -132,6 +132,12 @@ pub(crate) struct ServeArgs {
     /// Threads of the network and the protocol, instead of the file's number
     #[arg(long, env = "RAFT_WORKERS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) workers: Option<u16>,
+    /// Record what the protocol is told into this file, for `cargo xtask sim --replay`; it holds the commands
+    #[arg(long, env = "RAFT_RECORD", value_name = "FILE")]
+    pub(crate) record: Option<PathBuf>,
+    /// The recording ends before it is larger than this, instead of the file's number
+    #[arg(long, env = "RAFT_RECORD_MIB", value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) record_mib: Option<u32>,
 }
 
 #[derive(Debug, Args)]

@@ -80,6 +80,20 @@ pub(crate) struct RaftSettings {
 pub(crate) struct ProcessSettings {
     /// Threads of the network and the protocol. Storage and apply have one more each.
     pub(crate) workers: usize,
+    /// Where to record what the protocol is told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) record: Option<PathBuf>,
+    /// The recording ends before it is larger than this.
+    #[serde(skip_serializing_if = "is_default_record_mib")]
+    pub(crate) record_mib: u32,
+}
+
+/// How large a recording may become if nothing else is asked for.
+const RECORD_MIB: u32 = 1024;
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_default_record_mib(mib: &u32) -> bool {
+    *mib == RECORD_MIB
 }
 
 impl Default for RaftSettings {
@@ -100,7 +114,7 @@ fn default_workers() -> usize {
 
 impl Default for ProcessSettings {
     fn default() -> ProcessSettings {
-        ProcessSettings { workers: default_workers() }
+        ProcessSettings { workers: default_workers(), record: None, record_mib: RECORD_MIB }
     }
 }
 
@@ -142,6 +156,10 @@ impl NodeConfig {
         if !(1..=256).contains(&config.process.workers) {
             return Err(bad(path, "process.workers", "must be from 1 to 256"));
         }
+        if config.process.record_mib == 0 {
+            return Err(bad(path, "process.record_mib", "is zero; it must be positive"));
+        }
+        config.process.record = config.process.record.map(|record| beside(path, &record));
         config.data = beside(path, &config.data);
         config.tls = config.tls.beside(path);
         Ok(config)

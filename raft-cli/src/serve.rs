@@ -34,6 +34,12 @@ pub(crate) fn configure(args: &ServeArgs) -> Outcome<NodeConfig> {
     if let Some(workers) = args.workers {
         config.process.workers = usize::from(workers);
     }
+    if let Some(record) = &args.record {
+        config.process.record = Some(record.clone());
+    }
+    if let Some(mib) = args.record_mib {
+        config.process.record_mib = mib;
+    }
     Ok(config)
 }
 
@@ -147,6 +153,10 @@ fn settings(
     settings.checkpoint_log_bytes = config.raft.checkpoint_log_bytes;
     settings.founding = Some(Membership::of_voters(members.map(NodeId)));
     incoming.clone_into(&mut settings.scratch_dir);
+    settings.recording = config.process.record.as_ref().map(|file| raft_node::RecordingConfig {
+        file: file.clone(),
+        bytes_max: u64::from(config.process.record_mib) << 20,
+    });
     settings
 }
 

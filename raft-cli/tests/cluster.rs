@@ -4,10 +4,13 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use raft_core::recording::Replay;
+use raft_core::{Action, Event, RoleKind};
 use support::{Cluster, assert_fails, assert_succeeds, run, wait_for};
 
 /// How often the leader is killed.
@@ -183,4 +186,36 @@ fn the_demo_holds() {
     for step in ["34884 records", "writes were unavailable for", "same state", "in good order"] {
         assert!(told.contains(step), "{step:?} is missing in: {told}");
     }
+}
+
+/// A node that was killed leaves a recording as far as it got, and the start after it keeps that one.
+#[test]
+fn a_node_records_what_its_core_is_told() {
+    let mut cluster = Cluster::init(1);
+    let config = fs::read_to_string(cluster.path("node1.toml")).expect("made by init");
+    let config = config.replacen("[process]", "[process]\nrecord = \"node1.rec\"", 1);
+    fs::write(cluster.path("node1.toml"), config).expect("writable");
+    cluster.start_node(1);
+    cluster.leader();
+    assert_succeeds(&cluster.client(&["put", "a-key", "a-value-of-its-own"]));
+    cluster.kill(1);
+    cluster.start_node(1);
+    cluster.leader();
+    assert_eq!(cluster.stop(1), Some(0));
+    for name in ["node1.rec.1", "node1.rec"] {
+        let bytes = fs::read(cluster.path(name)).expect("a recording");
+        let has_put = bytes.windows(18).any(|part| part == b"a-value-of-its-own");
+        assert_eq!(has_put, name == "node1.rec.1", "{name}");
+        let mut led = false;
+        for step in Replay::new(&bytes).expect("it begins as recordings do") {
+            let Ok(step) = step else { break };
+            assert!(step.outcome.is_ok(), "{name}: {:?}", step.outcome);
+            led |= step.actions.iter().any(|action| {
+                matches!(action, Action::Event(Event::RoleChanged { role: RoleKind::Leader, .. }))
+            });
+        }
+        assert!(led, "{name}");
+    }
+    let mode = fs::metadata(cluster.path("node1.rec")).expect("there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "it holds what the log holds");
 }

@@ -48,6 +48,18 @@ pub struct NodeConfig {
     pub storage_stall: Duration,
     /// How often the published status is renewed at most while only indexes move. A change of role or health shows at once.
     pub status_interval: Duration,
+    /// Whether what the core is told is recorded, and where; see [`raft_core::recording`].
+    pub recording: Option<RecordingConfig>,
+}
+
+/// A recording of what the core is told. It holds the commands: it is as confidential as the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordingConfig {
+    /// The file. It is made anew at each start; the one before is kept, with `.1` after its name.
+    pub file: PathBuf,
+    /// The recording ends before the file becomes longer than this, and the node goes on. A recording can only be lived again from its beginning,
+    /// so it does not rotate.
+    pub bytes_max: u64,
 }
 
 impl NodeConfig {
@@ -79,6 +91,7 @@ impl NodeConfig {
             snapshot_bytes_max: 1 << 40,
             storage_stall: Duration::from_secs(1),
             status_interval: Duration::from_millis(5),
+            recording: None,
         }
     }
 

@@ -40,6 +40,7 @@ use crate::snapshot_receive::{ReceiveWork, received_file};
 use crate::snapshot_send::{StreamControl, StreamGuard};
 use crate::status::{Health, NodeStatus};
 use crate::storage::StorageWork;
+use crate::tape::Tape;
 use crate::watchdog::Watchdog;
 use crate::{Delivery, PeerMessage, SnapshotChunk, SnapshotFrame, StateMachine, Transport};
 
@@ -82,6 +83,8 @@ pub(crate) struct DriverSettings {
 
 pub(crate) struct Driver<M: StateMachine, T> {
     pub(crate) raft: Raft,
+    /// Records what the core is told, if that is wanted.
+    pub(crate) tape: Option<Tape>,
     /// The origin of the core's time.
     pub(crate) origin: tokio::time::Instant,
     pub(crate) transport: T,
@@ -304,7 +307,11 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
     fn handle(&mut self, input: Input) {
         count(&self.counters.inputs, 1);
         self.status.stale = true;
-        let Err(error) = self.raft.handle(self.now(), input) else { return };
+        let now = self.now();
+        if let Some(tape) = &mut self.tape {
+            tape.record(now, &input);
+        }
+        let Err(error) = self.raft.handle(now, input) else { return };
         count(&self.counters.inputs_refused, 1);
         match error {
             // A report about a snapshot that the core has lost interest in meanwhile.
@@ -350,6 +357,9 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
                 }
                 Action::Event(event) => self.on_event(event),
             }
+        }
+        if let Some(tape) = &mut self.tape {
+            tape.drained();
         }
         // The disk first: it takes longest. A queue that is closed drops what it is given: its thread has failed, and has said so.
         if !self.out.storage.is_empty() {

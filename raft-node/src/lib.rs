@@ -37,12 +37,13 @@ mod snapshot_tests;
 mod state_machine;
 mod status;
 mod storage;
+mod tape;
 pub mod testing;
 mod transport;
 mod waiting;
 mod watchdog;
 
-pub use config::NodeConfig;
+pub use config::{NodeConfig, RecordingConfig};
 pub use error::{
     CheckpointFailed, ProposeError, ReadFailed, RequestError, ShutdownError, StartError,
 };

@@ -1,16 +1,18 @@
 //! Starting a node, and seeing to it that it ends as a whole.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use raft_core::recording::Recorder;
 use raft_core::{Config, Index, Instant, LogPosition, Raft, Restored, SnapshotMeta};
 use tokio::sync::{mpsc, watch};
 
 use crate::apply::{self, ApplierParts};
-use crate::config::NodeConfig;
+use crate::config::{NodeConfig, RecordingConfig};
 use crate::driver::{Driver, DriverSettings, Out, Queues, Sources, StatusPublisher, Waiting};
 use crate::error::StartError;
 use crate::feedback::{Reporter, WorkerResult, panic_text, spawn_worker};
@@ -19,6 +21,7 @@ use crate::handover::{Fill, Handover};
 use crate::metrics::Counters;
 use crate::snapshot_send::StreamSettings;
 use crate::status::{Health, NodeStatus};
+use crate::tape::{self, Tape};
 use crate::watchdog::Watchdog;
 use crate::{Inbox, LogReader, LogStore, ReadError, StateMachine, StorageError, Transport};
 use crate::{fetch, snapshot_receive, storage};
@@ -55,7 +58,7 @@ impl Node {
         config.validate().map_err(StartError::Config)?;
         let to_restore = config.clone();
         let restore = tokio::task::spawn_blocking(move || restore(&to_restore, store, machine));
-        let Stores { store, machine, restored } = match restore.await {
+        let Stores { store, machine, restored, recording } = match restore.await {
             Ok(result) => result?,
             Err(error) => return Err(StartError::Panicked(join_error_text(error))),
         };
@@ -63,7 +66,13 @@ impl Node {
         let origin = tokio::time::Instant::now();
         let base_membership = restored.log.base_membership.clone();
         let snapshot = restored.snapshot.clone();
-        let raft = Raft::new(config.raft.clone(), config.seed, Instant(0), restored)?;
+        let (seed, start) = (config.seed, Instant(0));
+        // The thread that writes it is started last: nothing that fails before leaves it behind.
+        let recorder = recording.map(|file| {
+            let recorder = Recorder::new(&config.raft, seed, start, &restored);
+            (recorder, file)
+        });
+        let raft = Raft::new(config.raft.clone(), seed, start, restored)?;
         let (inbox, deliveries) = Inbox::channel(config.inbox_messages_max);
         transport.start(inbox)?;
 
@@ -73,6 +82,10 @@ impl Node {
         let mut workers = Workers { queues: queues.clone(), threads: Vec::new() };
         let machine = Restarted { machine, snapshot, base_membership };
         workers.spawn(&config, store, machine, &reporter, &counters)?;
+        let tape = match recorder {
+            Some((recorder, file)) => Some(workers.spawn_tape(&config, recorder, file, &reporter)?),
+            None => None,
+        };
 
         let (requests, taken) = mpsc::channel(config.waiting_batches_max);
         let (stop, stopping) = watch::channel(false);
@@ -81,6 +94,7 @@ impl Node {
         let publisher = Arc::new(publisher);
         let driver = Driver {
             raft,
+            tape,
             origin,
             transport,
             queues: queues.clone(),
@@ -118,6 +132,8 @@ struct Stores<L, M> {
     store: L,
     machine: M,
     restored: Restored,
+    /// The file of the recording, if there is to be one.
+    recording: Option<File>,
 }
 
 /// A machine with what it starts from.
@@ -134,6 +150,7 @@ fn restore<L: LogStore, M: StateMachine>(
     mut machine: M,
 ) -> Result<Stores<L, M>, StartError> {
     make_scratch(&config.scratch_dir)?;
+    let recording = config.recording.as_ref().map(make_recording).transpose()?;
     let mut log = store.restore()?;
     let is_empty = log.base_membership.is_empty()
         && log.base == LogPosition::ORIGIN
@@ -145,7 +162,7 @@ fn restore<L: LogStore, M: StateMachine>(
     let snapshot = machine.restore()?;
     let applied = snapshot.as_ref().map_or(Index(0), |meta| meta.position.index);
     check_tail(&store.reader(), applied.max(log.base.index), log.last)?;
-    Ok(Stores { store, machine, restored: Restored { log, snapshot } })
+    Ok(Stores { store, machine, restored: Restored { log, snapshot }, recording })
 }
 
 /// Reads once what will have to be applied: damage is to be told before the node says that it serves, not in the middle of it.
@@ -174,6 +191,13 @@ fn check_tail(log: &impl LogReader, after: Index, last: Index) -> Result<(), Sto
 fn make_scratch(folder: &Path) -> Result<(), StartError> {
     std::fs::create_dir_all(folder).map_err(|source| {
         let what = format!("make the folder for incoming snapshots, {}", folder.display());
+        StartError::System { what, source }
+    })
+}
+
+fn make_recording(config: &RecordingConfig) -> Result<File, StartError> {
+    tape::create(config).map_err(|source| {
+        let what = format!("make the recording {}", config.file.display());
         StartError::System { what, source }
     })
 }
@@ -256,6 +280,26 @@ impl<M: StateMachine> Workers<M> {
             snapshot_receive::run(&scratch, max, &queue, reporter);
             Ok(())
         })
+    }
+
+    /// The thread that writes a recording. It ends when the driver does.
+    fn spawn_tape(
+        &mut self,
+        config: &NodeConfig,
+        recorder: Recorder,
+        file: File,
+        reporter: &Reporter,
+    ) -> Result<Tape, StartError> {
+        let queue = Arc::new(Handover::new());
+        // From here on its end closes the queue, also if the thread can not be started.
+        let bytes_max = config.recording.as_ref().map_or(0, |recording| recording.bytes_max);
+        let tape = Tape::new(recorder, Arc::clone(&queue), bytes_max);
+        let name = format!("raft-{}-record", config.raft.id);
+        self.spawn_one(name, reporter, move |_| {
+            tape::run(file, &queue);
+            Ok(())
+        })?;
+        Ok(tape)
     }
 
     fn spawn_one(

@@ -6,9 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::{Group, PATIENCE, applied, command, until};
-use raft_node::raft_core::{Body, ChangeStep, Message, NodeId, Refusal, RoleKind, Term};
+use raft_node::raft_core::recording::Replay;
+use raft_node::raft_core::{
+    Action, Body, ChangeStep, HandleError, Message, NodeId, Refusal, RoleKind, Term,
+};
 use raft_node::{
-    CheckpointFailed, Health, PeerMessage, ProposeError, ReadFailed, RequestError, Transport as _,
+    CheckpointFailed, Health, PeerMessage, ProposeError, ReadFailed, RecordingConfig, RequestError,
+    Transport as _,
 };
 
 #[tokio::test]
@@ -391,4 +395,43 @@ async fn members_leave_and_come_back_and_any_member_answers_reads() {
     assert_eq!(promote().await, Err(again));
     assert_eq!(node.propose(command("c")).await, Ok(3));
     group.shutdown().await;
+}
+
+/// Recordings of real nodes: their cores do the same again, and are told of nothing that they did not ask for.
+#[tokio::test]
+async fn what_nodes_record_can_be_lived_again() {
+    let group = Group::start(3, |config| {
+        let file = config.scratch_dir.with_extension("rec");
+        config.recording = Some(RecordingConfig { file, bytes_max: 64 << 20 });
+    })
+    .await;
+    let leader = group.leader_of(1..=3).await;
+    let node = &group.nodes[&leader];
+    for number in 0..20 {
+        assert!(node.propose(command(&format!("c{number}"))).await.is_ok());
+    }
+    assert_eq!(node.read(()).await.expect("the leader reads").len(), 20);
+    for node in group.nodes.values() {
+        applied(node, 20).await;
+    }
+    for node in group.nodes.values() {
+        node.shutdown().await.expect("stops in good order");
+        node.stopped().await;
+    }
+    for id in 1..=3 {
+        let file = group.config(NodeId(id)).recording.expect("it is recorded").file;
+        let bytes = std::fs::read(file).expect("a recording");
+        let (mut led, mut appends) = (false, 0);
+        for step in Replay::new(&bytes).expect("it begins as recordings do") {
+            let step = step.expect("it is whole");
+            let is_honest = !matches!(step.outcome, Err(HandleError::Caller(_)));
+            assert!(is_honest, "node {id}: {:?}", step.outcome);
+            for action in step.actions {
+                let Action::Send { message, .. } = action else { continue };
+                led |= matches!(message.body, Body::Heartbeat { .. });
+                appends += u64::from(matches!(message.body, Body::Append { .. }));
+            }
+        }
+        assert!(NodeId(id) != leader || (led && appends > 0), "what the leader sent is there");
+    }
 }
