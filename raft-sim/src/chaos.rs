@@ -1,180 +1,255 @@
-//! Faults: crashes, pauses, partitions, lost connections; and the end of all faults.
+//! Faults: what goes wrong, when, and for how long. What disks and networks do by themselves is in `disk` and `network`.
 
 use raft_core::Input;
 
-use crate::perform::describe;
-use crate::world::{Event, Job, World};
+use crate::event::Event;
+use crate::network::KINDS;
+use crate::plan::Fault;
+use crate::world::World;
 use crate::{Machine, Violation};
 
 impl<M: Machine> World<'_, M> {
     pub(crate) fn on_fault(&mut self) -> Result<(), Violation> {
         let next = self.rng.around(self.plan.fault_every_us);
         self.at(next, Event::Fault);
-        let plan = &self.plan;
-        let weights = [
-            plan.crash,
-            plan.blackout,
-            plan.pause,
-            plan.partition,
-            plan.one_way,
-            plan.isolate_leader,
-            plan.unreachable,
-        ];
-        let mut at = self.rng.below(weights.iter().sum());
-        let kind = weights.iter().position(|&weight| {
+        let mut at = self.rng.below(self.plan.weights.iter().sum());
+        let kind = self.plan.weights.iter().position(|&weight| {
             let hit = at < weight;
             at = at.saturating_sub(weight);
             hit
         });
         let node = self.rng.below(self.nodes.len() as u64) as usize;
-        match kind {
-            Some(0) => self.crash_for_a_while(node),
-            Some(1) => (0..self.nodes.len()).try_for_each(|node| self.crash_for_a_while(node)),
-            Some(2) => {
-                self.pause(node);
-                Ok(())
-            }
-            Some(kind @ 3..=5) => {
-                self.partition(kind);
-                Ok(())
-            }
-            Some(_) => self.lose_connections(node),
+        match kind.and_then(|kind| Fault::ALL.get(kind)) {
+            Some((fault, _)) => self.break_something(*fault, node),
             None => Ok(()),
         }
     }
 
-    fn crash_for_a_while(&mut self, node: usize) -> Result<(), Violation> {
+    fn break_something(&mut self, fault: Fault, node: usize) -> Result<(), Violation> {
+        match fault {
+            Fault::Crash => return self.crash_for_a_while(node),
+            Fault::Blackout => {
+                self.coverage.hit("power losses of all");
+                return (0..self.nodes.len()).try_for_each(|node| self.crash_for_a_while(node));
+            }
+            Fault::CrashLoop => {
+                let times = self.rng.between(1, 4);
+                return self.crash_in_loop(node, times);
+            }
+            Fault::WriteError => {
+                // Whether the failed write is durable is unknown: the node stops for good, and starts again from what there is.
+                self.coverage.hit("write errors");
+                return self.crash_for_a_while(node);
+            }
+            Fault::DiskFull => {
+                self.coverage.hit("full disks");
+                self.nodes[node].queue.clear();
+                return self.crash_for_a_while(node);
+            }
+            Fault::Wipe => return self.wipe(node),
+            Fault::FsyncLie => {
+                self.coverage.hit("fsync lies found");
+                return self.wipe(node);
+            }
+            Fault::Stall => return self.stall(node),
+            Fault::Pause => self.pause(node, false),
+            Fault::Freeze => self.pause(node, true),
+            Fault::ClockStep => return self.step_clock(node),
+            Fault::Unreachable => return self.lose_connections(node),
+            Fault::Replay => self.replay(),
+            Fault::Partition => self.partition(),
+            Fault::OneWay => self.cut_one_way(),
+            Fault::IsolateLeader => self.isolate_leader(),
+            Fault::Bridge => self.bridge(),
+            Fault::LoseType => self.lose_type(),
+            Fault::Flap | Fault::SlowLink | Fault::Clog => self.spoil_link(fault, node),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn crash_for_a_while(&mut self, node: usize) -> Result<(), Violation> {
         if self.nodes[node].raft.is_none() {
             return Ok(());
         }
         self.crash(node)?;
         let down = self.rng.around(self.plan.fault_us);
         self.at(down, Event::Restart { node });
+        if self.rng.chance(self.plan.disk.crash_in_recovery) {
+            self.coverage.hit("crashes in recovery");
+            let life = self.nodes[node].life + 1;
+            let soon = down + self.rng.below(self.plan.disk.write_us * 2);
+            self.at(soon, Event::CrashAgain { node, life, times: 0 });
+        }
         Ok(())
     }
 
-    /// Loses what is not durable: a crash keeps any prefix of the writes that were under way.
-    fn crash(&mut self, node: usize) -> Result<(), Violation> {
-        let waiting = self.nodes[node].queue.len() as u64;
-        let kept = match self.rng.below(3) {
-            0 => 0,
-            1 => waiting,
-            _ => self.rng.between(0, waiting),
-        };
-        for _ in 0..kept {
-            if let Some(op) = self.nodes[node].queue.pop_front() {
-                self.carry_out(node, op)?;
-            }
+    /// Goes down now, and soon after each start for some times more.
+    pub(crate) fn crash_in_loop(&mut self, node: usize, times: u64) -> Result<(), Violation> {
+        if self.nodes[node].raft.is_none() {
+            return Ok(());
         }
-        if kept < waiting {
-            self.coverage.hit("crashes that lost writes");
+        self.coverage.hit("crashes in a loop");
+        self.crash(node)?;
+        let down = self.rng.around(self.plan.disk.write_us);
+        self.at(down, Event::Restart { node });
+        if times > 0 && !self.calm {
+            let life = self.nodes[node].life + 1;
+            let up = down + self.rng.around(self.plan.election_us() / 2);
+            self.at(up, Event::CrashAgain { node, life, times: times - 1 });
         }
-        let (finish_checkpoint, finish_install) = (self.rng.chance(300), self.rng.chance(500));
+        Ok(())
+    }
+
+    /// A process stops for up to ten election timeouts; if its machine is suspended, its clock stops too.
+    fn pause(&mut self, node: usize, freezes: bool) {
+        let lasts = self.rng.around(self.plan.fault_us).min(10 * self.plan.election_us());
+        let now = self.now_us();
         let it = &mut self.nodes[node];
-        it.queue.clear();
-        let done = it.checkpointing.take();
-        if let (true, Some(done)) = (finish_checkpoint, done) {
-            let newer = it
-                .checkpoint
-                .as_ref()
-                .is_none_or(|old| old.meta.position.index < done.meta.position.index);
-            if newer {
-                it.checkpoint = Some(done);
-            }
+        if it.raft.is_none() || it.paused_until > 0 {
+            return;
         }
-        // A crash in the middle of an installation leaves the old state or the new one, whole.
-        if let (true, Some(Job::Install(meta))) = (finish_install, it.jobs.front())
-            && it.received.as_ref().is_some_and(|held| held.meta == *meta)
-        {
-            it.checkpoint.clone_from(&it.received);
-        }
-        it.jobs.clear();
-        it.expecting = None;
-        it.received = None;
-        it.raft = None;
-        it.poll_scheduled = false;
-        it.wake_at = None;
-        let id = it.id;
-        let line = format!("node {id} crashes, leaving {}", describe(&it.disk));
-        self.ledger.on_crash(id);
-        self.coverage.hit("crashes");
-        self.say(|| line);
-        Ok(())
-    }
-
-    fn pause(&mut self, node: usize) {
-        let until = self.now_us() + self.rng.around(self.plan.fault_us);
-        self.nodes[node].paused_until = until;
-        self.at(until - self.now_us(), Event::Resume { node });
-        self.coverage.hit("pauses");
-        let line = format!("node {} stops until {until}", self.nodes[node].id);
+        it.paused_until = now + lasts;
+        it.frozen_at = freezes.then(|| it.clock.local(now));
+        self.at(lasts, Event::Resume { node });
+        self.coverage.hit(if freezes { "suspensions" } else { "pauses" });
+        let line = format!("node {} stops for {lasts}", self.nodes[node].id);
         self.say(|| line);
     }
 
     /// What waited for a stopped process happens now, in the order in which it came.
-    pub(crate) fn resume(&mut self, node: usize) {
-        if self.nodes[node].paused_until > self.now_us() {
-            return;
+    pub(crate) fn resume(&mut self, node: usize) -> Result<(), Violation> {
+        let now = self.now_us();
+        let it = &mut self.nodes[node];
+        if it.paused_until > now {
+            return Ok(());
         }
-        for event in std::mem::take(&mut self.nodes[node].stash) {
+        it.paused_until = 0;
+        let stash = std::mem::take(&mut it.stash);
+        let frozen_at = it.frozen_at.take();
+        for event in stash {
             self.at(0, event);
         }
+        if let Some(frozen_at) = frozen_at {
+            let it = &mut self.nodes[node];
+            it.clock.offset = frozen_at.0 - now * it.clock.rate / 1000;
+            it.wake_at = None;
+            return self.tell(node, Input::ClockSuspect);
+        }
+        Ok(())
     }
 
-    fn partition(&mut self, kind: usize) {
-        let count = self.nodes.len();
-        let leader = (0..count).find(|&node| self.nodes[node].claims_to_lead());
-        let sides: Vec<bool> = match leader {
-            Some(leader) if kind == 5 => (0..count).map(|node| node == leader).collect(),
-            _ => (0..count).map(|_| self.rng.chance(500)).collect(),
-        };
-        for (from, row) in self.blocked.iter_mut().enumerate() {
-            for (to, blocked) in row.iter_mut().enumerate() {
-                *blocked |= match kind {
-                    4 => sides[from] && !sides[to],
-                    _ => sides[from] != sides[to],
-                };
-            }
+    /// A clock jumps forward. Leases rest on clocks that run evenly, so it does not where there are any.
+    fn step_clock(&mut self, node: usize) -> Result<(), Violation> {
+        if self.plan.config.lease.is_some() || !self.nodes[node].is_running() {
+            return Ok(());
         }
-        self.coverage.hit(if kind == 4 { "one-way partitions" } else { "partitions" });
+        self.coverage.hit("clock steps");
+        let step = self.rng.pick(&[1_000, 1_000_000, 3_600_000_000]);
+        let step = self.rng.between(1, step);
+        self.nodes[node].clock.offset += step;
+        self.nodes[node].wake_at = None;
+        self.tell(node, Input::Timeout)
+    }
+
+    fn draw_sides(&mut self) -> Vec<bool> {
+        (0..self.nodes.len()).map(|_| self.rng.chance(500)).collect()
+    }
+
+    fn heal_later(&mut self, line: String) {
         let lasts = self.rng.around(self.plan.fault_us);
         self.at(lasts, Event::Heal);
-        let line = format!("partition (one-way {}): {sides:?}", kind == 4);
         self.say(|| line);
     }
 
-    pub(crate) fn heal(&mut self) {
-        for row in &mut self.blocked {
-            row.fill(false);
+    fn partition(&mut self) {
+        let sides = self.draw_sides();
+        self.network.cut(|node| sides[node], |node| !sides[node]);
+        self.network.cut(|node| !sides[node], |node| sides[node]);
+        self.coverage.hit("partitions");
+        self.heal_later(format!("partition {sides:?}"));
+    }
+
+    fn cut_one_way(&mut self) {
+        let sides = self.draw_sides();
+        self.network.cut(|node| sides[node], |node| !sides[node]);
+        self.coverage.hit("one-way partitions");
+        self.heal_later(format!("one-way partition from {sides:?}"));
+    }
+
+    fn isolate_leader(&mut self) {
+        let Some(leader) = (0..self.nodes.len()).find(|&node| self.nodes[node].claims_to_lead())
+        else {
+            return;
+        };
+        self.network.cut(|node| node == leader, |node| node != leader);
+        self.network.cut(|node| node != leader, |node| node == leader);
+        self.coverage.hit("isolated leaders");
+        self.heal_later(format!("leader {} is cut off", self.nodes[leader].id));
+    }
+
+    /// Two sides that can reach each other only through one node that reaches both.
+    fn bridge(&mut self) {
+        let sides = self.draw_sides();
+        let middle = self.rng.below(self.nodes.len() as u64) as usize;
+        let left = |node: usize| node != middle && sides[node];
+        let right = |node: usize| node != middle && !sides[node];
+        self.network.cut(left, right);
+        self.network.cut(right, left);
+        self.coverage.hit("bridge partitions");
+        self.heal_later(format!("bridge over {} between {sides:?}", self.nodes[middle].id));
+    }
+
+    fn lose_type(&mut self) {
+        let kind = self.rng.below(KINDS);
+        self.network.lost_kind = Some(kind);
+        self.coverage.hit("types lost");
+        self.heal_later(format!("messages of type {kind} are lost"));
+    }
+
+    fn spoil_link(&mut self, fault: Fault, from: usize) {
+        let to = self.rng.below(self.nodes.len() as u64) as usize;
+        let lasts = self.rng.around(self.plan.fault_us);
+        match fault {
+            Fault::Flap => {
+                self.coverage.hit("flapping links");
+                let times = self.rng.between(2, 12);
+                self.flap(from, to, times);
+            }
+            Fault::SlowLink => {
+                self.coverage.hit("slow links");
+                self.network.link(from, to).slowness = self.rng.between(3, 30);
+                self.heal_later(format!("the link from {from} to {to} is slow"));
+            }
+            _ => {
+                self.coverage.hit("clogged links");
+                self.network.link(from, to).clogged_until = self.now_us() + lasts;
+            }
         }
-        self.say(|| "partitions heal".to_owned());
+    }
+
+    /// A link goes down if it is up, and the other way round; when its time is over, it is up.
+    pub(crate) fn flap(&mut self, from: usize, to: usize, times: u64) {
+        let link = self.network.link(from, to);
+        if times == 0 {
+            link.is_down = false;
+            return;
+        }
+        link.is_down = !link.is_down;
+        let lasts = self.rng.around(self.plan.election_us() / 3);
+        self.at(lasts, Event::Flap { from, to, times: times - 1 });
+    }
+
+    pub(crate) fn heal(&mut self) {
+        self.network.heal();
+        self.say(|| "the network heals".to_owned());
     }
 
     fn lose_connections(&mut self, node: usize) -> Result<(), Violation> {
         let peer = self.nodes[self.rng.below(self.nodes.len() as u64) as usize].id;
-        let it = &self.nodes[node];
-        if peer == it.id || it.raft.is_none() || it.paused_until > self.now_us() {
+        if peer == self.nodes[node].id || !self.nodes[node].is_running() {
             return Ok(());
         }
         self.coverage.hit("connections lost");
         self.tell(node, Input::Unreachable(peer))
-    }
-
-    /// Ends all faults: everybody is up and reachable.
-    pub(crate) fn calm_down(&mut self) -> Result<(), Violation> {
-        self.say(|| "faults are over".to_owned());
-        self.calm = true;
-        self.heal();
-        for node in 0..self.nodes.len() {
-            self.nodes[node].paused_until = 0;
-            self.resume(node);
-            if !self.nodes[node].queue.is_empty() {
-                self.schedule_flush(node);
-            }
-            if self.nodes[node].raft.is_none() {
-                self.start(node)?;
-            }
-        }
-        Ok(())
     }
 }

@@ -1,15 +1,16 @@
 //! What must hold of the whole cluster, judged from what nodes *do* (writes, messages, applied entries), never from what a core says
 //! about itself. The properties are those of paper figure 3, and "durable before said" of figure 2.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use raft_core::{
-    AppendOutcome, Body, Entry, Index, LogPosition, Membership, Message, NodeId, Persist,
-    SnapshotMeta, SnapshotOutcome, Term,
+    AppendOutcome, Body, CommitGroups, Entry, HardState, Index, LogPosition, Membership, Message,
+    NodeId, Payload, Persist, SnapshotMeta, SnapshotOutcome, Term,
 };
 
 use crate::Image;
+use crate::configurations::{Configurations, may_commit};
 use crate::machine::payload_hash;
 
 /// A property that does not hold.
@@ -34,7 +35,8 @@ pub(crate) fn broken<T>(rule: &'static str, detail: String) -> Result<T, Violati
 /// What is known of an entry that exists or existed anywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Known {
-    payload: u64,
+    /// `None` as long as only witnesses' copies were seen, which lack it.
+    payload: Option<u64>,
     prev_term: Term,
 }
 
@@ -49,7 +51,11 @@ struct Committed {
 /// The truth about one cluster, gathered from the outside.
 #[derive(Clone, Debug)]
 pub struct Checker {
-    membership: Membership,
+    configurations: Configurations,
+    /// The terms of which an entry is committed.
+    committed_terms: BTreeSet<Term>,
+    /// What each node said last: its term, and whom it voted for in that.
+    said: BTreeMap<NodeId, (Term, Option<NodeId>)>,
     leaders: BTreeMap<Term, NodeId>,
     known: BTreeMap<(Index, Term), Known>,
     /// The committed entries, from index 1 on.
@@ -62,7 +68,9 @@ impl Checker {
     /// A new group with this configuration.
     pub fn new(membership: Membership) -> Checker {
         Checker {
-            membership,
+            configurations: Configurations::new(membership),
+            committed_terms: BTreeSet::new(),
+            said: BTreeMap::new(),
             leaders: BTreeMap::new(),
             known: BTreeMap::new(),
             committed: Vec::new(),
@@ -73,6 +81,16 @@ impl Checker {
     /// The highest index known to be committed.
     pub fn committed(&self) -> Index {
         Index(self.committed.len() as u64)
+    }
+
+    /// The latest committed configuration, and its place.
+    pub fn latest_membership(&self) -> (Index, &Membership) {
+        self.configurations.latest()
+    }
+
+    /// Whether the entry at this position is committed or may yet be.
+    pub fn may_be_committed(&self, position: LogPosition) -> bool {
+        self.committed_term(position.index).is_none_or(|term| term == position.term)
     }
 
     fn committed_term(&self, index: Index) -> Option<Term> {
@@ -120,9 +138,12 @@ impl Checker {
     /// # Errors
     /// The violation.
     pub fn on_entry(&mut self, node: NodeId, entry: &Entry, prev: Term) -> Result<(), Violation> {
-        let now = Known { payload: payload_hash(&entry.payload), prev_term: prev };
-        let before = *self.known.entry((entry.index, entry.term)).or_insert(now);
-        if before != now {
+        let is_withheld = entry.payload == Payload::Withheld;
+        let payload = (!is_withheld).then(|| payload_hash(&entry.payload));
+        let now = Known { payload, prev_term: prev };
+        let before = self.known.entry((entry.index, entry.term)).or_insert(now);
+        before.payload = before.payload.or(payload);
+        if before.prev_term != prev || (payload.is_some() && before.payload != payload) {
             return broken(
                 "log matching",
                 format!(
@@ -144,7 +165,7 @@ impl Checker {
         node: NodeId,
         write: &Persist,
         log: &Image,
-    ) -> Result<(), Violation> {
+    ) -> Result<Vec<&'static str>, Violation> {
         if let Some(new) = write.hard_state {
             let old = log.hard_state;
             let vote_moved = new.term == old.term && old.vote.is_some() && new.vote != old.vote;
@@ -180,11 +201,48 @@ impl Checker {
                 }
             },
         };
+        let mut steps = Vec::new();
+        let mut configuration = self.configuration_before(write, log);
+        let keeps_commands = !configuration.1.is_witness(node);
         for entry in write.entries.iter() {
             self.on_entry(node, entry, prev)?;
             prev = entry.term;
+            if let Payload::Membership(membership) = &entry.payload {
+                let has_committed = self.committed_terms.contains(&entry.term);
+                let before = (configuration.0, &configuration.1);
+                let position = entry.position();
+                steps.extend(self.configurations.on_entry(
+                    node,
+                    position,
+                    membership,
+                    before,
+                    has_committed,
+                )?);
+                configuration = (entry.index, (**membership).clone());
+            } else if !keeps_commands && matches!(entry.payload, Payload::Command(_)) {
+                return broken(
+                    "witnesses get no commands",
+                    format!("node {node}, a witness, writes that of {}", entry.index),
+                );
+            }
         }
-        Ok(())
+        Ok(steps)
+    }
+
+    /// The configuration, and its place, that a write's entries follow. Who joined knows none before the first that it receives.
+    fn configuration_before(&self, write: &Persist, log: &Image) -> (Index, Membership) {
+        if let Some(snapshot) = &write.reset {
+            return (Index(0), snapshot.membership.clone());
+        }
+        let first = write.entries.first().map_or(Index(u64::MAX), |entry| entry.index);
+        let last = log.memberships().take_while(|(at, _)| at.index < first).last();
+        match last {
+            Some((at, membership)) => (at.index, membership.clone()),
+            None if log.base.index == Index(0) => {
+                (Index(0), self.configurations.founding().clone())
+            }
+            None => (Index(0), log.base_membership.clone()),
+        }
     }
 
     /// A snapshot is always of committed entries.
@@ -202,17 +260,21 @@ impl Checker {
                 format!("node {node} resets to {}, which is not committed", snapshot.position),
             );
         }
-        if snapshot.membership != self.membership {
+        let expected = self.configurations.committed_at(snapshot.position.index);
+        if snapshot.membership != *expected {
             return broken(
                 "snapshots carry the configuration",
-                format!("node {node} has {:?} at {}", snapshot.membership, snapshot.position),
+                format!(
+                    "node {node} has {:?} at {}, where {expected:?} is committed",
+                    snapshot.membership, snapshot.position
+                ),
             );
         }
         Ok(())
     }
 
     /// A node takes everything through `index` for committed. `log` is its own log, `disks` what a power loss now would leave on every
-    /// voter.
+    /// voter, `proposed` the configuration in a write that is just being handed out. Says whether anything is committed that was not before.
     ///
     /// # Errors
     /// The violation.
@@ -220,13 +282,14 @@ impl Checker {
         &mut self,
         node: NodeId,
         index: Index,
-        log: &Image,
+        (log, proposed): (&Image, Option<&Membership>),
+        groups: Option<&CommitGroups>,
         disks: &(impl Iterator<Item = (NodeId, &'a Image)> + Clone),
-    ) -> Result<(), Violation> {
+    ) -> Result<bool, Violation> {
         if index <= self.committed() {
             let agrees = index < log.base.index || log.term_at(index) == self.committed_term(index);
             if agrees {
-                return Ok(());
+                return Ok(false);
             }
             return broken(
                 "state machine safety",
@@ -248,7 +311,8 @@ impl Checker {
             let holds = |voter: NodeId| {
                 disks.clone().any(|(id, disk)| id == voter && disk.term_at(at) == Some(term))
             };
-            if !self.membership.has_quorum(holds) {
+            let in_force = std::iter::once(log.membership()).chain(proposed);
+            if !in_force.into_iter().any(|membership| may_commit(membership, groups, holds)) {
                 return broken(
                     "commit is durable",
                     format!(
@@ -258,9 +322,52 @@ impl Checker {
                 );
             }
             self.committed.push(Committed { term, during: log.hard_state.term });
+            self.committed_terms.insert(term);
+            self.configurations.on_committed(LogPosition { index: at, term });
             at = at.next();
         }
+        Ok(true)
+    }
+
+    /// A member that does not lead answers a read at this index, which its leader gave it.
+    ///
+    /// # Errors
+    /// If nothing is committed there.
+    pub fn on_read_index(&self, node: NodeId, index: Index) -> Result<(), Violation> {
+        if index > self.committed() {
+            return broken(
+                "reads wait for committed entries",
+                format!(
+                    "node {node} is told to read at {index}; committed is {}",
+                    self.committed()
+                ),
+            );
+        }
         Ok(())
+    }
+
+    /// A node starts from this hard state: never behind what it said before it went down.
+    ///
+    /// # Errors
+    /// The violation.
+    pub fn on_start(&self, node: NodeId, hard_state: &HardState) -> Result<(), Violation> {
+        let (term, vote) = self.said.get(&node).copied().unwrap_or_default();
+        let is_behind = hard_state.term < term
+            || (hard_state.term == term && vote.is_some() && hard_state.vote != vote);
+        if is_behind {
+            return broken(
+                "what was said is remembered",
+                format!(
+                    "node {node} starts with {hard_state:?}, after it spoke in term {term} and voted for {vote:?}"
+                ),
+            );
+        }
+        Ok(())
+    }
+
+    /// A node's disk was wiped: it owes nothing any more.
+    pub fn on_wipe(&mut self, node: NodeId) {
+        self.said.remove(&node);
     }
 
     /// A node's machine has applied an entry, and its state has this digest.
@@ -327,6 +434,13 @@ impl Checker {
                 ),
             );
         }
+        if binds {
+            let said = self.said.entry(from).or_default();
+            if message.term > said.0 {
+                *said = (message.term, None);
+            }
+            said.1 = said.1.or(vote_for.filter(|_| message.term == said.0));
+        }
         let (Body::AppendResponse(AppendOutcome::Accepted { matched })
         | Body::SnapshotResponse { outcome: SnapshotOutcome::Matched(matched), .. }) = message.body
         else {
@@ -372,137 +486,5 @@ impl Checker {
             );
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use raft_core::{HardState, Payload};
-
-    fn image(terms: &[u64], term: u64) -> Image {
-        let mut image = Image::founding(Membership::of_voters((1..=3).map(NodeId)));
-        image.hard_state = HardState { term: Term(term), vote: None, commit: Index(0) };
-        for (i, &t) in terms.iter().enumerate() {
-            image.entries.push(Entry {
-                term: Term(t),
-                index: Index(i as u64 + 1),
-                payload: Payload::Empty,
-            });
-        }
-        image
-    }
-
-    fn checker() -> Checker {
-        Checker::new(Membership::of_voters((1..=3).map(NodeId)))
-    }
-
-    fn rule<T: fmt::Debug>(result: Result<T, Violation>) -> &'static str {
-        result.expect_err("a violation").rule
-    }
-
-    #[test]
-    fn two_leaders_in_one_term_are_found() {
-        let mut checker = checker();
-        let log = image(&[], 1);
-        assert_eq!(checker.on_leader(NodeId(1), Term(1), &log), Ok(true));
-        assert_eq!(checker.on_leader(NodeId(1), Term(1), &log), Ok(false));
-        assert_eq!(rule(checker.on_leader(NodeId(2), Term(1), &log)), "election safety");
-    }
-
-    #[test]
-    fn a_commit_needs_a_quorum_of_disks() {
-        let mut checker = checker();
-        let (full, empty) = (image(&[1], 1), image(&[], 1));
-        let one = [(NodeId(1), &full), (NodeId(2), &empty), (NodeId(3), &empty)];
-        let result = checker.on_commit(NodeId(1), Index(1), &full, &one.iter().copied());
-        assert_eq!(rule(result), "commit is durable");
-        let two = [(NodeId(1), &full), (NodeId(2), &full), (NodeId(3), &empty)];
-        assert_eq!(checker.on_commit(NodeId(1), Index(1), &full, &two.iter().copied()), Ok(()));
-        // Another node that takes another entry for committed there.
-        let other = image(&[2], 2);
-        let result = checker.on_commit(NodeId(3), Index(1), &other, &two.iter().copied());
-        assert_eq!(rule(result), "state machine safety");
-        // A leader without it.
-        assert_eq!(rule(checker.on_leader(NodeId(3), Term(3), &empty)), "leader completeness");
-        // One of an earlier term that wakes up late is no violation: nobody follows it.
-        assert_eq!(checker.on_leader(NodeId(3), Term(1), &empty), Ok(true));
-        assert_eq!(rule(checker.on_leader(NodeId(3), Term(4), &other)), "leader completeness");
-        // And a disk that forgets it.
-        let write = Persist {
-            ticket: raft_core::Ticket(1),
-            hard_state: None,
-            reset: None,
-            truncate_from: Some(Index(1)),
-            entries: raft_core::Entries::new(),
-        };
-        assert_eq!(rule(checker.on_write(NodeId(1), &write, &full)), "committed entries stay");
-    }
-
-    #[test]
-    fn an_entry_with_two_payloads_or_two_predecessors_is_found() {
-        let mut checker = checker();
-        let entry = Entry { term: Term(2), index: Index(2), payload: Payload::Empty };
-        assert_eq!(checker.on_entry(NodeId(1), &entry, Term(1)), Ok(()));
-        assert_eq!(rule(checker.on_entry(NodeId(2), &entry, Term(2))), "log matching");
-        let command = Payload::Command(bytes::Bytes::from_static(b"x"));
-        let other = Entry { payload: command, ..entry };
-        assert_eq!(rule(checker.on_entry(NodeId(2), &other, Term(1))), "log matching");
-    }
-
-    #[test]
-    fn a_vote_or_an_acknowledgement_ahead_of_its_disk_is_found() {
-        let mut checker = checker();
-        let vote = Message { term: Term(2), body: Body::VoteResponse { granted: true } };
-        let rule_name = "durable before said";
-        let send = |checker: &mut Checker, message: &Message, disk: &Image| {
-            checker.on_send(NodeId(1), NodeId(2), message, disk)
-        };
-        assert_eq!(rule(send(&mut checker, &vote, &image(&[], 1))), rule_name);
-        assert_eq!(rule(send(&mut checker, &vote, &image(&[], 2))), rule_name);
-        let mut voted = image(&[], 2);
-        voted.hard_state.vote = Some(NodeId(2));
-        assert_eq!(send(&mut checker, &vote, &voted), Ok(()));
-        let accepted = AppendOutcome::Accepted { matched: Index(1) };
-        let ack = Message { term: Term(2), body: Body::AppendResponse(accepted) };
-        assert_eq!(rule(send(&mut checker, &ack, &image(&[], 2))), rule_name);
-        assert_eq!(send(&mut checker, &ack, &image(&[1], 2)), Ok(()));
-    }
-
-    #[test]
-    fn a_hard_state_that_falls_or_a_vote_that_moves_is_found() {
-        let mut checker = checker();
-        let mut log = image(&[], 3);
-        log.hard_state.vote = Some(NodeId(1));
-        let write = |term: u64, vote: u64| Persist {
-            ticket: raft_core::Ticket(1),
-            hard_state: Some(HardState {
-                term: Term(term),
-                vote: Some(NodeId(vote)),
-                commit: Index(0),
-            }),
-            reset: None,
-            truncate_from: None,
-            entries: raft_core::Entries::new(),
-        };
-        assert!(checker.on_write(NodeId(1), &write(2, 1), &log).is_err());
-        assert!(checker.on_write(NodeId(1), &write(3, 2), &log).is_err());
-        assert!(checker.on_write(NodeId(1), &write(4, 2), &log).is_ok());
-    }
-
-    #[test]
-    fn states_that_differ_at_one_index_are_found() {
-        let mut checker = checker();
-        let log = image(&[1], 1);
-        let disks = [(NodeId(1), &log), (NodeId(2), &log)];
-        checker.on_commit(NodeId(1), Index(1), &log, &disks.iter().copied()).unwrap();
-        let at = LogPosition { index: Index(1), term: Term(1) };
-        assert_eq!(checker.on_applied(NodeId(1), at, 7), Ok(()));
-        assert_eq!(rule(checker.on_applied(NodeId(2), at, 8)), "state machine safety");
-        let later = LogPosition { index: Index(2), term: Term(1) };
-        assert_eq!(
-            rule(checker.on_applied(NodeId(2), later, 8)),
-            "only committed entries are applied"
-        );
     }
 }

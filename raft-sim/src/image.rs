@@ -15,6 +15,8 @@ pub struct Image {
     pub base_membership: Membership,
     /// The entries after the base.
     pub entries: Vec<Entry>,
+    /// Where configurations are among them, in order.
+    configurations: Vec<Index>,
 }
 
 impl Image {
@@ -25,7 +27,33 @@ impl Image {
             base: LogPosition::ORIGIN,
             base_membership: membership,
             entries: Vec::new(),
+            configurations: Vec::new(),
         }
+    }
+
+    /// The configuration that the log ends with.
+    pub fn membership(&self) -> &Membership {
+        self.membership_as_of(Index(u64::MAX))
+    }
+
+    /// The configuration in effect at `index`.
+    pub fn membership_as_of(&self, index: Index) -> &Membership {
+        let at = self.configurations.iter().rev().find(|at| **at <= index);
+        match at.and_then(|at| self.get(*at)).map(|entry| &entry.payload) {
+            Some(Payload::Membership(membership)) => membership,
+            _ => &self.base_membership,
+        }
+    }
+
+    /// The configurations in entries after the base, with their places.
+    pub fn memberships(&self) -> impl Iterator<Item = (LogPosition, &Membership)> {
+        self.configurations.iter().filter_map(|at| {
+            let entry = self.get(*at)?;
+            match &entry.payload {
+                Payload::Membership(membership) => Some((entry.position(), &**membership)),
+                _ => None,
+            }
+        })
     }
 
     /// The last position.
@@ -59,6 +87,7 @@ impl Image {
             self.base = snapshot.position;
             self.base_membership = snapshot.membership.clone();
             self.entries.clear();
+            self.configurations.clear();
         }
         if let Some(from) = write.truncate_from {
             if from <= self.base.index {
@@ -66,6 +95,7 @@ impl Image {
             }
             let keep = usize::try_from(from.0 - self.base.index.0 - 1).unwrap_or(usize::MAX);
             self.entries.truncate(keep);
+            self.configurations.retain(|at| *at < from);
         }
         if let Some(first) = write.entries.first()
             && first.index != self.last().index.next()
@@ -76,7 +106,12 @@ impl Image {
                 self.last()
             ));
         }
-        self.entries.extend(write.entries.iter().cloned());
+        for entry in write.entries.iter() {
+            if let Payload::Membership(_) = entry.payload {
+                self.configurations.push(entry.index);
+            }
+            self.entries.push(entry.clone());
+        }
         Ok(())
     }
 
@@ -98,6 +133,7 @@ impl Image {
             }
         }
         self.base = through;
+        self.configurations.retain(|at| *at > through.index);
         Ok(())
     }
 
@@ -124,4 +160,9 @@ impl Image {
             &self.entries,
         )
     }
+}
+
+/// The whole of a disk, in one word for the timeline.
+pub(crate) fn describe(disk: &Image) -> String {
+    format!("{:?}, log {}..{}", disk.hard_state, disk.base, disk.last())
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use raft_core::{Index, NodeId, ProposalId, ReadId, Term};
+use raft_core::{Index, NodeId, ProposalId, ReadId, RequestId, Term};
 
 use crate::Violation;
 use crate::checker::broken;
@@ -26,6 +26,7 @@ pub struct Ledger {
     applied_at: BTreeMap<u64, Index>,
     batches: BTreeMap<ProposalId, Vec<u64>>,
     reads: BTreeMap<ReadId, (NodeId, Index)>,
+    requests: BTreeMap<RequestId, NodeId>,
     /// The highest index that some client knows to be committed.
     floor: Index,
     /// The latest batch that was acknowledged.
@@ -52,6 +53,25 @@ impl Ledger {
     /// A client begins a read.
     pub fn read(&mut self, node: NodeId, id: ReadId) {
         self.reads.insert(id, (node, self.floor));
+    }
+
+    /// The operator asks a node for something.
+    pub fn request(&mut self, node: NodeId, id: RequestId) {
+        self.requests.insert(id, node);
+    }
+
+    /// The node answers the operator.
+    ///
+    /// # Errors
+    /// If nobody asked.
+    pub fn on_request_answered(&mut self, node: NodeId, id: RequestId) -> Result<(), Violation> {
+        if self.requests.remove(&id) == Some(node) {
+            return Ok(());
+        }
+        broken(
+            "answers fit questions",
+            format!("node {node} answers request {id:?} unasked or twice"),
+        )
     }
 
     /// The node says that the batch is in its log.
@@ -101,6 +121,10 @@ impl Ledger {
     /// # Errors
     /// If it had not.
     pub fn on_abandoned(&mut self, node: NodeId, id: ProposalId) -> Result<(), Violation> {
+        // A batch that was passed on may be given up before anybody said what became of it.
+        if self.asked.remove(&id) == Some(node) {
+            return Ok(());
+        }
         let before = self.appended.len();
         self.appended.retain(|_, appended| appended.id != id);
         if self.appended.len() == before {
@@ -199,6 +223,7 @@ impl Ledger {
     pub fn on_crash(&mut self, node: NodeId) {
         self.asked.retain(|_, asked| *asked != node);
         self.reads.retain(|_, (asked, _)| *asked != node);
+        self.requests.retain(|_, asked| *asked != node);
         self.appended.retain(|(asked, _), _| *asked != node);
     }
 

@@ -9,15 +9,27 @@
 //! What it is not: a test of `raft-node`, of a real store or of sockets. It drives the core from a loop of its own ([`World`]), without
 //! threads and without real time.
 //!
-//! Reading order: `plan` (what a seed draws), `image` (what a disk holds), `world` (the event loop and the driver), `perform` (what is
-//! done with each action), `chaos` (faults), `checker` and `ledger` (what must hold).
+//! Reading order: `plan` (what a seed draws), `image` (what a disk holds), `node` (one member), `event` and `world` (the event loop and the
+//! driver), `perform` (what is done with each action), `machinery`, `disk`, `network` (what surrounds the core), `client` and `operator`
+//! (who asks for what), `chaos` (faults), `liveness` (the end of a run), `checker`, `configurations` and `ledger` (what must hold).
 
 mod chaos;
 mod checker;
+#[cfg(test)]
+mod checker_tests;
+mod client;
+mod configurations;
+mod disk;
+mod event;
 mod image;
 mod ledger;
 pub mod linearizability;
+mod liveness;
 mod machine;
+mod machinery;
+mod network;
+mod node;
+mod operator;
 mod outcome;
 mod perform;
 mod plan;
@@ -30,6 +42,6 @@ pub use image::Image;
 pub use ledger::Ledger;
 pub use machine::{HashMachine, Machine};
 pub use outcome::{Coverage, Failure, Outcome, run_seed, run_seed_with, run_seed_with_timeline};
-pub use plan::Plan;
+pub use plan::{ClientPlan, DiskPlan, Fault, NetworkPlan, Plan};
 pub use rng::Rng;
 pub use world::World;

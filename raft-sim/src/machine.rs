@@ -1,6 +1,6 @@
 //! The replicated state machines that simulated nodes run.
 
-use raft_core::{Entry, LogPosition, Payload};
+use raft_core::{Entry, LogPosition, Membership, Payload};
 
 /// A deterministic state machine whose snapshot is a clone of it.
 pub trait Machine: Clone + Default {
@@ -27,10 +27,19 @@ impl Machine for HashMachine {
 }
 
 /// A machine and how far it is.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Progress<M> {
     pub(crate) applied: LogPosition,
+    /// The configuration as of there.
+    pub(crate) membership: Membership,
     pub(crate) state: M,
+}
+
+impl<M: Default> Progress<M> {
+    /// Nothing applied yet, in a group with this configuration.
+    pub(crate) fn founding(membership: Membership) -> Progress<M> {
+        Progress { applied: LogPosition::ORIGIN, membership, state: M::default() }
+    }
 }
 
 /// Folds `value` into `hash` (FNV-1a over words, with a final shift so that low bits spread).
@@ -44,7 +53,18 @@ pub(crate) fn payload_hash(payload: &Payload) -> u64 {
         Payload::Empty => 1,
         Payload::Command(command) => command.iter().fold(2, |hash, &b| mix(hash, u64::from(b))),
         Payload::Membership(membership) => {
-            membership.members().fold(3, |hash, node| mix(hash, node.0))
+            let sets = [
+                &membership.voters,
+                &membership.outgoing,
+                &membership.learners,
+                &membership.witnesses,
+            ];
+            let nodes = sets
+                .iter()
+                .zip(1..)
+                .flat_map(|(set, kind)| set.iter().map(move |n| mix(kind, n.0)));
+            let stores = membership.stores.iter().map(|(node, store)| mix(node.0, store.0));
+            nodes.chain(stores).fold(3, mix)
         }
         Payload::Withheld => 4,
     }

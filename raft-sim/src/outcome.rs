@@ -8,7 +8,7 @@ use crate::{HashMachine, Machine, Violation, World};
 
 /// How often each thing happened. Faults that never fire test nothing, so runs report them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Coverage(BTreeMap<&'static str, u64>);
+pub struct Coverage(BTreeMap<&'static str, u64>, BTreeMap<&'static str, u64>);
 
 impl Coverage {
     /// Counts one.
@@ -21,10 +21,19 @@ impl Coverage {
         *self.0.entry(what).or_default() += count;
     }
 
+    /// Keeps the highest value instead of a count.
+    pub fn highest(&mut self, what: &'static str, value: u64) {
+        let before = self.1.entry(what).or_default();
+        *before = (*before).max(value);
+    }
+
     /// Adds all of another run's counts.
     pub fn merge(&mut self, other: &Coverage) {
         for (what, count) in &other.0 {
             self.add(what, *count);
+        }
+        for (what, value) in &other.1 {
+            self.highest(what, *value);
         }
     }
 
@@ -35,7 +44,7 @@ impl Coverage {
 
     /// All counts, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        self.0.iter().map(|(what, count)| (*what, *count))
+        self.0.iter().chain(&self.1).map(|(what, count)| (*what, *count))
     }
 }
 

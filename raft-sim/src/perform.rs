@@ -1,14 +1,15 @@
 //! What is done with each action of a core, and how the checkers see it.
 
 use raft_core::{
-    Action, AppendOutcome, Apply, Body, Entry, Event as CoreEvent, Index, Input, LogPosition,
-    Message, NodeId, Payload, Persist, Resolution, SnapshotMeta, SnapshotOutcome, Term,
+    Action, AppendOutcome, Body, Entry, Event as CoreEvent, Index, LogPosition, Membership,
+    Message, NodeId, Payload, Persist, RoleKind, SnapshotOutcome, Term,
 };
 
 use crate::checker::broken;
-use crate::machine::Progress;
-use crate::world::{DiskOp, Event, FetchRequest, Job, Snapshot, World, index_of};
-use crate::{Image, Machine, Violation};
+use crate::event::{Event, FetchRequest};
+use crate::node::{DiskOp, Job, index_of};
+use crate::world::World;
+use crate::{Machine, Violation};
 
 impl<M: Machine> World<'_, M> {
     pub(crate) fn perform(&mut self, node: usize, action: Action) -> Result<(), Violation> {
@@ -19,7 +20,7 @@ impl<M: Machine> World<'_, M> {
             Action::Send { to, message } => self.on_send(node, to, message),
             Action::Fetch { peer, first, last, budget_bytes } => {
                 self.mix(first.0 << 20 | last.0);
-                let delay = self.takes(self.plan.disk_us);
+                let delay = self.takes(self.plan.disk.write_us);
                 let fetch = FetchRequest { peer, first, last, budget_bytes };
                 self.at(delay, Event::Fetch { node, life, fetch });
                 Ok(())
@@ -47,12 +48,22 @@ impl<M: Machine> World<'_, M> {
             Action::Resolve(resolution) => self.on_resolution(node, resolution),
             Action::Event(CoreEvent::RoleChanged { role, term }) => {
                 self.mix(term.0);
-                if role == raft_core::RoleKind::Leader {
+                self.nodes[node].role = role;
+                self.coverage.hit(role_name(role));
+                if role == RoleKind::Leader {
                     self.on_leading(node, term)?;
                 }
                 Ok(())
             }
-            Action::Event(_) => Ok(()),
+            Action::Event(CoreEvent::MembershipChanged { .. }) => {
+                self.coverage.hit("configurations in effect");
+                Ok(())
+            }
+            Action::Event(CoreEvent::StoreRejected { .. }) => {
+                self.coverage.hit("stores rejected");
+                Ok(())
+            }
+            Action::Event(CoreEvent::LeaderChanged { .. }) => Ok(()),
         }
     }
 
@@ -67,11 +78,28 @@ impl<M: Machine> World<'_, M> {
     fn on_persist(&mut self, node: usize, write: Persist) -> Result<(), Violation> {
         self.mix(write.ticket.0 << 20 | write.entries.len() as u64);
         self.mix(write.truncate_from.map_or(0, |index| index.0));
+        // What is committed by now decides which configurations may follow.
+        let commit = write.hard_state.map_or(Index(0), |hard_state| hard_state.commit);
+        let before = commit.min(self.nodes[node].log.last().index);
+        if write.reset.is_none() && write.truncate_from.is_none_or(|from| from > before) {
+            let proposed = write.entries.iter().filter_map(|entry| match &entry.payload {
+                Payload::Membership(membership) => Some(&**membership),
+                _ => None,
+            });
+            self.on_commit(node, before, proposed.last())?;
+        }
         let it = &self.nodes[node];
-        self.checker.on_write(it.id, &write, &it.log)?;
+        let steps = self.checker.on_write(it.id, &write, &it.log)?;
+        for step in steps {
+            self.coverage.hit(step);
+        }
         self.coverage.hit("writes");
         if write.truncate_from.is_some_and(|from| from <= it.log.last().index) {
             self.coverage.hit("truncations");
+            let from = write.truncate_from.unwrap_or_default();
+            if it.log.memberships().any(|(at, _)| at.index >= from) {
+                self.coverage.hit("configurations rolled back");
+            }
         }
         if write.reset.is_some() {
             self.coverage.hit("log resets");
@@ -80,16 +108,8 @@ impl<M: Machine> World<'_, M> {
         if let Err(error) = it.log.write(&write) {
             return broken("writes fit the log", format!("node {}: {error}", it.id));
         }
-        let commit = write.hard_state.map_or(Index(0), |hard_state| hard_state.commit);
         self.enqueue(node, DiskOp::Write(write));
         self.on_commit_claim(node, commit)
-    }
-
-    fn enqueue(&mut self, node: usize, op: DiskOp) {
-        self.nodes[node].queue.push_back(op);
-        if self.nodes[node].queue.len() == 1 {
-            self.schedule_flush(node);
-        }
     }
 
     fn on_compact(&mut self, node: usize, through: LogPosition) -> Result<(), Violation> {
@@ -97,7 +117,9 @@ impl<M: Machine> World<'_, M> {
         let it = &mut self.nodes[node];
         let kept =
             it.checkpoint.as_ref().map_or(Index(0), |checkpoint| checkpoint.meta.position.index);
-        if through.index > kept {
+        // A witness has no machine to take one.
+        let has_machine = !it.log.membership().is_witness(it.id);
+        if has_machine && through.index > kept {
             return broken(
                 "compaction waits for a checkpoint",
                 format!("node {} compacts through {through}; its machine has {kept}", it.id),
@@ -111,16 +133,67 @@ impl<M: Machine> World<'_, M> {
         Ok(())
     }
 
-    fn on_commit_claim(&mut self, node: usize, index: Index) -> Result<(), Violation> {
+    /// A node takes everything through `index` for committed.
+    pub(crate) fn on_commit_claim(&mut self, node: usize, index: Index) -> Result<(), Violation> {
+        self.on_commit(node, index, None)
+    }
+
+    fn on_commit(
+        &mut self,
+        node: usize,
+        index: Index,
+        proposed: Option<&Membership>,
+    ) -> Result<(), Violation> {
         let it = &self.nodes[node];
-        let disks = self.nodes.iter().map(|other| (other.id, &other.disk));
-        self.checker.on_commit(it.id, index, &it.log, &disks)
+        let graves = self.graves.iter().map(|(id, disk)| (*id, disk));
+        let disks = self.nodes.iter().map(|other| (other.id, &other.disk)).chain(graves);
+        let groups = self.plan.config.commit_groups.as_ref();
+        let is_new = self.checker.on_commit(it.id, index, (&it.log, proposed), groups, &disks)?;
+        if is_new {
+            let term = it.log.hard_state.term;
+            self.judge_leases(node, term)?;
+        }
+        Ok(())
+    }
+
+    /// Leases never overlap a newer leader's commits: nobody else may still believe in a lease of an earlier term.
+    fn judge_leases(&self, node: usize, term: Term) -> Result<(), Violation> {
+        if self.plan.config.lease.is_none() || self.is_beyond_drift {
+            return Ok(());
+        }
+        let now = self.now_us();
+        for other in &self.nodes {
+            let Some(raft) = other.raft.as_ref().filter(|_| other.claims_to_lead()) else {
+                continue;
+            };
+            let status = raft.status();
+            // A machine that is suspended answers nobody, and is told so before it goes on.
+            let is_frozen = other.frozen_at.is_some();
+            if status.term < term
+                && !is_frozen
+                && status.lease_until.is_some_and(|until| other.clock.local(now) < until)
+            {
+                return broken(
+                    "leases end before a newer leader commits",
+                    format!(
+                        "node {} has a lease in term {} until {:?} ({:?} now), while node {} commits in term {term}",
+                        other.id,
+                        status.term,
+                        status.lease_until,
+                        other.clock.local(now),
+                        self.nodes[node].id
+                    ),
+                );
+            }
+        }
+        Ok(())
     }
 
     fn on_send(&mut self, node: usize, to: NodeId, message: Message) -> Result<(), Violation> {
         let from = self.nodes[node].id;
         self.mix(to.0 << 32 | message.term.0);
         self.checker.on_send(from, to, &message, &self.nodes[node].disk)?;
+        self.judge_size(node, to, &message)?;
         match &message.body {
             Body::Append { prev, entries, commit } => {
                 self.mix(prev.index.0 << 20 | entries.len() as u64);
@@ -150,6 +223,9 @@ impl<M: Machine> World<'_, M> {
                 let disk = &self.nodes[node].disk;
                 self.checker.on_acknowledge(from, message.term, *matched, disk, leader)?;
             }
+            Body::ReadIndexResponse { index: Some(index), .. } => {
+                self.on_commit_claim(node, *index)?;
+            }
             Body::AppendResponse(AppendOutcome::Rejected { .. }) => {
                 self.coverage.hit("appends rejected");
             }
@@ -159,243 +235,36 @@ impl<M: Machine> World<'_, M> {
         Ok(())
     }
 
-    fn transmit(&mut self, node: usize, to: NodeId, message: Message) {
-        let (from, to) = (self.nodes[node].id, index_of(to));
-        if self.blocked[node][to] {
-            self.coverage.hit("messages cut off");
-            return;
-        }
-        if !self.calm && self.rng.chance(self.plan.drop) {
-            self.coverage.hit("messages dropped");
-            return;
-        }
-        if !self.calm && self.rng.chance(self.plan.duplicate) {
-            self.coverage.hit("messages duplicated");
-            let delay = self.message_delay();
-            self.at(delay, Event::Deliver { to, from, message: message.clone() });
-        }
-        let delay = self.message_delay();
-        self.at(delay, Event::Deliver { to, from, message });
-    }
-
-    fn message_delay(&mut self) -> u64 {
-        let usual = self.takes(self.plan.delay_us);
-        if !self.calm && self.rng.chance(self.plan.straggle) {
-            self.coverage.hit("messages late");
-            return usual + self.rng.below(self.plan.straggle_us);
-        }
-        usual
-    }
-
-    fn on_resolution(&mut self, node: usize, resolution: Resolution) -> Result<(), Violation> {
-        let id = self.nodes[node].id;
-        match resolution {
-            Resolution::Appended { id: batch, first, count, term } => {
-                self.mix(first.0 << 20 | count);
-                self.coverage.hit("batches appended");
-                self.ledger.on_appended(id, batch, first, count, term)
-            }
-            Resolution::Refused { id: batch, .. } => {
-                self.coverage.hit("batches refused");
-                self.ledger.on_refused(id, batch)
-            }
-            Resolution::Abandoned { id: batch } => {
-                self.coverage.hit("batches abandoned");
-                self.ledger.on_abandoned(id, batch)
-            }
-            Resolution::ReadReady { id: read, index } => {
-                self.mix(index.0);
-                self.coverage.hit("reads answered");
-                self.count_read();
-                self.on_commit_claim(node, index)?;
-                self.ledger.on_read_ready(id, read, index)
-            }
-            Resolution::RequestDone { .. }
-            | Resolution::RequestRefused { .. }
-            | Resolution::RequestAbandoned { .. } => Ok(()),
-            Resolution::ReadRefused { id: read, .. } => {
-                self.coverage.hit("reads refused");
-                self.ledger.on_read_refused(id, read)
-            }
-        }
-    }
-
-    fn queue_job(&mut self, node: usize, job: Job) {
-        self.nodes[node].jobs.push_back(job);
-        if self.nodes[node].jobs.len() == 1 {
-            self.schedule_work(node);
-        }
-    }
-
-    fn schedule_work(&mut self, node: usize) {
-        let delay = self.takes(self.plan.apply_us);
-        let life = self.nodes[node].life;
-        self.at(delay, Event::Work { node, life });
-    }
-
-    pub(crate) fn on_work(&mut self, node: usize) -> Result<(), Violation> {
-        let Some(job) = self.nodes[node].jobs.pop_front() else { return Ok(()) };
-        if !self.nodes[node].jobs.is_empty() {
-            self.schedule_work(node);
-        }
-        match job {
-            Job::Apply(apply) => self.apply(node, &apply),
-            Job::Install(meta) => self.install(node, meta),
-        }
-    }
-
-    fn apply(&mut self, node: usize, apply: &Apply) -> Result<(), Violation> {
-        let id = self.nodes[node].id;
-        if self.nodes[node].machine.applied.index.next() != apply.first {
-            let applied = self.nodes[node].machine.applied;
+    /// No message holds more than it may, and none to a witness holds a command.
+    fn judge_size(&self, node: usize, to: NodeId, message: &Message) -> Result<(), Violation> {
+        let Body::Append { entries, .. } = &message.body else { return Ok(()) };
+        let max = self.plan.config.append_bytes_max;
+        // What is read from disk may end with the entry that goes beyond.
+        let bytes = entries.size_bytes() - entries.last().map_or(0, Entry::size_bytes);
+        if entries.len() > 1 && bytes > max {
             return broken(
-                "entries are applied in order",
-                format!("node {id} is told to apply from {}, with {applied} applied", apply.first),
+                "appends keep to their budget",
+                format!("an append to node {to} holds {bytes} bytes of {max}, and one entry more"),
             );
         }
-        let mut index = apply.first;
-        while index <= apply.last {
-            let it = &mut self.nodes[node];
-            let in_memory = apply.entries.get(index).cloned();
-            let Some(entry) = in_memory.or_else(|| it.disk.get(index).cloned()) else {
-                return broken(
-                    "entries to apply can be read",
-                    format!("entry {index} is neither handed to node {id} nor on its disk"),
-                );
-            };
-            it.machine.state.apply(&entry);
-            it.machine.applied = entry.position();
-            let digest = it.machine.state.digest();
-            self.checker.on_applied(id, entry.position(), digest)?;
-            self.ledger.on_applied(id, index, entry.term, command_number(&entry))?;
-            self.coverage.hit("entries applied");
-            index = index.next();
-        }
-        self.maybe_checkpoint(node);
-        self.tell(node, Input::Applied(apply.last))
-    }
-
-    fn maybe_checkpoint(&mut self, node: usize) {
-        let every = self.plan.checkpoint_every;
-        let it = &self.nodes[node];
-        let last = it.checkpoint.as_ref().map_or(0, |c| c.meta.position.index.0);
-        let due = every > 0 && it.machine.applied.index.0 >= last + every;
-        if !due || it.checkpointing.is_some() {
-            return;
-        }
-        let (life, progress) = (it.life, it.machine.clone());
-        let meta = SnapshotMeta { position: progress.applied, membership: self.membership.clone() };
-        self.nodes[node].checkpointing = Some(Snapshot { meta, progress });
-        let delay = self.takes(self.plan.disk_us * 4);
-        self.at(delay, Event::Checkpointed { node, life });
-    }
-
-    pub(crate) fn on_checkpointed(&mut self, node: usize) -> Result<(), Violation> {
-        let Some(snapshot) = self.nodes[node].checkpointing.take() else { return Ok(()) };
-        let newer = self.nodes[node]
-            .checkpoint
-            .as_ref()
-            .is_none_or(|old| old.meta.position.index < snapshot.meta.position.index);
-        if !newer {
-            return Ok(());
-        }
-        let meta = snapshot.meta.clone();
-        self.nodes[node].checkpoint = Some(snapshot);
-        self.coverage.hit("checkpoints");
-        self.tell(node, Input::SnapshotTaken(meta))
-    }
-
-    fn stream(&mut self, node: usize, to: NodeId, wanted: &SnapshotMeta) {
-        let life = self.nodes[node].life;
-        let delay = self.takes(self.plan.delay_us * 4);
-        let Some(snapshot) =
-            self.nodes[node].checkpoint.clone().filter(|held| held.meta == *wanted)
-        else {
-            self.coverage.hit("streams superseded");
-            let input = Input::SnapshotStreamEnded { to };
-            self.at(delay, Event::Tell { node, life, input });
-            return;
-        };
-        let to = index_of(to);
-        let lost = self.blocked[node][to] || (!self.calm && self.rng.chance(self.plan.stream_loss));
-        self.at(delay, Event::Streamed { from: node, life, to, snapshot, lost });
-    }
-
-    /// A stream ends: with the whole snapshot at the receiver, or broken, which both ends notice (if they still live).
-    pub(crate) fn on_streamed(
-        &mut self,
-        (from, life): (usize, u64),
-        to: usize,
-        snapshot: Snapshot<M>,
-        lost: bool,
-    ) -> Result<(), Violation> {
-        let receiver = &mut self.nodes[to];
-        let expected = receiver.raft.is_some()
-            && receiver.paused_until <= self.now_us()
-            && self.nodes[to].expecting.as_ref() == Some(&snapshot.meta);
-        let arrived = expected && !lost && self.nodes[from].life == life;
-        if expected {
-            self.nodes[to].expecting = None;
-        }
-        if self.alive(from, life) {
-            let input = Input::SnapshotStreamEnded { to: self.nodes[to].id };
-            self.at(0, Event::Tell { node: from, life, input });
-        }
-        if arrived {
-            self.coverage.hit("snapshots received");
-            let meta = snapshot.meta.clone();
-            self.nodes[to].received = Some(snapshot);
-            return self.tell(to, Input::SnapshotReceived(meta));
-        }
-        self.coverage.hit("streams broken");
-        if expected && self.rng.chance(500) {
-            self.tell(to, Input::SnapshotFailed(snapshot.meta))?;
+        let is_witness = self.nodes[node].log.membership().is_witness(to);
+        let has_command = |entry: &Entry| matches!(entry.payload, Payload::Command(_));
+        if is_witness && entries.iter().any(has_command) {
+            return broken("witnesses get no commands", format!("node {to} gets some"));
         }
         Ok(())
     }
-
-    fn install(&mut self, node: usize, meta: SnapshotMeta) -> Result<(), Violation> {
-        let id = self.nodes[node].id;
-        let received = self.nodes[node].received.clone().filter(|held| held.meta == meta);
-        let Some(snapshot) = received else {
-            return broken(
-                "only received snapshots are installed",
-                format!("node {id} is told to install {}", meta.position),
-            );
-        };
-        if self.nodes[node].machine.applied.index > meta.position.index {
-            let applied = self.nodes[node].machine.applied;
-            return broken(
-                "the machine never goes back",
-                format!("node {id} installs {} over {applied}", meta.position),
-            );
-        }
-        if !self.calm && self.rng.chance(self.plan.stream_loss / 5) {
-            self.coverage.hit("installs failed");
-            return self.tell(node, Input::SnapshotFailed(meta));
-        }
-        self.coverage.hit("snapshots installed");
-        let Progress { applied, state } = &snapshot.progress;
-        self.checker.on_applied(id, *applied, state.digest())?;
-        let it = &mut self.nodes[node];
-        it.machine = snapshot.progress.clone();
-        it.checkpoint = Some(snapshot);
-        it.checkpointing = None;
-        self.tell(node, Input::SnapshotInstalled(meta))
-    }
 }
 
-/// The number that the client gave a command.
-fn command_number(entry: &Entry) -> Option<u64> {
-    match &entry.payload {
-        Payload::Command(command) => {
-            command.get(..8).and_then(|head| head.try_into().ok()).map(u64::from_le_bytes)
-        }
-        _ => None,
+/// What is counted when a node takes a role.
+fn role_name(role: RoleKind) -> &'static str {
+    match role {
+        RoleKind::Follower => "became follower",
+        RoleKind::Learner => "became learner",
+        RoleKind::Witness => "became witness",
+        RoleKind::Outsider => "became outsider",
+        RoleKind::PreCandidate => "became pre-candidate",
+        RoleKind::Candidate => "became candidate",
+        RoleKind::Leader => "became leader",
     }
-}
-
-/// The whole of a disk, in one word for the timeline.
-pub(crate) fn describe(disk: &Image) -> String {
-    format!("{:?}, log {}..{}", disk.hard_state, disk.base, disk.last())
 }

@@ -2,20 +2,58 @@
 //! fault in every run, since faults mask each other).
 
 use core::time::Duration;
+use std::collections::BTreeMap;
 
-use raft_core::{Config, NodeId};
+use raft_core::{CommitGroups, Config, LeaseConfig, NodeId};
 
 use crate::Rng;
 
 /// The shape of one run. Times in virtual microseconds, probabilities per mille.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// How many voters.
+    /// How many voters the group is founded with.
     pub voters: u64,
-    /// The configuration of every node, but for its id.
+    /// Whether the last of them is a witness.
+    pub has_witness: bool,
+    /// How many more nodes stand by to be added.
+    pub spares: u64,
+    /// The configuration of every node, but for its id, its priority and its store.
     pub config: Config,
+    /// The priority of each node.
+    pub priorities: Vec<u8>,
+    /// Whether stores have identities, so that disks may be wiped.
+    pub has_stores: bool,
     /// How long faults go on.
     pub chaos_us: u64,
+    /// The usual time to apply a batch.
+    pub apply_us: u64,
+    /// A checkpoint is taken after this many applied entries; 0 for never.
+    pub checkpoint_every: u64,
+    /// The usual time between two faults; 0 for none.
+    pub fault_every_us: u64,
+    /// How long faults usually last.
+    pub fault_us: u64,
+    /// The relative weight of each kind of fault, in the order of [`Fault::ALL`].
+    pub weights: Vec<u64>,
+    /// The usual time between two requests of the operator; 0 for none.
+    pub operate_every_us: u64,
+    /// Requests of the operator that are transfers of leadership.
+    pub transfers: u64,
+    /// How often a driver collects more inputs before it polls.
+    pub coalesce: u64,
+    /// How far clocks may run apart, per mille.
+    pub drift: u64,
+    /// The network.
+    pub network: NetworkPlan,
+    /// The disks.
+    pub disk: DiskPlan,
+    /// The clients.
+    pub client: ClientPlan,
+}
+
+/// What a network does to messages.
+#[derive(Clone, Debug)]
+pub struct NetworkPlan {
     /// The usual delay of a message.
     pub delay_us: u64,
     /// Messages that are lost.
@@ -26,96 +64,193 @@ pub struct Plan {
     pub straggle: u64,
     /// How much later, at most.
     pub straggle_us: u64,
-    /// The usual time until a write is durable.
-    pub disk_us: u64,
-    /// Writes that take much longer.
-    pub disk_stall: u64,
-    /// How far the notices of finished writes may be out of order.
-    pub notice_us: u64,
-    /// The usual time to apply a batch.
-    pub apply_us: u64,
-    /// A checkpoint is taken after this many applied entries; 0 for never.
-    pub checkpoint_every: u64,
-    /// The usual time between two faults; 0 for none.
-    pub fault_every_us: u64,
-    /// Weight of crashes of one node among faults.
-    pub crash: u64,
-    /// Weight of crashes of all nodes at once.
-    pub blackout: u64,
-    /// Weight of pauses.
-    pub pause: u64,
-    /// Weight of symmetric partitions.
-    pub partition: u64,
-    /// Weight of one-way partitions.
-    pub one_way: u64,
-    /// Weight of partitions that cut off exactly the leader.
-    pub isolate_leader: u64,
-    /// Weight of reports of lost connections.
-    pub unreachable: u64,
-    /// How long faults usually last.
-    pub fault_us: u64,
+    /// Whether delays are drawn from an exponential distribution, instead of around the usual.
+    pub is_exponential: bool,
     /// Snapshot streams that break.
     pub stream_loss: u64,
+}
+
+/// What disks do.
+#[derive(Clone, Debug)]
+pub struct DiskPlan {
+    /// The usual time until a write is durable.
+    pub write_us: u64,
+    /// Writes that take much longer.
+    pub stall: u64,
+    /// How far the notices of finished writes may be out of order.
+    pub notice_us: u64,
     /// Fetches that fail.
     pub fetch_loss: u64,
-    /// The usual time between client requests.
-    pub request_every_us: u64,
+    /// Starts that are cut off by another crash at once.
+    pub crash_in_recovery: u64,
+}
+
+/// What clients do.
+#[derive(Clone, Debug)]
+pub struct ClientPlan {
+    /// The usual time between requests.
+    pub every_us: u64,
     /// Requests that are reads.
     pub reads: u64,
+    /// Requests that go to any node, not to the leader.
+    pub anywhere: u64,
     /// The most commands in a batch.
     pub batch_max: u64,
     /// The most bytes in a command.
     pub command_bytes_max: u64,
-    /// How often a driver collects more inputs before it polls.
-    pub coalesce: u64,
-    /// How far clocks may run apart.
-    pub drift: u64,
+}
+
+/// Kinds of faults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A node loses power.
+    Crash,
+    /// All nodes do, at once.
+    Blackout,
+    /// A node crashes again and again, each time shortly after it started.
+    CrashLoop,
+    /// A process stops for a while; its clock goes on.
+    Pause,
+    /// A machine is suspended: its clock stops too.
+    Freeze,
+    /// A clock jumps forward by up to hours. Only where leases do not rest on clocks.
+    ClockStep,
+    /// Two sides can not reach each other.
+    Partition,
+    /// One side can not reach the other; the other way works.
+    OneWay,
+    /// The leader alone is cut off.
+    IsolateLeader,
+    /// Two sides that only one node reaches both of.
+    Bridge,
+    /// A link that goes up and down.
+    Flap,
+    /// A link that takes many times as long.
+    SlowLink,
+    /// A link that holds everything back, then delivers it at once.
+    Clog,
+    /// Messages of one type are lost.
+    LoseType,
+    /// Messages from long ago arrive again.
+    Replay,
+    /// A connection is reported as lost.
+    Unreachable,
+    /// A disk stalls, and the node is told.
+    Stall,
+    /// A write or an fsync fails: the node stops, and starts again from its disk.
+    WriteError,
+    /// A disk is full: the node stops until there is room.
+    DiskFull,
+    /// A disk is wiped, and its node comes back under the same id.
+    Wipe,
+    /// An fsync lied: after a power loss the store finds that it lost what it had promised, and is wiped.
+    FsyncLie,
+}
+
+impl Fault {
+    /// All kinds, with the highest weight of each.
+    pub const ALL: [(Fault, u64); 21] = [
+        (Fault::Crash, 10),
+        (Fault::Blackout, 3),
+        (Fault::CrashLoop, 3),
+        (Fault::Pause, 10),
+        (Fault::Freeze, 5),
+        (Fault::ClockStep, 5),
+        (Fault::Partition, 10),
+        (Fault::OneWay, 10),
+        (Fault::IsolateLeader, 10),
+        (Fault::Bridge, 10),
+        (Fault::Flap, 5),
+        (Fault::SlowLink, 5),
+        (Fault::Clog, 5),
+        (Fault::LoseType, 10),
+        (Fault::Replay, 10),
+        (Fault::Unreachable, 10),
+        (Fault::Stall, 10),
+        (Fault::WriteError, 5),
+        (Fault::DiskFull, 3),
+        (Fault::Wipe, 5),
+        (Fault::FsyncLie, 3),
+    ];
+}
+
+/// In half of the plans, a strength from 1 to `strongest`; otherwise 0.
+fn on(rng: &mut Rng, strongest: u64) -> u64 {
+    if rng.chance(500) { rng.between(1, strongest) } else { 0 }
 }
 
 impl Plan {
     /// Draws a plan.
     pub fn draw(rng: &mut Rng) -> Plan {
         let election_us = rng.pick(&[50_000, 150_000, 500_000, 1_000_000]);
-        let on = |rng: &mut Rng, strength: u64| {
-            if rng.chance(500) { rng.between(1, strength) } else { 0 }
-        };
-        let config = draw_config(rng, election_us);
+        let voters = rng.pick(&[3, 3, 3, 3, 3, 5, 5, 5, 5, 1, 2, 4, 7]);
+        let is_operated = rng.chance(600);
+        let spares = if is_operated { rng.between(0, 4) } else { 0 };
+        let drift = rng.pick(&[0, 0, 20, 100]);
+        let nodes = voters + spares;
         Plan {
-            voters: rng.pick(&[3, 3, 3, 3, 3, 5, 5, 5, 5, 1, 2, 4]),
-            config,
+            voters,
+            has_witness: voters >= 3 && rng.chance(150),
+            spares,
+            config: draw_config(rng, election_us, nodes, drift),
+            priorities: draw_priorities(rng, nodes),
+            has_stores: rng.chance(500),
             chaos_us: election_us * rng.between(20, 80),
-            delay_us: election_us / rng.pick(&[1000, 300, 100, 30, 15]),
-            drop: on(rng, 300),
-            duplicate: on(rng, 300),
-            straggle: on(rng, 150),
-            straggle_us: election_us * rng.between(1, 12),
-            disk_us: election_us / rng.pick(&[1000, 300, 100, 30, 10]),
-            disk_stall: on(rng, 50),
-            notice_us: on(rng, election_us / 10),
             apply_us: election_us / rng.pick(&[2000, 300, 50, 15]),
             checkpoint_every: rng.pick(&[0, 3, 10, 30, 100]),
             fault_every_us: if rng.chance(900) { election_us * rng.between(1, 10) } else { 0 },
-            crash: on(rng, 10),
-            blackout: on(rng, 3),
-            pause: on(rng, 10),
-            partition: on(rng, 10),
-            one_way: on(rng, 10),
-            isolate_leader: on(rng, 10),
-            unreachable: on(rng, 10),
-            fault_us: election_us * rng.between(1, 8),
-            stream_loss: on(rng, 500),
-            fetch_loss: on(rng, 300),
-            request_every_us: election_us / rng.pick(&[100, 30, 10, 3]),
-            reads: rng.pick(&[0, 100, 300, 700]),
-            batch_max: rng.pick(&[1, 1, 4, 20]),
-            command_bytes_max: rng.pick(&[8, 64, 400]),
+            fault_us: election_us * rng.between(1, 10),
+            weights: Fault::ALL.iter().map(|(_, strongest)| on(rng, *strongest)).collect(),
+            operate_every_us: if is_operated { election_us * rng.between(1, 6) } else { 0 },
+            transfers: rng.pick(&[0, 200, 500]),
             coalesce: rng.pick(&[0, 200, 700]),
-            drift: rng.pick(&[0, 0, 20, 100]),
+            drift,
+            network: NetworkPlan {
+                delay_us: election_us / rng.pick(&[1000, 300, 100, 30, 15]),
+                drop: on(rng, 300),
+                duplicate: on(rng, 300),
+                straggle: on(rng, 150),
+                straggle_us: election_us * rng.between(1, 12),
+                is_exponential: rng.chance(300),
+                stream_loss: on(rng, 500),
+            },
+            disk: DiskPlan {
+                write_us: election_us / rng.pick(&[1000, 300, 100, 30, 10]),
+                stall: on(rng, 50),
+                notice_us: on(rng, election_us / 10),
+                fetch_loss: on(rng, 300),
+                crash_in_recovery: on(rng, 300),
+            },
+            client: ClientPlan {
+                every_us: election_us / rng.pick(&[100, 30, 10, 3]),
+                reads: rng.pick(&[0, 100, 300, 700]),
+                anywhere: rng.pick(&[100, 100, 500]),
+                batch_max: rng.pick(&[1, 1, 4, 20]),
+                command_bytes_max: rng.pick(&[8, 64, 400]),
+            },
         }
+    }
+
+    /// One election timeout.
+    pub fn election_us(&self) -> u64 {
+        self.config.election_timeout.as_micros() as u64
     }
 }
 
-fn draw_config(rng: &mut Rng, election_us: u64) -> Config {
+/// Mostly everybody is equal; otherwise some wait up to two election timeouts longer.
+fn draw_priorities(rng: &mut Rng, nodes: u64) -> Vec<u8> {
+    let is_equal = rng.chance(700);
+    let low = |rng: &mut Rng| Config::PRIORITY_MAX - rng.below(3) as u8;
+    (0..nodes).map(|_| if is_equal { Config::PRIORITY_MAX } else { low(rng) }).collect()
+}
+
+fn draw_config(rng: &mut Rng, election_us: u64, nodes: u64, drift: u64) -> Config {
+    // Rates lie within `drift` per mille of each other, the slowest at `1000 - drift / 2`; and times are whole microseconds.
+    let ppm = drift * 1_000_000 / (1000 - drift / 2) + 200;
+    let lease = LeaseConfig { clock_drift_max_ppm: ppm as u32 };
+    let zones: BTreeMap<NodeId, u64> =
+        (1..=nodes).filter(|_| rng.chance(800)).map(|id| (NodeId(id), id % 3)).collect();
+    let groups = CommitGroups { zones, zones_min: rng.between(1, 3) as usize };
     Config {
         election_timeout: Duration::from_micros(election_us),
         heartbeat_interval: Duration::from_micros(election_us / rng.between(3, 10)),
@@ -127,6 +262,11 @@ fn draw_config(rng: &mut Rng, election_us: u64) -> Config {
         apply_entries_max: rng.pick(&[1, 3, 64, 16 << 10]),
         retained_entries: rng.pick(&[0, 3, 50, 100_000]),
         compaction_lag_max: rng.pick(&[0, 0, 20, 1_000_000]),
+        waiting_reads_max: rng.pick(&[3, 100_000]),
+        transfer_lag_max: rng.pick(&[0, 10, 10_000]),
+        forward_proposals: rng.chance(400),
+        lease: rng.chance(400).then_some(lease),
+        commit_groups: rng.chance(150).then_some(groups),
         ..Config::new(NodeId(0))
     }
 }

@@ -1,0 +1,157 @@
+//! The checkers' own truth about configurations: which ones may follow each other (dissertation §4), computed here and not asked of
+//! the core.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use raft_core::{CommitGroups, Index, LogPosition, Membership, NodeId, Term};
+
+use crate::Violation;
+use crate::checker::broken;
+
+/// Every configuration that was seen, and those that are committed.
+#[derive(Clone, Debug)]
+pub(crate) struct Configurations {
+    seen: BTreeMap<(Index, Term), Membership>,
+    /// The founding one has index 0.
+    committed: BTreeMap<Index, Membership>,
+}
+
+impl Configurations {
+    pub(crate) fn new(founding: Membership) -> Configurations {
+        Configurations { seen: BTreeMap::new(), committed: BTreeMap::from([(Index(0), founding)]) }
+    }
+
+    pub(crate) fn founding(&self) -> &Membership {
+        &self.committed[&Index(0)]
+    }
+
+    /// The latest committed one at or before `index`.
+    pub(crate) fn committed_at(&self, index: Index) -> &Membership {
+        let before = self.committed.range(..=index).next_back();
+        before.map_or(self.founding(), |(_, membership)| membership)
+    }
+
+    pub(crate) fn latest(&self) -> (Index, &Membership) {
+        let (at, membership) = self.committed.last_key_value().expect("the founding one is there");
+        (*at, membership)
+    }
+
+    pub(crate) fn on_committed(&mut self, position: LogPosition) {
+        if let Some(membership) = self.seen.get(&(position.index, position.term)) {
+            self.committed.insert(position.index, membership.clone());
+        }
+    }
+
+    /// A configuration in an entry, and the one before it in the same log, with its place. `has_committed` says whether an entry of this
+    /// term is committed. Returns what kind of step it is, when it is seen first.
+    pub(crate) fn on_entry(
+        &mut self,
+        node: NodeId,
+        position: LogPosition,
+        membership: &Membership,
+        before: (Index, &Membership),
+        has_committed: bool,
+    ) -> Result<Option<&'static str>, Violation> {
+        if self.seen.contains_key(&(position.index, position.term)) {
+            return Ok(None);
+        }
+        self.seen.insert((position.index, position.term), membership.clone());
+        let kind = match kind_of_step(before.1, membership) {
+            Ok(kind) => kind,
+            Err(why) => {
+                return broken(
+                    "configurations change by simple or joint steps",
+                    format!(
+                        "node {node} appends {membership:?} at {position} after {:?}: {why}",
+                        before.1
+                    ),
+                );
+            }
+        };
+        let latest = self.latest().0;
+        if before.0 > latest {
+            return broken(
+                "one change at a time",
+                format!(
+                    "node {node} appends a configuration at {position}, with that of {} not committed (the latest that is: {latest})",
+                    before.0
+                ),
+            );
+        }
+        if before.1.voters != membership.voters && !has_committed {
+            return broken(
+                "no change before an own commit",
+                format!(
+                    "node {node} appends a configuration at {position}, with nothing of its term committed"
+                ),
+            );
+        }
+        Ok(Some(kind))
+    }
+}
+
+/// What kind of step leads from one configuration to another.
+fn kind_of_step(old: &Membership, new: &Membership) -> Result<&'static str, &'static str> {
+    let members: BTreeSet<NodeId> = new.members().collect();
+    let are_listed = new.witnesses.iter().chain(new.stores.keys()).all(|n| members.contains(n));
+    if !are_listed || !new.learners.is_disjoint(&new.voters) {
+        return Err("it contradicts itself");
+    }
+    let votes = |membership: &Membership, n: &NodeId| {
+        membership.voters.contains(n) || membership.outgoing.contains(n)
+    };
+    if !new.witnesses.iter().all(|n| votes(new, n)) {
+        return Err("a witness does not vote");
+    }
+    for node in old.members().filter(|node| members.contains(node)) {
+        if old.is_witness(node) != new.is_witness(node) {
+            return Err("a witness becomes a full member, or the other way round");
+        }
+    }
+    if old.is_joint() {
+        let leaves = new.outgoing.is_empty() && new.voters == old.voters;
+        return if leaves {
+            Ok("joint configurations left")
+        } else {
+            Err("a joint one is only left")
+        };
+    }
+    if new.is_joint() {
+        let begins = new.outgoing == old.voters;
+        return if begins {
+            Ok("joint configurations begun")
+        } else {
+            Err("it leaves another one")
+        };
+    }
+    let moved = old.voters.symmetric_difference(&new.voters).count();
+    match moved {
+        0 if old.learners == new.learners => Ok("stores recorded"),
+        0 => Ok("learners changed"),
+        1 => Ok("voters changed one at a time"),
+        _ => Err("more than one voter comes or goes at once"),
+    }
+}
+
+/// More than half.
+fn has_majority(set: &BTreeSet<NodeId>, holds: impl Fn(NodeId) -> bool) -> bool {
+    set.iter().filter(|node| holds(**node)).count() > set.len() / 2
+}
+
+/// Whether those for which `holds` are enough to commit: a majority of each half, and enough zones.
+pub(crate) fn may_commit(
+    membership: &Membership,
+    groups: Option<&CommitGroups>,
+    holds: impl Fn(NodeId) -> bool,
+) -> bool {
+    let halves = has_majority(&membership.voters, &holds)
+        && (membership.outgoing.is_empty() || has_majority(&membership.outgoing, &holds));
+    let Some(groups) = groups.filter(|_| halves) else { return halves };
+    let (mut all, mut there) = (BTreeSet::<u64>::new(), BTreeSet::<u64>::new());
+    for node in membership.voters.union(&membership.outgoing) {
+        let zone = groups.zones.get(node).filter(|_| !membership.witnesses.contains(node));
+        all.extend(zone);
+        there.extend(zone.filter(|_| holds(*node)));
+    }
+    there.len() >= groups.zones_min.min(all.len())
+}

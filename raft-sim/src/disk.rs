@@ -1,0 +1,188 @@
+//! The disks: what becomes durable when, what a power loss leaves, and how disks fail.
+//!
+//! The store's own guarantees are modelled, not what lies below them: writes become durable in order, each as a whole. Torn pages and
+//! flipped bits are the business of the stores' own crash tests; here, a store that finds that it lost something says so.
+
+use raft_core::{Entries, Input, Membership, NodeId, StorageHealth, StoreId, StoreStamp, Ticket};
+
+use crate::checker::broken;
+use crate::event::{Event, FetchRequest};
+use crate::image::describe;
+use crate::machine::Progress;
+use crate::node::{DiskOp, Job};
+use crate::world::World;
+use crate::{Image, Machine, Violation};
+
+impl<M: Machine> World<'_, M> {
+    pub(crate) fn on_fetch(&mut self, node: usize, fetch: FetchRequest) -> Result<(), Violation> {
+        let lost = !self.calm && self.rng.chance(self.plan.disk.fetch_loss);
+        let found: Option<Entries> = if lost {
+            None
+        } else {
+            self.nodes[node].disk.read(fetch.first, fetch.last, fetch.budget_bytes)
+        };
+        self.coverage.hit(if found.is_some() { "fetches" } else { "fetches failed" });
+        self.tell(
+            node,
+            match found {
+                Some(entries) => Input::Fetched { peer: fetch.peer, entries },
+                None => Input::FetchFailed { peer: fetch.peer },
+            },
+        )
+    }
+
+    pub(crate) fn enqueue(&mut self, node: usize, op: DiskOp) {
+        self.nodes[node].queue.push_back(op);
+        if self.nodes[node].queue.len() == 1 {
+            self.schedule_flush(node);
+        }
+    }
+
+    /// The disk finishes some of what waits: one or several writes at a time, as a group commit does.
+    pub(crate) fn on_flush(&mut self, node: usize) -> Result<(), Violation> {
+        let waiting = self.nodes[node].queue.len() as u64;
+        let count = self.rng.between(1, waiting.max(1));
+        for _ in 0..count {
+            let Some(op) = self.nodes[node].queue.pop_front() else { break };
+            if let Some(ticket) = self.carry_out(node, op)? {
+                let spread = if self.calm { 0 } else { self.plan.disk.notice_us };
+                let delay = self.rng.below(spread + 1);
+                let life = self.nodes[node].life;
+                self.at(delay, Event::Tell { node, life, input: Input::Persisted(ticket) });
+            }
+        }
+        if !self.nodes[node].queue.is_empty() {
+            self.schedule_flush(node);
+        }
+        Ok(())
+    }
+
+    /// Makes one operation durable.
+    fn carry_out(&mut self, node: usize, op: DiskOp) -> Result<Option<Ticket>, Violation> {
+        let disk = &mut self.nodes[node].disk;
+        let (result, ticket) = match op {
+            DiskOp::Write(write) => (disk.write(&write), Some(write.ticket)),
+            DiskOp::Compact(through) => (disk.compact(through), None),
+        };
+        match result {
+            Ok(()) => Ok(ticket),
+            Err(error) => broken("writes fit the log", format!("disk of node {node}: {error}")),
+        }
+    }
+
+    pub(crate) fn schedule_flush(&mut self, node: usize) {
+        let mut delay = self.takes(self.plan.disk.write_us);
+        if !self.calm && self.rng.chance(self.plan.disk.stall) {
+            delay += self.rng.below(self.plan.fault_us);
+            self.coverage.hit("slow writes");
+        }
+        delay = delay.max(self.nodes[node].stalled_until.saturating_sub(self.now_us()));
+        let life = self.nodes[node].life;
+        self.at(delay, Event::Flush { node, life });
+    }
+
+    /// A disk does nothing for a while; its driver notices, and notices when it is over.
+    pub(crate) fn stall(&mut self, node: usize) -> Result<(), Violation> {
+        if !self.nodes[node].is_running() {
+            return Ok(());
+        }
+        let lasts = self.rng.around(self.plan.fault_us).min(self.plan.election_us() * 10);
+        self.nodes[node].stalled_until = self.now_us() + lasts;
+        self.coverage.hit("disk stalls");
+        let life = self.nodes[node].life;
+        let over = Input::StorageHealth(StorageHealth::Healthy);
+        self.at(lasts, Event::Tell { node, life, input: over });
+        self.tell(node, Input::StorageHealth(StorageHealth::Stalled))
+    }
+
+    /// Loses what is not durable: a crash keeps any prefix of the writes that were under way.
+    pub(crate) fn crash(&mut self, node: usize) -> Result<(), Violation> {
+        let waiting = self.nodes[node].queue.len() as u64;
+        let kept = match self.rng.below(3) {
+            0 => 0,
+            1 => waiting,
+            _ => self.rng.between(0, waiting),
+        };
+        for _ in 0..kept {
+            if let Some(op) = self.nodes[node].queue.pop_front() {
+                self.carry_out(node, op)?;
+            }
+        }
+        if kept < waiting {
+            self.coverage.hit("crashes that lost writes");
+        }
+        let (finish_checkpoint, finish_install) = (self.rng.chance(300), self.rng.chance(500));
+        let it = &mut self.nodes[node];
+        it.queue.clear();
+        let done = it.checkpointing.take();
+        if let (true, Some(done)) = (finish_checkpoint, done) {
+            let newer = it
+                .checkpoint
+                .as_ref()
+                .is_none_or(|old| old.meta.position.index < done.meta.position.index);
+            if newer {
+                it.checkpoint = Some(done);
+            }
+        }
+        // A crash in the middle of an installation leaves the old state or the new one, whole.
+        if let (true, Some(Job::Install(meta))) = (finish_install, it.jobs.front())
+            && it.received.as_ref().is_some_and(|held| held.meta == *meta)
+        {
+            it.checkpoint.clone_from(&it.received);
+        }
+        it.jobs.clear();
+        it.expecting = None;
+        it.received = None;
+        it.raft = None;
+        it.poll_scheduled = false;
+        it.wake_at = None;
+        it.paused_until = 0;
+        it.frozen_at = None;
+        let id = it.id;
+        if it.disk.membership().is_joint() {
+            self.coverage.hit("crashes in a joint configuration");
+        }
+        let line = format!("node {id} crashes, leaving {}", describe(&self.nodes[node].disk));
+        self.ledger.on_crash(id);
+        self.coverage.hit("crashes");
+        self.say(|| line);
+        Ok(())
+    }
+
+    /// Replaces a node's disk by an empty one. Only while the others can do without what was on it.
+    pub(crate) fn wipe(&mut self, node: usize) -> Result<(), Violation> {
+        if !self.plan.has_stores || !self.can_lose(node) {
+            return Ok(());
+        }
+        if self.nodes[node].raft.is_some() {
+            self.crash(node)?;
+        }
+        let id = self.nodes[node].id;
+        let fresh = Image::founding(Membership::default());
+        let store = StoreStamp { id: StoreId(self.rng.draw()), life: 0 };
+        let it = &mut self.nodes[node];
+        let lost = std::mem::replace(&mut it.disk, fresh);
+        it.store = store;
+        it.checkpoint = None;
+        it.machine = Progress::founding(Membership::default());
+        self.graves.push((id, lost));
+        self.checker.on_wipe(id);
+        self.coverage.hit("disks wiped");
+        self.say(|| format!("node {id} is wiped"));
+        let down = self.rng.around(self.plan.fault_us);
+        self.at(down, Event::Restart { node });
+        Ok(())
+    }
+
+    /// Whether the group can do without this node's disk: in every configuration that may be in effect, a quorum remains without it and
+    /// without the others that do not count.
+    fn can_lose(&self, node: usize) -> bool {
+        let id = self.nodes[node].id;
+        let mut all = self.live_memberships().peekable();
+        all.peek().is_some()
+            && all.all(|membership| {
+                let remains = |voter: NodeId| voter != id && self.is_counted(&membership, voter);
+                membership.has_quorum(remains)
+            })
+    }
+}

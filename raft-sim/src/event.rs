@@ -1,0 +1,100 @@
+//! What can happen in the world, and the order in which it does.
+
+use raft_core::{Index, Input, Message, NodeId, StoreStamp};
+
+use crate::node::Snapshot;
+
+/// Something that will happen at a time.
+#[derive(Clone, Debug)]
+pub(crate) enum Event<M> {
+    /// A message reaches a node, whichever life that is in.
+    Deliver { to: usize, envelope: Envelope },
+    /// A node's deadline may have come.
+    Wake { node: usize, life: u64 },
+    /// A node stops collecting inputs and polls.
+    Poll { node: usize, life: u64 },
+    /// A node's disk finishes what waits first.
+    Flush { node: usize, life: u64 },
+    /// Something that only this life of the node waits for.
+    Tell { node: usize, life: u64, input: Input },
+    /// A node's machine finishes the job at the head of its queue.
+    Work { node: usize, life: u64 },
+    /// A node's checkpoint is durable.
+    Checkpointed { node: usize, life: u64 },
+    /// A fetch reaches the disk.
+    Fetch { node: usize, life: u64, fetch: FetchRequest },
+    /// A snapshot stream ends.
+    Streamed { from: usize, life: u64, to: usize, snapshot: Snapshot<M>, lost: bool },
+    /// A node comes back.
+    Restart { node: usize },
+    /// A node in a crash loop goes down again, and comes back for this many times more.
+    CrashAgain { node: usize, life: u64, times: u64 },
+    /// A stopped node goes on.
+    Resume { node: usize },
+    /// A link goes up or down, and will again this many times.
+    Flap { from: usize, to: usize, times: u64 },
+    /// The network heals.
+    Heal,
+    /// The next fault.
+    Fault,
+    /// A client does something.
+    Client,
+    /// The operator does something.
+    Operate,
+}
+
+/// A message with what its transport knows of the sender.
+#[derive(Clone, Debug)]
+pub(crate) struct Envelope {
+    pub(crate) from: NodeId,
+    pub(crate) store: Option<StoreStamp>,
+    pub(crate) message: Message,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FetchRequest {
+    pub(crate) peer: NodeId,
+    pub(crate) first: Index,
+    pub(crate) last: Index,
+    pub(crate) budget_bytes: usize,
+}
+
+impl<M> Event<M> {
+    /// The node whose process must run for this event to happen.
+    pub(crate) fn waits_for(&self) -> Option<usize> {
+        match self {
+            Event::Deliver { to, .. } => Some(*to),
+            Event::Wake { node, .. }
+            | Event::Poll { node, .. }
+            | Event::Tell { node, .. }
+            | Event::Work { node, .. }
+            | Event::Checkpointed { node, .. }
+            | Event::Fetch { node, .. } => Some(*node),
+            _ => None,
+        }
+    }
+}
+
+/// An event with its time; `order` decides among equals.
+pub(crate) struct Scheduled<M> {
+    pub(crate) at: u64,
+    pub(crate) order: u64,
+    pub(crate) event: Event<M>,
+}
+
+impl<M> PartialEq for Scheduled<M> {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.order) == (other.at, other.order)
+    }
+}
+impl<M> Eq for Scheduled<M> {}
+impl<M> PartialOrd for Scheduled<M> {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl<M> Ord for Scheduled<M> {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}

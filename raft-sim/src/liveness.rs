@@ -1,0 +1,228 @@
+//! The end of a run: a random quorum (the core) is healed, every other fault becomes permanent, and the core must elect, commit and
+//! converge within 20 election timeouts.
+
+use std::collections::BTreeSet;
+
+use raft_core::{LogPosition, Membership, NodeId, ProposalId};
+
+use crate::checker::broken;
+use crate::node::index_of;
+use crate::world::World;
+use crate::{Machine, Violation};
+
+/// How many election timeouts the core has.
+const TIMEOUTS: u64 = 20;
+
+impl<M: Machine> World<'_, M> {
+    /// Every configuration that may be in effect: the latest committed one, and those that some log has beyond it.
+    pub(crate) fn live_memberships(&self) -> impl Iterator<Item = Membership> + '_ {
+        let (at, committed) = self.checker.latest_membership();
+        let committed = committed.clone();
+        let logs = self.nodes.iter().flat_map(|node| [&node.log, &node.disk]);
+        let later = logs.flat_map(|log| log.memberships());
+        let later = later
+            .filter(move |(position, _)| {
+                position.index > at && self.checker.may_be_committed(*position)
+            })
+            .map(|(_, membership)| membership.clone());
+        std::iter::once(committed).chain(later)
+    }
+
+    /// Whether a voter's votes and acknowledgements count: its store is the one that it was admitted with, and it knows that.
+    pub(crate) fn is_counted(&self, membership: &Membership, voter: NodeId) -> bool {
+        let node = &self.nodes[index_of(voter)];
+        if !self.plan.has_stores {
+            return true;
+        }
+        let own = node.store.id;
+        let known = node.disk.membership();
+        let is_founding = self.checker.committed().0 == 0 && known.contains(voter);
+        let knows = known.stores.get(&voter) == Some(&own);
+        membership.stores.get(&voter).is_none_or(|admitted| *admitted == own)
+            && (knows || is_founding)
+    }
+
+    /// Whether these nodes alone must be able to go on: they are a quorum of every configuration that may be in effect, also by zones;
+    /// and one of them that can lead has all that the others have.
+    fn is_able(&self, core: &BTreeSet<usize>) -> bool {
+        let memberships: Vec<Membership> = self.live_memberships().collect();
+        let has_quorums = memberships.iter().all(|membership| {
+            let counts = |voter: NodeId| {
+                core.contains(&index_of(voter)) && self.is_counted(membership, voter)
+            };
+            membership.has_quorum(counts) && self.has_zones(membership, core)
+        });
+        let ends = |is_able: &dyn Fn(NodeId) -> bool| -> LogPosition {
+            let nodes = core.iter().map(|node| &self.nodes[*node]);
+            let ends = nodes.filter(|node| is_able(node.id)).map(|node| node.disk.last());
+            ends.max_by_key(|end| (end.term, end.index)).unwrap_or(LogPosition::ORIGIN)
+        };
+        let can_lead = |id: NodeId| {
+            let known = self.nodes[index_of(id)].disk.membership();
+            known.is_voter(id)
+                && !known.is_witness(id)
+                && memberships.iter().all(|live| live.is_voter(id) && self.is_counted(live, id))
+        };
+        let votes = |id: NodeId| memberships.iter().any(|live| live.is_voter(id));
+        let leads = memberships.iter().all(|live| live.members().any(can_lead));
+        has_quorums && leads && ends(&can_lead).is_up_to_date_with(ends(&votes))
+    }
+
+    /// Commit groups: enough zones must have a voter in the core.
+    fn has_zones(&self, membership: &Membership, core: &BTreeSet<usize>) -> bool {
+        let Some(groups) = &self.plan.config.commit_groups else { return true };
+        let zones = |is_there: &dyn Fn(NodeId) -> bool| -> BTreeSet<u64> {
+            let voters = membership.members().filter(|node| {
+                membership.is_voter(*node) && !membership.is_witness(*node) && is_there(*node)
+            });
+            voters.filter_map(|node| groups.zones.get(&node).copied()).collect()
+        };
+        let all = zones(&|_| true).len();
+        let there =
+            zones(&|node| core.contains(&index_of(node)) && self.is_counted(membership, node));
+        there.len() >= groups.zones_min.min(all)
+    }
+
+    /// Adds nodes in random order until they are able to go on; then, now and then, some more.
+    fn draw_core(&mut self) -> Option<BTreeSet<usize>> {
+        let mut order: Vec<usize> = (0..self.nodes.len()).collect();
+        for place in (1..order.len()).rev() {
+            let other = self.rng.below(place as u64 + 1) as usize;
+            order.swap(place, other);
+        }
+        let everybody = self.rng.chance(300);
+        let mut core = BTreeSet::new();
+        for node in order {
+            core.insert(node);
+            if !everybody && self.is_able(&core) && self.rng.chance(700) {
+                break;
+            }
+        }
+        self.is_able(&core).then_some(core)
+    }
+
+    /// Ends all faults within the core, and makes all others permanent.
+    pub(crate) fn calm_down(&mut self) -> Result<(), Violation> {
+        let core = self.draw_core();
+        self.calm = true;
+        if core.is_none() {
+            self.coverage.hit("no core is able");
+        }
+        let core = core.unwrap_or_default();
+        let line = format!("faults are over within {core:?}");
+        self.say(|| line);
+        self.core.clone_from(&core);
+        for &from in &core {
+            for &to in &core {
+                *self.network.link(from, to) = crate::network::Link::default();
+            }
+        }
+        self.network.lost_kind = None;
+        let outside: Vec<usize> = (0..self.nodes.len()).filter(|n| !core.contains(n)).collect();
+        for node in outside {
+            self.shut_out(node)?;
+        }
+        for node in core {
+            self.nodes[node].paused_until = 0;
+            self.resume(node)?;
+            if self.nodes[node].stalled_until > self.now_us() {
+                self.nodes[node].stalled_until = 0;
+                let healthy = raft_core::Input::StorageHealth(raft_core::StorageHealth::Healthy);
+                self.tell(node, healthy)?;
+            }
+            if !self.nodes[node].queue.is_empty() {
+                self.schedule_flush(node);
+            }
+            if self.nodes[node].raft.is_none() {
+                self.start(node)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The fate of a node outside the core, for ever: down, cut off in one direction or in both, or merely in a bad network.
+    fn shut_out(&mut self, node: usize) -> Result<(), Violation> {
+        match self.rng.below(5) {
+            0 if self.nodes[node].raft.is_some() => return self.crash(node),
+            1 => self.network.cut(|from| from == node, |to| to != node),
+            2 => self.network.cut(|from| from != node, |to| to == node),
+            3 => {
+                self.network.cut(|from| from == node, |to| to != node);
+                self.network.cut(|from| from != node, |to| to == node);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Liveness: within 20 election timeouts a leader is there, a new write and a new read are answered, and every machine of the core that
+    /// is a member has applied that write.
+    pub(crate) fn converge(&mut self) -> Result<(), Violation> {
+        if self.core.is_empty() {
+            return Ok(());
+        }
+        let begun = self.now_us();
+        let deadline = begun + TIMEOUTS * self.plan.election_us();
+        let marker = ProposalId(self.next_id);
+        let reads = self.reads_answered;
+        let done = self.run_until(deadline, |world| world.core_has_converged(marker, reads))?;
+        if done {
+            self.coverage.hit("converged");
+            let timeouts = (self.now_us() - begun).div_ceil(self.plan.election_us());
+            self.coverage.highest("slowest convergence, in election timeouts", timeouts);
+            return Ok(());
+        }
+        let why = self.what_blocks();
+        broken(
+            "liveness",
+            format!(
+                "{TIMEOUTS} election timeouts after the last fault: new write acknowledged {}, new read answered {}, known committed {}; core {:?}; {why}",
+                self.ledger.acknowledged() >= Some(marker),
+                self.reads_answered > reads,
+                self.ledger.floor(),
+                self.core
+            ),
+        )
+    }
+
+    fn core_has_converged(&self, marker: ProposalId, reads: u64) -> bool {
+        let floor = self.ledger.floor();
+        let (_, membership) = self.checker.latest_membership();
+        let has_applied = |node: &usize| {
+            let it = &self.nodes[*node];
+            let id = it.id;
+            !membership.contains(id)
+                || membership.is_witness(id)
+                || !self.is_served(membership, id)
+                || it.machine.applied.index >= floor
+        };
+        self.ledger.acknowledged() >= Some(marker)
+            && self.reads_answered > reads
+            && !membership.is_joint()
+            && self.core.iter().all(has_applied)
+    }
+
+    /// Whether a member is owed convergence: learners and voters alike, unless a voter's store is rejected and can not be demoted.
+    fn is_served(&self, membership: &Membership, id: NodeId) -> bool {
+        membership.learners.contains(&id) || self.is_counted(membership, id)
+    }
+
+    /// What every node says of itself.
+    fn what_blocks(&self) -> String {
+        let states = self.nodes.iter().enumerate().map(|(place, node)| match &node.raft {
+            Some(raft) => {
+                let cut: Vec<usize> = (0..self.nodes.len())
+                    .filter(|&to| self.network.is_cut(place, to))
+                    .map(|to| to + 1)
+                    .collect();
+                let status = raft.status();
+                format!(
+                    "applied by machine {}, cut off from {cut:?}: {status:?}",
+                    node.machine.applied
+                )
+            }
+            None => format!("node {} is down", node.id),
+        });
+        states.collect::<Vec<String>>().join(";\n    ")
+    }
+}

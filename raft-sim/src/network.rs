@@ -1,0 +1,178 @@
+//! The network: what becomes of each message between its sender and its receiver.
+
+use raft_core::{Body, Message, NodeId};
+
+use crate::Machine;
+use crate::event::{Envelope, Event};
+use crate::node::index_of;
+use crate::world::World;
+
+/// The way from one node to another.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Link {
+    /// Nothing gets through.
+    pub(crate) is_cut: bool,
+    /// The same, by a fault of its own that comes and goes.
+    pub(crate) is_down: bool,
+    /// How many times as long everything takes, beyond once.
+    pub(crate) slowness: u64,
+    /// Everything waits until then, and arrives at once.
+    pub(crate) clogged_until: u64,
+}
+
+/// All links, and what was sent over them.
+#[derive(Debug)]
+pub(crate) struct Network {
+    /// `links[from][to]`.
+    links: Vec<Vec<Link>>,
+    /// The type of messages that is lost, by its place in [`kind_of`].
+    pub(crate) lost_kind: Option<u64>,
+    /// Some of the messages of the past, to be repeated.
+    archive: Vec<(usize, Envelope)>,
+}
+
+/// How many old messages are kept.
+const ARCHIVE_MAX: usize = 64;
+
+impl Network {
+    pub(crate) fn new(nodes: usize) -> Network {
+        Network {
+            links: vec![vec![Link::default(); nodes]; nodes],
+            lost_kind: None,
+            archive: Vec::new(),
+        }
+    }
+
+    pub(crate) fn link(&mut self, from: usize, to: usize) -> &mut Link {
+        &mut self.links[from][to]
+    }
+
+    pub(crate) fn is_cut(&self, from: usize, to: usize) -> bool {
+        self.links[from][to].is_cut || self.links[from][to].is_down
+    }
+
+    /// Cuts every link from a node for which `from` holds to one for which `to` does.
+    pub(crate) fn cut(&mut self, from: impl Fn(usize) -> bool, to: impl Fn(usize) -> bool) {
+        for (source, row) in self.links.iter_mut().enumerate() {
+            for (target, link) in row.iter_mut().enumerate() {
+                link.is_cut |= from(source) && to(target);
+            }
+        }
+    }
+
+    /// Ends all faults of the network.
+    pub(crate) fn heal(&mut self) {
+        self.lost_kind = None;
+        for link in self.links.iter_mut().flatten() {
+            *link = Link { is_down: link.is_down, ..Link::default() };
+        }
+    }
+}
+
+/// How many types of messages there are.
+pub(crate) const KINDS: u64 = 15;
+
+/// The type of a message, as a number below [`KINDS`].
+fn kind_of(body: &Body) -> u64 {
+    match body {
+        Body::PreVote { .. } => 0,
+        Body::PreVoteResponse { .. } => 1,
+        Body::Vote { .. } => 2,
+        Body::VoteResponse { .. } => 3,
+        Body::Append { .. } => 4,
+        Body::AppendResponse(_) => 5,
+        Body::Heartbeat { .. } => 6,
+        Body::HeartbeatResponse { .. } => 7,
+        Body::TimeoutNow => 8,
+        Body::ReadIndex { .. } => 9,
+        Body::ReadIndexResponse { .. } => 10,
+        Body::Forward { .. } => 11,
+        Body::ForwardResponse { .. } => 12,
+        Body::SnapshotOffer { .. } => 13,
+        Body::SnapshotResponse { .. } => 14,
+    }
+}
+
+impl<M: Machine> World<'_, M> {
+    pub(crate) fn transmit(&mut self, node: usize, to: NodeId, message: Message) {
+        let to = index_of(to);
+        let it = &self.nodes[node];
+        let store = self.plan.has_stores.then_some(it.store);
+        let envelope = Envelope { from: it.id, store, message };
+        if !self.calm && self.rng.chance(20) {
+            self.keep_for_later(to, &envelope);
+        }
+        if self.network.is_cut(node, to) {
+            self.coverage.hit("messages cut off");
+            return;
+        }
+        if self.network.lost_kind == Some(kind_of(&envelope.message.body)) {
+            self.coverage.hit("messages of a lost type");
+            return;
+        }
+        if self.is_faulty(node, to) {
+            if self.rng.chance(self.plan.network.drop) {
+                self.coverage.hit("messages dropped");
+                return;
+            }
+            if self.rng.chance(self.plan.network.duplicate) {
+                self.coverage.hit("messages duplicated");
+                let delay = self.message_delay(node, to);
+                self.at(delay, Event::Deliver { to, envelope: envelope.clone() });
+            }
+        }
+        let delay = self.message_delay(node, to);
+        self.at(delay, Event::Deliver { to, envelope });
+    }
+
+    /// Whether the link loses, repeats and delays: when faults are over, only outside the core.
+    fn is_faulty(&self, from: usize, to: usize) -> bool {
+        !self.calm || !(self.core.contains(&from) && self.core.contains(&to))
+    }
+
+    fn message_delay(&mut self, from: usize, to: usize) -> u64 {
+        let mut delay = self.takes(self.plan.network.delay_us);
+        if !self.is_faulty(from, to) {
+            return delay;
+        }
+        if self.plan.network.is_exponential {
+            // Doubles with every coin that shows heads: a long tail, in integers.
+            let doublings = self.rng.draw().trailing_zeros().min(8);
+            delay = (delay / 2) << doublings;
+        }
+        if self.rng.chance(self.plan.network.straggle) {
+            self.coverage.hit("messages late");
+            delay += self.rng.below(self.plan.network.straggle_us);
+        }
+        let now = self.now_us();
+        let link = *self.network.link(from, to);
+        delay += delay * link.slowness;
+        delay.max(link.clogged_until.saturating_sub(now))
+    }
+
+    fn keep_for_later(&mut self, to: usize, envelope: &Envelope) {
+        let kept = (to, envelope.clone());
+        if self.network.archive.len() < ARCHIVE_MAX {
+            self.network.archive.push(kept);
+        } else {
+            let place = self.rng.below(ARCHIVE_MAX as u64) as usize;
+            self.network.archive[place] = kept;
+        }
+    }
+
+    /// Old messages arrive again, also across restarts of both ends.
+    pub(crate) fn replay(&mut self) {
+        let count = self.rng.between(1, 8);
+        for _ in 0..count {
+            let kept = self.network.archive.len() as u64;
+            if kept == 0 {
+                return;
+            }
+            let place = self.rng.below(kept) as usize;
+            let (to, envelope) = self.network.archive[place].clone();
+            self.coverage.hit("messages replayed");
+            let delay = self.takes(self.plan.network.delay_us);
+            self.at(delay, Event::Deliver { to, envelope });
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! One member: a core when it is up, and everything around it: clock, disk, machine.
+
+use std::collections::VecDeque;
+
+use raft_core::{
+    Apply, Instant, LogPosition, Membership, NodeId, Persist, Raft, RoleKind, SnapshotMeta,
+    StoreId, StoreStamp,
+};
+
+use crate::Image;
+use crate::event::Event;
+use crate::machine::Progress;
+
+/// A snapshot and its data.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot<M> {
+    pub(crate) meta: SnapshotMeta,
+    pub(crate) progress: Progress<M>,
+}
+
+/// What waits for a disk, in order.
+#[derive(Clone, Debug)]
+pub(crate) enum DiskOp {
+    Write(Persist),
+    Compact(LogPosition),
+}
+
+/// What waits for a machine, in order.
+#[derive(Clone, Debug)]
+pub(crate) enum Job {
+    Apply(Apply),
+    Install(SnapshotMeta),
+}
+
+/// The clock: `local = offset + true * rate / 1000`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    pub(crate) rate: u64,
+    pub(crate) offset: u64,
+}
+
+impl Clock {
+    pub(crate) fn local(self, now: u64) -> Instant {
+        Instant(self.offset + now * self.rate / 1000)
+    }
+
+    pub(crate) fn global(self, at: Instant) -> u64 {
+        (at.0.saturating_sub(self.offset).saturating_mul(1000)).div_ceil(self.rate)
+    }
+}
+
+/// One member.
+#[derive(Debug)]
+pub(crate) struct Node<M> {
+    pub(crate) id: NodeId,
+    pub(crate) raft: Option<Raft>,
+    /// Counts starts, so that what was meant for an earlier life is not delivered to a later one.
+    pub(crate) life: u64,
+    /// The identity of its disk, and how often it was started on it.
+    pub(crate) store: StoreStamp,
+    /// What its core said last that it does. Clients ask this to find the leader; checkers never do.
+    pub(crate) role: RoleKind,
+    /// Until when its process is stopped; 0 if it runs.
+    pub(crate) paused_until: u64,
+    /// When its clock was stopped too.
+    pub(crate) frozen_at: Option<Instant>,
+    /// What a stopped process will find when it goes on.
+    pub(crate) stash: Vec<Event<M>>,
+    pub(crate) clock: Clock,
+    /// What a power loss would leave.
+    pub(crate) disk: Image,
+    /// What will be there once `queue` is done: the log as the core knows it.
+    pub(crate) log: Image,
+    pub(crate) queue: VecDeque<DiskOp>,
+    /// Until when its disk does nothing.
+    pub(crate) stalled_until: u64,
+    pub(crate) checkpoint: Option<Snapshot<M>>,
+    pub(crate) checkpointing: Option<Snapshot<M>>,
+    pub(crate) machine: Progress<M>,
+    pub(crate) jobs: VecDeque<Job>,
+    pub(crate) expecting: Option<SnapshotMeta>,
+    pub(crate) received: Option<Snapshot<M>>,
+    pub(crate) poll_scheduled: bool,
+    pub(crate) wake_at: Option<u64>,
+}
+
+impl<M: Clone + Default> Node<M> {
+    /// A node with an empty disk. `membership` is the founding configuration, or an empty one for a node that waits to be added.
+    pub(crate) fn new(id: NodeId, store: StoreId, membership: &Membership) -> Node<M> {
+        Node {
+            id,
+            raft: None,
+            life: 0,
+            store: StoreStamp { id: store, life: 0 },
+            role: RoleKind::Follower,
+            paused_until: 0,
+            frozen_at: None,
+            stash: Vec::new(),
+            clock: Clock { rate: 1000, offset: 0 },
+            disk: Image::founding(membership.clone()),
+            log: Image::founding(membership.clone()),
+            queue: VecDeque::new(),
+            stalled_until: 0,
+            checkpoint: None,
+            checkpointing: None,
+            machine: Progress::founding(membership.clone()),
+            jobs: VecDeque::new(),
+            expecting: None,
+            received: None,
+            poll_scheduled: false,
+            wake_at: None,
+        }
+    }
+
+    /// Whether its core takes itself for the leader.
+    pub(crate) fn claims_to_lead(&self) -> bool {
+        self.raft.is_some() && self.role == RoleKind::Leader
+    }
+
+    /// Whether its process runs.
+    pub(crate) fn is_running(&self) -> bool {
+        self.raft.is_some() && self.paused_until == 0
+    }
+
+    /// The configuration that its log ends with: the one in effect at it.
+    pub(crate) fn membership(&self) -> &Membership {
+        self.log.membership()
+    }
+}
+
+/// Nodes are numbered from 1 on.
+pub(crate) fn index_of(id: NodeId) -> usize {
+    id.0 as usize - 1
+}

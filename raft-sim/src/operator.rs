@@ -1,0 +1,120 @@
+//! The operator: asks for membership changes and transfers of leadership, more often than anybody sensible would.
+
+use std::collections::BTreeSet;
+
+use raft_core::{ChangeStep, Input, Membership, MembershipChange, NodeId, RequestId};
+
+use crate::event::Event;
+use crate::world::World;
+use crate::{Machine, Violation};
+
+/// What the operator keeps in mind.
+#[derive(Clone, Debug)]
+pub(crate) struct Operator {
+    /// Ids that were ever to be witnesses: they may never be anything else.
+    witnesses: BTreeSet<NodeId>,
+    /// Ids that were ever to be anything else.
+    full: BTreeSet<NodeId>,
+}
+
+/// More voters than this would only make runs slower.
+const VOTERS_MAX: usize = 7;
+
+impl Operator {
+    pub(crate) fn new(founding: &Membership) -> Operator {
+        let full = founding.members().filter(|node| !founding.is_witness(*node)).collect();
+        Operator { witnesses: founding.witnesses.clone(), full }
+    }
+
+    /// Whether a step keeps the rule that a witness's id is never used for anything else; notes it if so.
+    fn allows(&mut self, step: ChangeStep) -> bool {
+        match step {
+            ChangeStep::AddWitness(node) => {
+                !self.full.contains(&node) && {
+                    self.witnesses.insert(node);
+                    true
+                }
+            }
+            ChangeStep::AddLearner(node) | ChangeStep::AddVoter(node) => {
+                !self.witnesses.contains(&node) && {
+                    self.full.insert(node);
+                    true
+                }
+            }
+            _ => true,
+        }
+    }
+}
+
+impl<M: Machine> World<'_, M> {
+    pub(crate) fn on_operate(&mut self) -> Result<(), Violation> {
+        let next = self.rng.around(self.plan.operate_every_us);
+        self.at(next, Event::Operate);
+        let up: Vec<usize> = (0..self.nodes.len()).filter(|&n| self.can_be_asked(n)).collect();
+        let leaders: Vec<usize> =
+            up.iter().copied().filter(|&n| self.nodes[n].claims_to_lead()).collect();
+        let choices = if leaders.is_empty() || self.rng.chance(50) { up } else { leaders };
+        if choices.is_empty() {
+            return Ok(());
+        }
+        let node = self.rng.pick(&choices);
+        let id = RequestId(self.next_id);
+        let membership = self.nodes[node].membership().clone();
+        let input = if self.rng.chance(self.plan.transfers) {
+            self.coverage.hit("transfers asked for");
+            let any = NodeId(self.rng.between(1, self.nodes.len() as u64));
+            let to = self.rng.chance(600).then_some(any);
+            Input::TransferLeadership { id, to }
+        } else {
+            let Some(steps) = self.draw_steps(&membership) else { return Ok(()) };
+            Input::ChangeMembership { id, change: MembershipChange { steps } }
+        };
+        self.next_id += 1;
+        self.ledger.request(self.nodes[node].id, id);
+        self.tell(node, input)
+    }
+
+    /// One step in most cases, several at once in others; now and then nonsense.
+    fn draw_steps(&mut self, membership: &Membership) -> Option<Vec<ChangeStep>> {
+        let count = self.rng.pick(&[1, 1, 1, 1, 2, 2, 3, 4]);
+        let mut steps = Vec::new();
+        for _ in 0..count {
+            let step = self.draw_step(membership);
+            if self.operator.allows(step) {
+                self.coverage.hit(match step {
+                    ChangeStep::AddLearner(_) => "asked to add a learner",
+                    ChangeStep::Promote(_) => "asked to promote",
+                    ChangeStep::AddVoter(_) => "asked to add a voter",
+                    ChangeStep::AddWitness(_) => "asked to add a witness",
+                    ChangeStep::Demote(_) => "asked to demote",
+                    ChangeStep::Remove(_) => "asked to remove",
+                });
+                steps.push(step);
+            }
+        }
+        (!steps.is_empty()).then_some(steps)
+    }
+
+    fn draw_step(&mut self, membership: &Membership) -> ChangeStep {
+        let any = NodeId(self.rng.between(1, self.nodes.len() as u64));
+        let of = |world: &mut Self, set: Vec<NodeId>| {
+            if set.is_empty() { any } else { world.rng.pick(&set) }
+        };
+        let voters: Vec<NodeId> = membership.voters.iter().copied().collect();
+        let learners: Vec<NodeId> = membership.learners.iter().copied().collect();
+        let all = (1..=self.nodes.len() as u64).map(NodeId);
+        let outside: Vec<NodeId> = all.filter(|node| !membership.contains(*node)).collect();
+        let is_large = voters.len() >= VOTERS_MAX;
+        let is_small = voters.len() <= 2;
+        match self.rng.below(12) {
+            0 | 1 => ChangeStep::AddLearner(of(self, outside)),
+            2..=5 if !is_large => ChangeStep::Promote(of(self, learners)),
+            6 if !is_large => ChangeStep::AddVoter(of(self, outside)),
+            7 if !is_large => ChangeStep::AddWitness(of(self, outside)),
+            8 if !is_small => ChangeStep::Demote(of(self, voters)),
+            9 | 10 if !is_small => ChangeStep::Remove(of(self, voters)),
+            11 => ChangeStep::Remove(of(self, learners)),
+            _ => ChangeStep::AddLearner(of(self, outside)),
+        }
+    }
+}
