@@ -44,7 +44,7 @@ impl<M: Machine> World<'_, M> {
     }
 
     pub(crate) fn can_be_asked(&self, node: usize) -> bool {
-        self.nodes[node].is_running() && (!self.calm || self.core.contains(&node))
+        self.nodes[node].is_running()
     }
 
     /// A command: its number, and padding.
