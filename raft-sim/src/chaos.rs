@@ -3,8 +3,9 @@
 use raft_core::Input;
 
 use crate::event::Event;
-use crate::network::KINDS;
+use crate::network::{KIND_NAMES, KINDS};
 use crate::plan::Fault;
+use crate::timeline::Mark;
 use crate::world::World;
 use crate::{Machine, Violation};
 
@@ -26,6 +27,7 @@ impl<M: Machine> World<'_, M> {
     }
 
     fn break_something(&mut self, fault: Fault, node: usize) -> Result<(), Violation> {
+        self.coverage.hit("faults");
         match fault {
             Fault::Crash => return self.crash_for_a_while(node),
             Fault::Blackout => {
@@ -112,8 +114,8 @@ impl<M: Machine> World<'_, M> {
         it.frozen_at = freezes.then(|| it.clock.local(now));
         self.at(lasts, Event::Resume { node });
         self.coverage.hit(if freezes { "suspensions" } else { "pauses" });
-        let line = format!("node {} stops for {lasts}", self.nodes[node].id);
-        self.say(|| line);
+        let what = if freezes { "is suspended with its clock" } else { "is paused" };
+        self.mark(Mark::Pause, Some(node), || format!("{what} for {lasts} us"));
     }
 
     /// What waited for a stopped process happens now, in the order in which it came.
@@ -123,6 +125,10 @@ impl<M: Machine> World<'_, M> {
         if it.paused_until > now {
             return Ok(());
         }
+        if it.paused_until > 0 {
+            self.mark(Mark::Resume, Some(node), || "goes on".to_owned());
+        }
+        let it = &mut self.nodes[node];
         it.paused_until = 0;
         let stash = std::mem::take(&mut it.stash);
         let frozen_at = it.frozen_at.take();
@@ -146,6 +152,7 @@ impl<M: Machine> World<'_, M> {
         self.coverage.hit("clock steps");
         let step = self.rng.pick(&[1_000, 1_000_000, 3_600_000_000]);
         let step = self.rng.between(1, step);
+        self.mark(Mark::Fault, Some(node), || format!("its clock jumps forward by {step} us"));
         self.nodes[node].clock.offset += step;
         self.nodes[node].wake_at = None;
         self.tell(node, Input::Timeout)
@@ -158,7 +165,7 @@ impl<M: Machine> World<'_, M> {
     fn heal_later(&mut self, line: String) {
         let lasts = self.rng.around(self.plan.fault_us);
         self.at(lasts, Event::Heal);
-        self.say(|| line);
+        self.mark(Mark::Fault, None, || line);
     }
 
     fn partition(&mut self) {
@@ -166,14 +173,14 @@ impl<M: Machine> World<'_, M> {
         self.network.cut(|node| sides[node], |node| !sides[node]);
         self.network.cut(|node| !sides[node], |node| sides[node]);
         self.coverage.hit("partitions");
-        self.heal_later(format!("partition {sides:?}"));
+        self.heal_later(format!("partition: {}", two_sides(&sides, "|")));
     }
 
     fn cut_one_way(&mut self) {
         let sides = self.draw_sides();
         self.network.cut(|node| sides[node], |node| !sides[node]);
         self.coverage.hit("one-way partitions");
-        self.heal_later(format!("one-way partition from {sides:?}"));
+        self.heal_later(format!("one-way partition: {}", two_sides(&sides, "can not reach")));
     }
 
     fn isolate_leader(&mut self) {
@@ -196,14 +203,18 @@ impl<M: Machine> World<'_, M> {
         self.network.cut(left, right);
         self.network.cut(right, left);
         self.coverage.hit("bridge partitions");
-        self.heal_later(format!("bridge over {} between {sides:?}", self.nodes[middle].id));
+        self.heal_later(format!(
+            "bridge over {} between {}",
+            self.nodes[middle].id,
+            two_sides(&sides, "|")
+        ));
     }
 
     fn lose_type(&mut self) {
         let kind = self.rng.below(KINDS);
         self.network.lost_kind = Some(kind);
         self.coverage.hit("types lost");
-        self.heal_later(format!("messages of type {kind} are lost"));
+        self.heal_later(format!("all {} are lost", KIND_NAMES[kind as usize]));
     }
 
     fn spoil_link(&mut self, fault: Fault, from: usize) {
@@ -218,11 +229,13 @@ impl<M: Machine> World<'_, M> {
             Fault::SlowLink => {
                 self.coverage.hit("slow links");
                 self.network.link(from, to).slowness = self.rng.between(3, 30);
-                self.heal_later(format!("the link from {from} to {to} is slow"));
+                self.heal_later(format!("the link from {} to {} is slow", from + 1, to + 1));
             }
             _ => {
                 self.coverage.hit("clogged links");
                 self.network.link(from, to).clogged_until = self.now_us() + lasts;
+                let line = format!("the link from {} to {} is clogged", from + 1, to + 1);
+                self.mark(Mark::Fault, None, || format!("{line} for {lasts} us"));
             }
         }
     }
@@ -235,13 +248,16 @@ impl<M: Machine> World<'_, M> {
             return;
         }
         link.is_down = !link.is_down;
+        let state = if link.is_down { "down" } else { "up" };
+        let line = format!("the link from {} to {} goes {state}", from + 1, to + 1);
+        self.mark(Mark::Fault, None, || line);
         let lasts = self.rng.around(self.plan.election_us() / 3);
         self.at(lasts, Event::Flap { from, to, times: times - 1 });
     }
 
     pub(crate) fn heal(&mut self) {
         self.network.heal();
-        self.say(|| "the network heals".to_owned());
+        self.mark(Mark::Heal, None, || "the network heals".to_owned());
     }
 
     fn lose_connections(&mut self, node: usize) -> Result<(), Violation> {
@@ -252,4 +268,14 @@ impl<M: Machine> World<'_, M> {
         self.coverage.hit("connections lost");
         self.tell(node, Input::Unreachable(peer))
     }
+}
+
+/// `1 2 | 3 4 5`.
+fn two_sides(sides: &[bool], between: &str) -> String {
+    let side = |of: bool| {
+        let nodes = sides.iter().enumerate().filter(|(_, side)| **side == of);
+        let ids: Vec<String> = nodes.map(|(place, _)| (place + 1).to_string()).collect();
+        if ids.is_empty() { "nobody".to_owned() } else { ids.join(" ") }
+    };
+    format!("{} {between} {}", side(true), side(false))
 }

@@ -16,6 +16,7 @@ impl<M: Machine> World<'_, M> {
         let delay = self.rng.around(pace);
         self.at(delay, Event::Client);
         let Some(node) = self.choose_server() else { return Ok(()) };
+        self.coverage.hit("requests of clients");
         let reads = if self.calm { 300 } else { self.plan.client.reads };
         let number = self.next_id;
         let enough = !self.calm && number > REQUESTS_MAX;

@@ -10,6 +10,7 @@ use crate::event::{Event, FetchRequest};
 use crate::image::describe;
 use crate::machine::Progress;
 use crate::node::{DiskOp, Job};
+use crate::timeline::Mark;
 use crate::world::World;
 use crate::{Image, Machine, Violation};
 
@@ -142,10 +143,10 @@ impl<M: Machine> World<'_, M> {
         if it.disk.membership().is_joint() {
             self.coverage.hit("crashes in a joint configuration");
         }
-        let line = format!("node {id} crashes, leaving {}", describe(&self.nodes[node].disk));
+        let line = format!("crashes, leaving {}", describe(&self.nodes[node].disk));
         self.ledger.on_crash(id);
         self.coverage.hit("crashes");
-        self.say(|| line);
+        self.mark(Mark::Crash, Some(node), || line);
         Ok(())
     }
 
@@ -168,7 +169,7 @@ impl<M: Machine> World<'_, M> {
         self.graves.push((id, lost));
         self.checker.on_wipe(id);
         self.coverage.hit("disks wiped");
-        self.say(|| format!("node {id} is wiped"));
+        self.mark(Mark::Wipe, Some(node), || "its disk is wiped".to_owned());
         let down = self.rng.around(self.plan.fault_us);
         self.at(down, Event::Restart { node });
         Ok(())

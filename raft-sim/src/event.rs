@@ -46,6 +46,8 @@ pub(crate) enum Event<M> {
 /// A message with what its transport knows of the sender.
 #[derive(Clone, Debug)]
 pub(crate) struct Envelope {
+    /// Which of all messages; a repeated one keeps it. For those who look on.
+    pub(crate) number: u64,
     pub(crate) from: NodeId,
     pub(crate) store: Option<StoreStamp>,
     pub(crate) message: Message,

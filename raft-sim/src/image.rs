@@ -164,5 +164,7 @@ impl Image {
 
 /// The whole of a disk, in one word for the timeline.
 pub(crate) fn describe(disk: &Image) -> String {
-    format!("{:?}, log {}..{}", disk.hard_state, disk.base, disk.last())
+    let state = disk.hard_state;
+    let vote = state.vote.map_or_else(String::new, |vote| format!(" vote {vote}"));
+    format!("t{}{vote} commit {}, log {}..{}", state.term, state.commit, disk.base, disk.last())
 }

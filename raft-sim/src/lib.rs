@@ -13,12 +13,15 @@
 //! driver), `perform` (what is done with each action), `machinery`, `disk`, `network` (what surrounds the core), `client` and `operator`
 //! (who asks for what), `chaos` (faults), `liveness` (the end of a run), `checker`, `configurations` and `ledger` (what must hold).
 
+mod case;
 mod chaos;
 mod checker;
 #[cfg(test)]
 mod checker_tests;
 mod client;
 mod configurations;
+pub mod corpus;
+pub mod diagram;
 mod disk;
 mod event;
 mod image;
@@ -33,15 +36,21 @@ mod operator;
 mod outcome;
 mod perform;
 mod plan;
+mod plan_text;
+pub mod recorded;
 mod rng;
+pub mod shrink;
+pub mod timeline;
 pub mod trace;
+pub mod words;
 mod world;
 
+pub use case::{Case, CaseError};
 pub use checker::{Checker, Violation};
 pub use image::Image;
 pub use ledger::Ledger;
 pub use machine::{HashMachine, Machine};
-pub use outcome::{Coverage, Failure, Outcome, run_seed, run_seed_with, run_seed_with_timeline};
+pub use outcome::{Coverage, Failure, Outcome, run_case, run_seed};
 pub use plan::{ClientPlan, DiskPlan, Fault, NetworkPlan, Plan};
 pub use rng::Rng;
-pub use world::World;
+pub use world::{Observer, World};

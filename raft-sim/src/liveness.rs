@@ -7,6 +7,7 @@ use raft_core::{LogPosition, Membership, NodeId, ProposalId};
 
 use crate::checker::broken;
 use crate::node::index_of;
+use crate::timeline::Mark;
 use crate::world::World;
 use crate::{Machine, Violation};
 
@@ -109,8 +110,9 @@ impl<M: Machine> World<'_, M> {
             self.coverage.hit("no core is able");
         }
         let core = core.unwrap_or_default();
-        let line = format!("faults are over within {core:?}");
-        self.say(|| line);
+        let ids: Vec<String> = core.iter().map(|node| (node + 1).to_string()).collect();
+        let line = format!("faults are over within {}; all others stay", ids.join(" "));
+        self.mark(Mark::Calm, None, || line);
         self.core.clone_from(&core);
         for &from in &core {
             for &to in &core {

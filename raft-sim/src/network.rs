@@ -5,6 +5,7 @@ use raft_core::{Body, Message, NodeId};
 use crate::Machine;
 use crate::event::{Envelope, Event};
 use crate::node::index_of;
+use crate::timeline::{Kind, Moment, Passage};
 use crate::world::World;
 
 /// The way from one node to another.
@@ -72,6 +73,25 @@ impl Network {
 /// How many types of messages there are.
 pub(crate) const KINDS: u64 = 15;
 
+/// Their names, in the order of their numbers.
+pub(crate) const KIND_NAMES: [&str; KINDS as usize] = [
+    "PreVotes",
+    "PreVoteReplies",
+    "Votes",
+    "VoteReplies",
+    "Appends",
+    "AppendReplies",
+    "Heartbeats",
+    "HeartbeatReplies",
+    "TimeoutNows",
+    "ReadIndexes",
+    "ReadIndexReplies",
+    "Forwards",
+    "ForwardReplies",
+    "SnapshotOffers",
+    "SnapshotReplies",
+];
+
 /// The type of a message, as a number below [`KINDS`].
 fn kind_of(body: &Body) -> u64 {
     match body {
@@ -98,31 +118,43 @@ impl<M: Machine> World<'_, M> {
         let to = index_of(to);
         let it = &self.nodes[node];
         let store = self.plan.has_stores.then_some(it.store);
-        let envelope = Envelope { from: it.id, store, message };
+        let way = Passage { number: self.messages, from: it.id, to: self.nodes[to].id };
+        let envelope = Envelope { number: way.number, from: it.id, store, message };
+        self.messages += 1;
         if !self.calm && self.rng.chance(20) {
             self.keep_for_later(to, &envelope);
         }
-        if self.network.is_cut(node, to) {
-            self.coverage.hit("messages cut off");
+        if let Some((counted, why)) = self.why_lost(node, to, &envelope.message) {
+            self.coverage.hit(counted);
+            let kind = Kind::Lost(way);
+            self.observe(|at| Moment::of_message(at, kind, &envelope.message, Some(why)));
             return;
         }
-        if self.network.lost_kind == Some(kind_of(&envelope.message.body)) {
-            self.coverage.hit("messages of a lost type");
-            return;
-        }
-        if self.is_faulty(node, to) {
-            if self.rng.chance(self.plan.network.drop) {
-                self.coverage.hit("messages dropped");
-                return;
-            }
-            if self.rng.chance(self.plan.network.duplicate) {
-                self.coverage.hit("messages duplicated");
-                let delay = self.message_delay(node, to);
-                self.at(delay, Event::Deliver { to, envelope: envelope.clone() });
-            }
+        self.observe(|at| Moment::of_message(at, Kind::Sent(way), &envelope.message, None));
+        if self.is_faulty(node, to) && self.rng.chance(self.plan.network.duplicate) {
+            self.coverage.hit("messages duplicated");
+            let delay = self.message_delay(node, to);
+            self.at(delay, Event::Deliver { to, envelope: envelope.clone() });
         }
         let delay = self.message_delay(node, to);
         self.at(delay, Event::Deliver { to, envelope });
+    }
+
+    /// Why a message does not get through, if it does not: as it is counted, and in words.
+    fn why_lost(
+        &mut self,
+        from: usize,
+        to: usize,
+        message: &Message,
+    ) -> Option<(&'static str, &'static str)> {
+        if self.network.is_cut(from, to) {
+            return Some(("messages cut off", "cut off"));
+        }
+        if self.network.lost_kind == Some(kind_of(&message.body)) {
+            return Some(("messages of a lost type", "its type is"));
+        }
+        let is_dropped = self.is_faulty(from, to) && self.rng.chance(self.plan.network.drop);
+        is_dropped.then_some(("messages dropped", "dropped"))
     }
 
     /// Whether the link loses, repeats and delays: when faults are over, only outside the core.

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::{HashMachine, Machine, Violation, World};
+use crate::timeline::Mark;
+use crate::world::Observer;
+use crate::{Case, HashMachine, Machine, Violation, World};
 
 /// How often each thing happened. Faults that never fire test nothing, so runs report them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,11 +63,7 @@ pub struct Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "seed {}: at {} us: {}\n  replay: cargo xtask sim --seed {} --verbose",
-            self.seed, self.at_us, self.violation, self.seed
-        )
+        write!(f, "seed {}: at {} us: {}", self.seed, self.at_us, self.violation)
     }
 }
 
@@ -86,17 +84,13 @@ pub struct Outcome {
 
 /// Runs one seed with the standard machine.
 pub fn run_seed(seed: u64) -> Outcome {
-    run_seed_with::<HashMachine>(seed, None)
+    Case::of_seed(seed).run(None)
 }
 
-/// Runs one seed and hands every step, in words, to `timeline`.
-pub fn run_seed_with_timeline(seed: u64, timeline: &mut dyn FnMut(&str)) -> Outcome {
-    run_seed_with::<HashMachine>(seed, Some(timeline))
-}
-
-/// Runs one seed with a state machine of the caller's choice. A panic in the core is a failure like any other.
-pub fn run_seed_with<M: Machine>(seed: u64, timeline: Option<&mut dyn FnMut(&str)>) -> Outcome {
-    let mut world = World::<M>::new(seed, timeline);
+/// Runs a case with a state machine of the caller's choice, and tells `observer` of every moment. A panic in the core is a failure like any other.
+pub fn run_case<M: Machine>(case: &Case, observer: Option<Observer<'_>>) -> Outcome {
+    let seed = case.seed;
+    let mut world = World::<M>::with_plan(seed, case.plan.clone(), case.rng(), observer);
     let result = catch_unwind(AssertUnwindSafe(|| world.run()));
     let violation = match result {
         Ok(Ok(())) => None,
@@ -110,6 +104,9 @@ pub fn run_seed_with<M: Machine>(seed: u64, timeline: Option<&mut dyn FnMut(&str
             Some(Violation { rule: "no panic", detail: text.to_owned() })
         }
     };
+    if let Some(violation) = &violation {
+        world.mark(Mark::Broken, None, || format!("BROKEN {violation}"));
+    }
     let at_us = world.now_us();
     Outcome {
         seed,
@@ -118,4 +115,9 @@ pub fn run_seed_with<M: Machine>(seed: u64, timeline: Option<&mut dyn FnMut(&str
         coverage: world.coverage().clone(),
         failure: violation.map(|violation| Failure { seed, at_us, violation }),
     }
+}
+
+/// Runs a case with the standard machine; see [`run_case`].
+pub(crate) fn run_standard(case: &Case, observer: Option<Observer<'_>>) -> Outcome {
+    run_case::<HashMachine>(case, observer)
 }

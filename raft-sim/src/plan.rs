@@ -6,10 +6,13 @@ use std::collections::BTreeMap;
 
 use raft_core::{CommitGroups, Config, LeaseConfig, NodeId};
 
-use crate::Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::{Rng, plan_text};
 
 /// The shape of one run. Times in virtual microseconds, probabilities per mille.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Plan {
     /// How many voters the group is founded with.
     pub voters: u64,
@@ -18,6 +21,7 @@ pub struct Plan {
     /// How many more nodes stand by to be added.
     pub spares: u64,
     /// The configuration of every node, but for its id, its priority and its store.
+    #[serde(with = "plan_text::ConfigText")]
     pub config: Config,
     /// The priority of each node.
     pub priorities: Vec<u8>,
@@ -34,6 +38,7 @@ pub struct Plan {
     /// How long faults usually last.
     pub fault_us: u64,
     /// The relative weight of each kind of fault, in the order of [`Fault::ALL`].
+    #[serde(with = "plan_text::weights")]
     pub weights: Vec<u64>,
     /// The usual time between two requests of the operator; 0 for none.
     pub operate_every_us: u64,
@@ -52,7 +57,8 @@ pub struct Plan {
 }
 
 /// What a network does to messages.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct NetworkPlan {
     /// The usual delay of a message.
     pub delay_us: u64,
@@ -71,7 +77,8 @@ pub struct NetworkPlan {
 }
 
 /// What disks do.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DiskPlan {
     /// The usual time until a write is durable.
     pub write_us: u64,
@@ -86,7 +93,8 @@ pub struct DiskPlan {
 }
 
 /// What clients do.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ClientPlan {
     /// The usual time between requests.
     pub every_us: u64,
@@ -101,7 +109,7 @@ pub struct ClientPlan {
 }
 
 /// Kinds of faults.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Fault {
     /// A node loses power.
     Crash,
@@ -183,6 +191,17 @@ impl Plan {
     /// Draws a plan.
     pub fn draw(rng: &mut Rng) -> Plan {
         let election_us = rng.pick(&[50_000, 150_000, 500_000, 1_000_000]);
+        Plan::draw_for(rng, election_us)
+    }
+
+    /// Draws a plan of dense traffic: at least 100 operations a second, and a fault every two seconds, for a minute.
+    pub fn draw_dense(rng: &mut Rng) -> Plan {
+        let drawn = Plan::draw_for(rng, 500_000);
+        let client = ClientPlan { every_us: 8_000, ..drawn.client };
+        Plan { chaos_us: 60_000_000, fault_every_us: 1_700_000, client, ..drawn }
+    }
+
+    fn draw_for(rng: &mut Rng, election_us: u64) -> Plan {
         let voters = rng.pick(&[3, 3, 3, 3, 3, 5, 5, 5, 5, 1, 2, 4, 7]);
         let is_operated = rng.chance(600);
         let spares = if is_operated { rng.between(0, 4) } else { 0 };

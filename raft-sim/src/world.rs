@@ -4,7 +4,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 
 use raft_core::{
-    Config, HandleError, Input, Membership, NodeId, PeerFault, Raft, Restored, StoreId, StoreStamp,
+    Action, Config, HandleError, Input, Membership, NodeId, PeerFault, Raft, Restored, StoreId,
+    StoreStamp,
 };
 
 use crate::checker::broken;
@@ -13,7 +14,11 @@ use crate::machine::{Progress, mix};
 use crate::network::Network;
 use crate::node::{Clock, Node};
 use crate::operator::Operator;
-use crate::{Checker, Coverage, Image, Ledger, Machine, Plan, Rng, Violation};
+use crate::timeline::{Kind, Mark, Moment, Passage};
+use crate::{Checker, Coverage, Image, Ledger, Machine, Plan, Rng, Violation, words};
+
+/// Whoever looks on is told of every moment of a run.
+pub type Observer<'a> = &'a mut dyn FnMut(Moment);
 
 /// One cluster in its world. See [`run_seed`](crate::run_seed).
 pub struct World<'a, M> {
@@ -40,7 +45,9 @@ pub struct World<'a, M> {
     pub(crate) next_id: u64,
     pub(crate) reads_answered: u64,
     hash: u64,
-    timeline: Option<&'a mut dyn FnMut(&str)>,
+    /// How many messages were sent.
+    pub(crate) messages: u64,
+    observer: Option<Observer<'a>>,
 }
 
 /// More events than this at one moment mean that time stands still.
@@ -48,10 +55,10 @@ const EVENTS_AT_ONCE_MAX: u64 = 200_000;
 
 impl<'a, M: Machine> World<'a, M> {
     /// Draws a plan from `seed` and founds a cluster.
-    pub fn new(seed: u64, timeline: Option<&'a mut dyn FnMut(&str)>) -> World<'a, M> {
+    pub fn new(seed: u64, observer: Option<Observer<'a>>) -> World<'a, M> {
         let mut rng = Rng::new(seed);
         let plan = Plan::draw(&mut rng);
-        World::with_plan(seed, plan, rng, timeline)
+        World::with_plan(seed, plan, rng, observer)
     }
 
     /// Founds a cluster after a plan of the caller's.
@@ -59,7 +66,7 @@ impl<'a, M: Machine> World<'a, M> {
         seed: u64,
         plan: Plan,
         mut rng: Rng,
-        timeline: Option<&'a mut dyn FnMut(&str)>,
+        observer: Option<Observer<'a>>,
     ) -> World<'a, M> {
         let mut membership = Membership::of_voters((1..=plan.voters).map(NodeId));
         if plan.has_witness {
@@ -89,7 +96,8 @@ impl<'a, M: Machine> World<'a, M> {
             next_id: 1,
             reads_answered: 0,
             hash: 0,
-            timeline,
+            messages: 0,
+            observer,
             rng,
             plan,
         }
@@ -115,8 +123,9 @@ impl<'a, M: Machine> World<'a, M> {
     /// # Errors
     /// The first property that does not hold.
     pub fn run(&mut self) -> Result<(), Violation> {
-        let plan = format!("seed {}: {:?}", self.seed, self.plan);
-        self.say(|| plan);
+        let (seed, nodes) = (self.seed, self.nodes.len());
+        let voters = self.plan.voters;
+        self.say(|| format!("seed {seed}: {nodes} nodes, {voters} of them voters"));
         for node in 0..self.nodes.len() {
             self.start(node)?;
         }
@@ -170,11 +179,22 @@ impl<'a, M: Machine> World<'a, M> {
         self.events.push(Reverse(Scheduled { at, order: self.order, event }));
     }
 
-    /// Writes to the timeline, if somebody reads it.
-    pub(crate) fn say(&mut self, line: impl FnOnce() -> String) {
-        if let Some(timeline) = &mut self.timeline {
-            timeline(&format!("{:>12} {}", self.now, line()));
+    /// Tells whoever looks on.
+    pub(crate) fn observe(&mut self, moment: impl FnOnce(u64) -> Moment) {
+        if let Some(observer) = &mut self.observer {
+            observer(moment(self.now));
         }
+    }
+
+    /// Something worth a line of the timeline.
+    pub(crate) fn say(&mut self, line: impl FnOnce() -> String) {
+        self.mark(Mark::Note, None, line);
+    }
+
+    /// Something that happens to a node, or to all.
+    pub(crate) fn mark(&mut self, mark: Mark, node: Option<usize>, line: impl FnOnce() -> String) {
+        let node = node.map(|node| self.nodes[node].id);
+        self.observe(|at_us| Moment { at_us, kind: Kind::Mark { mark, node }, text: line() });
     }
 
     pub(crate) fn mix(&mut self, value: u64) {
@@ -263,24 +283,30 @@ impl<'a, M: Machine> World<'a, M> {
             ..self.plan.config.clone()
         };
         self.checker.on_start(it.id, &it.disk.hard_state)?;
-        let line = format!("node {} starts, life {}, from {restored:?}", it.id, it.life);
+        let line = starts(Some(it.life), &restored);
         match Raft::new(config, seed, it.clock.local(now), restored) {
             Ok(raft) => it.raft = Some(raft),
-            Err(error) => return broken("a node can restart", format!("{line}: {error}")),
+            Err(error) => {
+                return broken("a node can restart", format!("node {} {line}: {error}", it.id));
+            }
         }
         if is_witness {
             self.coverage.hit("witness starts");
         }
-        self.say(|| line);
+        self.mark(Mark::Start, Some(node), || line);
         self.drain(node)
     }
 
     fn on_deliver(&mut self, to: usize, envelope: Envelope) -> Result<(), Violation> {
+        let Envelope { number, from, store, message } = envelope;
+        let way = Passage { number, from, to: self.nodes[to].id };
         if self.nodes[to].raft.is_none() {
+            let why = Some("nobody is there");
+            self.observe(|at| Moment::of_message(at, Kind::Lost(way), &message, why));
             return Ok(());
         }
         self.coverage.hit("messages delivered");
-        let Envelope { from, store, message } = envelope;
+        self.observe(|at| Moment::of_message(at, Kind::Arrived(way), &message, None));
         self.tell(to, Input::Message { from, store, message })
     }
 
@@ -295,9 +321,8 @@ impl<'a, M: Machine> World<'a, M> {
     /// Hands one input to a core, and polls it now or soon.
     pub(crate) fn tell(&mut self, node: usize, input: Input) -> Result<(), Violation> {
         let id = self.nodes[node].id;
-        if self.timeline.is_some() {
-            let line = format!("node {id} <- {input:?}");
-            self.say(|| line);
+        if !matches!(input, Input::Message { .. }) {
+            self.observe(|at| Moment::of_input(at, id, &input));
         }
         let stamp = match &input {
             Input::Message { from, store, .. } => (*store).map(|stamp| (*from, stamp)),
@@ -346,9 +371,10 @@ impl<'a, M: Machine> World<'a, M> {
             if count > 100_000 {
                 return broken("polling ends", format!("endless actions, such as {action:?}"));
             }
-            if self.timeline.is_some() {
-                let line = format!("node {} -> {action:?}", self.nodes[node].id);
-                self.say(|| line);
+            // The network tells of messages, and of what becomes of them.
+            if !matches!(action, Action::Send { .. }) {
+                let id = self.nodes[node].id;
+                self.observe(|at| Moment::of_action(at, id, &action));
             }
             self.perform(node, action)?;
         }
@@ -372,4 +398,23 @@ impl<'a, M: Machine> World<'a, M> {
         let mean = if self.calm { usual.min(quick) } else { usual };
         self.rng.around(mean)
     }
+}
+
+/// What a node starts from, in words.
+pub(crate) fn starts(life: Option<u64>, restored: &Restored) -> String {
+    let log = &restored.log;
+    let life = life.map_or_else(String::new, |life| format!(", life {life}"));
+    let vote = log.hard_state.vote.map_or_else(String::new, |vote| format!(" vote {vote}"));
+    let snapshot = restored.snapshot.as_ref();
+    let snapshot =
+        snapshot.map_or_else(String::new, |meta| format!(", checkpoint at {}", meta.position));
+    let known = log.memberships.last().map_or(&log.base_membership, |(_, known)| known);
+    format!(
+        "starts{life}: t{}{vote} commit {}, log {}..{}{snapshot}, {}",
+        log.hard_state.term,
+        log.hard_state.commit,
+        log.base,
+        log.last,
+        words::membership(known)
+    )
 }

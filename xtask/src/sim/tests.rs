@@ -1,0 +1,120 @@
+//! The command line, and that what fails says so.
+
+use std::path::Path;
+
+use clap::Parser;
+
+use super::*;
+
+#[derive(Debug, Parser)]
+struct Line {
+    #[command(flatten)]
+    args: SimArgs,
+}
+
+fn parse(line: &str) -> Result<SimArgs, String> {
+    let words = std::iter::once("sim").chain(line.split_whitespace());
+    Line::try_parse_from(words).map(|line| line.args).map_err(|error| error.to_string())
+}
+
+#[test]
+fn the_command_line_says_what_to_run() {
+    let args = parse("").expect("nothing is needed");
+    let other = SimArgs::default();
+    assert_eq!((args.seeds, args.tries, args.failures), (other.seeds, other.tries, other.failures));
+    assert_eq!((args.rows, args.out, args.corpus), (other.rows, other.out, other.corpus));
+    assert_eq!(parse("--seeds 20 --start 5 --jobs 3").map(|args| args.jobs()), Ok(3));
+    assert_eq!(parse("--seed 7 --verbose").map(|args| args.seed), Ok(Some(7)));
+    assert_eq!(parse("--seed 7 --shrink --tries 3").map(|args| args.tries), Ok(3));
+    assert!(parse("--replay a.toml --shrink").is_ok_and(|args| args.replay.is_some()));
+    assert!(parse("--minutes 5 --dense").is_ok_and(|args| args.minutes == Some(5)));
+    for wrong in [
+        "--seed 7 --seeds 10",
+        "--seed 7 --replay a.toml",
+        "--minutes 5 --seed 7",
+        "--minutes 5 --seeds 7",
+        "--seed x",
+        "--jobs 0",
+        "--tries 5",
+        "--seed 7 --shrink --verbose",
+        "--dense --replay a.toml",
+    ] {
+        assert!(parse(wrong).is_err(), "{wrong}");
+    }
+    let sweep = parse("--seeds 1 --verbose").expect("it is parsed");
+    assert!(run(&sweep).is_err_and(|error| error.to_string().contains("--seed N")));
+}
+
+/// A plan that no group can get through: its leases are no leases, since clocks run further apart than they allow for.
+fn broken_plan() -> Option<Case> {
+    (0..300).map(Case::of_seed).find_map(|mut case| {
+        case.plan.drift = 1000;
+        let lease = raft_core::LeaseConfig { clock_drift_max_ppm: 0 };
+        case.plan.config.lease = Some(lease);
+        case.run(None).failure.is_some().then_some(case)
+    })
+}
+
+fn args(folder: &Path) -> SimArgs {
+    SimArgs {
+        jobs: Some(2),
+        out: folder.join("out"),
+        corpus: folder.join("c.txt"),
+        ..SimArgs::default()
+    }
+}
+
+#[test]
+fn a_run_that_fails_fails_the_command_and_leaves_what_a_person_needs() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let case = broken_plan().expect("a plan that fails");
+    let file = folder.path().join("broken.toml");
+    std::fs::write(&file, case.to_text()).expect("a plan file");
+    let args = SimArgs { replay: Some(file), ..args(folder.path()) };
+    let error = run(&args).expect_err("it fails").to_string();
+    assert!(error.contains(&format!("seed {}", case.seed)), "{error}");
+    let out = |end: &str| {
+        let path = args.out.join(format!("seed-{}.{end}", case.seed));
+        std::fs::read_to_string(path).expect("a file")
+    };
+    assert!(out("svg").starts_with("<svg"));
+    assert!(out("txt").lines().last().is_some_and(|line| line.contains("BROKEN")));
+    assert_eq!(Case::from_text(&out("toml")), Ok(case.clone()));
+
+    let smaller = SimArgs { shrink: true, tries: 2, ..args.clone() };
+    run(&smaller).expect("it finds a smaller one");
+    let small = args.out.join(format!("small-{}.toml", case.seed));
+    let again = SimArgs { replay: Some(small), ..args };
+    assert!(run(&again).is_err(), "what was found fails too");
+}
+
+#[test]
+fn seeds_that_fail_fail_a_sweep_and_a_soak_notes_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let args = args(folder.path());
+    let failure = raft_sim::Failure {
+        seed: 12,
+        at_us: 3,
+        violation: raft_sim::Violation { rule: "two leaders", detail: "node 1 and node 3".into() },
+    };
+    assert!(sweep::verdict(1, &[]).is_ok());
+    let error = sweep::verdict(5, std::slice::from_ref(&failure)).expect_err("it fails");
+    assert_eq!(error.to_string(), "1 of 5 seeds failed: [12]");
+    sweep::note_in_corpus(&args, &[failure.clone(), failure.clone()]).expect("noted");
+    let known = raft_sim::corpus::read(&args.corpus).expect("a corpus");
+    assert_eq!(known.len(), 2);
+    assert_eq!((&known[0].case, known[0].found.as_str()), (&Case::of_seed(12), "two leaders"));
+    assert_eq!(report::concerned(&failure.violation).len(), 2);
+}
+
+#[test]
+fn what_can_not_be_replayed_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("file");
+    let args = SimArgs { replay: Some(file.clone()), ..args(folder.path()) };
+    assert!(run(&args).is_err(), "there is none");
+    for bytes in [&b"no plan"[..], b"\xff\xfe", b"raft-rec\x01", b""] {
+        std::fs::write(&file, bytes).expect("a file");
+        assert!(run(&args).is_err(), "{bytes:?}");
+    }
+}
