@@ -441,7 +441,9 @@ impl Checker {
             }
             said.1 = said.1.or(vote_for.filter(|_| message.term == said.0));
         }
-        let (Body::AppendResponse(AppendOutcome::Accepted { matched })
+        let (Body::AppendResponse(
+            AppendOutcome::Accepted { matched } | AppendOutcome::Witnessed { matched },
+        )
         | Body::SnapshotResponse { outcome: SnapshotOutcome::Matched(matched), .. }) = message.body
         else {
             return Ok(());

@@ -20,7 +20,7 @@ impl<M: Machine> World<'_, M> {
         let (at, committed) = self.checker.latest_membership();
         let committed = committed.clone();
         let logs = self.nodes.iter().flat_map(|node| [&node.log, &node.disk]);
-        let later = logs.flat_map(|log| log.memberships());
+        let later = logs.flat_map(crate::Image::memberships);
         let later = later
             .filter(move |(position, _)| {
                 position.index > at && self.checker.may_be_committed(*position)

@@ -159,7 +159,8 @@ impl<M: Machine> World<'_, M> {
 
     /// Whether the link loses, repeats and delays: when faults are over, only outside the core.
     fn is_faulty(&self, from: usize, to: usize) -> bool {
-        !self.calm || !(self.core.contains(&from) && self.core.contains(&to))
+        let is_within = self.core.contains(&from) && self.core.contains(&to);
+        !(self.calm && is_within)
     }
 
     fn message_delay(&mut self, from: usize, to: usize) -> u64 {

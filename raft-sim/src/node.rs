@@ -20,6 +20,7 @@ pub(crate) struct Snapshot<M> {
 
 /// What waits for a disk, in order.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are writes")]
 pub(crate) enum DiskOp {
     Write(Persist),
     Compact(LogPosition),
@@ -53,6 +54,8 @@ impl Clock {
 #[derive(Debug)]
 pub(crate) struct Node<M> {
     pub(crate) id: NodeId,
+    /// Whether it was set up as a witness: that belongs to its store, and never changes.
+    pub(crate) is_witness: bool,
     pub(crate) raft: Option<Raft>,
     /// Counts starts, so that what was meant for an earlier life is not delivered to a later one.
     pub(crate) life: u64,
@@ -89,6 +92,7 @@ impl<M: Clone + Default> Node<M> {
     pub(crate) fn new(id: NodeId, store: StoreId, membership: &Membership) -> Node<M> {
         Node {
             id,
+            is_witness: membership.is_witness(id),
             raft: None,
             life: 0,
             store: StoreStamp { id: store, life: 0 },

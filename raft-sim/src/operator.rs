@@ -11,35 +11,24 @@ use crate::{Machine, Violation};
 /// What the operator keeps in mind.
 #[derive(Clone, Debug)]
 pub(crate) struct Operator {
-    /// Ids that were ever to be witnesses: they may never be anything else.
+    /// The nodes that were set up as witnesses.
     witnesses: BTreeSet<NodeId>,
-    /// Ids that were ever to be anything else.
-    full: BTreeSet<NodeId>,
 }
 
 /// More voters than this would only make runs slower.
 const VOTERS_MAX: usize = 7;
 
 impl Operator {
-    pub(crate) fn new(founding: &Membership) -> Operator {
-        let full = founding.members().filter(|node| !founding.is_witness(*node)).collect();
-        Operator { witnesses: founding.witnesses.clone(), full }
+    pub(crate) fn new(witnesses: impl Iterator<Item = NodeId>) -> Operator {
+        Operator { witnesses: witnesses.collect() }
     }
 
-    /// Whether a step keeps the rule that a witness's id is never used for anything else; notes it if so.
-    fn allows(&mut self, step: ChangeStep) -> bool {
+    /// Whether a step adds a node as what it was set up as.
+    fn allows(&self, step: ChangeStep) -> bool {
         match step {
-            ChangeStep::AddWitness(node) => {
-                !self.full.contains(&node) && {
-                    self.witnesses.insert(node);
-                    true
-                }
-            }
+            ChangeStep::AddWitness(node) => self.witnesses.contains(&node),
             ChangeStep::AddLearner(node) | ChangeStep::AddVoter(node) => {
-                !self.witnesses.contains(&node) && {
-                    self.full.insert(node);
-                    true
-                }
+                !self.witnesses.contains(&node)
             }
             _ => true,
         }
@@ -107,10 +96,13 @@ impl<M: Machine> World<'_, M> {
         let is_large = voters.len() >= VOTERS_MAX;
         let is_small = voters.len() <= 2;
         match self.rng.below(12) {
-            0 | 1 => ChangeStep::AddLearner(of(self, outside)),
             2..=5 if !is_large => ChangeStep::Promote(of(self, learners)),
             6 if !is_large => ChangeStep::AddVoter(of(self, outside)),
-            7 if !is_large => ChangeStep::AddWitness(of(self, outside)),
+            7 if !is_large => {
+                let witnesses = outside.iter().filter(|id| self.operator.witnesses.contains(id));
+                let witnesses = witnesses.copied().collect();
+                ChangeStep::AddWitness(of(self, witnesses))
+            }
             8 if !is_small => ChangeStep::Demote(of(self, voters)),
             9 | 10 if !is_small => ChangeStep::Remove(of(self, voters)),
             11 => ChangeStep::Remove(of(self, learners)),

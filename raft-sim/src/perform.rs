@@ -118,7 +118,7 @@ impl<M: Machine> World<'_, M> {
         let kept =
             it.checkpoint.as_ref().map_or(Index(0), |checkpoint| checkpoint.meta.position.index);
         // A witness has no machine to take one.
-        let has_machine = !it.log.membership().is_witness(it.id);
+        let has_machine = !it.is_witness;
         if has_machine && through.index > kept {
             return broken(
                 "compaction waits for a checkpoint",
@@ -193,7 +193,7 @@ impl<M: Machine> World<'_, M> {
         let from = self.nodes[node].id;
         self.mix(to.0 << 32 | message.term.0);
         self.checker.on_send(from, to, &message, &self.nodes[node].disk)?;
-        self.judge_size(node, to, &message)?;
+        self.judge_size(to, &message)?;
         match &message.body {
             Body::Append { prev, entries, commit } => {
                 self.mix(prev.index.0 << 20 | entries.len() as u64);
@@ -236,7 +236,7 @@ impl<M: Machine> World<'_, M> {
     }
 
     /// No message holds more than it may, and none to a witness holds a command.
-    fn judge_size(&self, node: usize, to: NodeId, message: &Message) -> Result<(), Violation> {
+    fn judge_size(&self, to: NodeId, message: &Message) -> Result<(), Violation> {
         let Body::Append { entries, .. } = &message.body else { return Ok(()) };
         let max = self.plan.config.append_bytes_max;
         // What is read from disk may end with the entry that goes beyond.
@@ -247,7 +247,7 @@ impl<M: Machine> World<'_, M> {
                 format!("an append to node {to} holds {bytes} bytes of {max}, and one entry more"),
             );
         }
-        let is_witness = self.nodes[node].log.membership().is_witness(to);
+        let is_witness = self.nodes[index_of(to)].is_witness;
         let has_command = |entry: &Entry| matches!(entry.payload, Payload::Command(_));
         if is_witness && entries.iter().any(has_command) {
             return broken("witnesses get no commands", format!("node {to} gets some"));

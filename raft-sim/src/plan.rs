@@ -16,7 +16,7 @@ use crate::{Rng, plan_text};
 pub struct Plan {
     /// How many voters the group is founded with.
     pub voters: u64,
-    /// Whether the last of them is a witness.
+    /// Whether the last of them is a witness; see [`Plan::is_witness`].
     pub has_witness: bool,
     /// How many more nodes stand by to be added.
     pub spares: u64,
@@ -188,6 +188,12 @@ fn on(rng: &mut Rng, strongest: u64) -> u64 {
 }
 
 impl Plan {
+    /// Whether a node is set up as a witness: the last voter if there is to be one, and the last of two or more that stand by.
+    pub fn is_witness(&self, id: NodeId) -> bool {
+        let nodes = self.voters + self.spares;
+        (self.has_witness && id.0 == self.voters) || (self.spares >= 2 && id.0 == nodes)
+    }
+
     /// Draws a plan.
     pub fn draw(rng: &mut Rng) -> Plan {
         let election_us = rng.pick(&[50_000, 150_000, 500_000, 1_000_000]);

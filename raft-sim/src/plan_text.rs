@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use raft_core::{CommitGroups, Config, LeaseConfig, NodeId, StoreStamp};
 use serde::{Deserialize, Serialize};
 
-/// The core's settings; those of single nodes (id, priority, store) stand elsewhere in a plan. Times in microseconds.
+/// The core's settings; those of single nodes (id, priority, store, being a witness) stand elsewhere in a plan. Times in microseconds.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Config", deny_unknown_fields)]
 pub(crate) struct ConfigText {
@@ -38,6 +38,8 @@ pub(crate) struct ConfigText {
     lease: Option<LeaseConfig>,
     #[serde(with = "groups", default, skip_serializing_if = "Option::is_none")]
     commit_groups: Option<CommitGroups>,
+    #[serde(skip)]
+    is_witness: bool,
     #[serde(skip)]
     store: Option<StoreStamp>,
 }

@@ -30,6 +30,9 @@ fn body(body: &Body) -> (&'static str, String) {
         Body::AppendResponse(AppendOutcome::Accepted { matched }) => {
             ("AppendReply", format!("matched {matched}"))
         }
+        Body::AppendResponse(AppendOutcome::Witnessed { matched }) => {
+            ("AppendReply", format!("witnessed {matched}"))
+        }
         Body::AppendResponse(AppendOutcome::Rejected { prev, hint }) => {
             ("AppendReply", format!("rejected prev {prev} hint {hint}"))
         }

@@ -76,7 +76,8 @@ impl<'a, M: Machine> World<'a, M> {
         let nodes = (1..=count).map(|id| {
             // Who stands by knows of no group.
             let known = if id <= plan.voters { membership.clone() } else { Membership::default() };
-            Node::new(NodeId(id), StoreId(rng.draw()), &known)
+            let is_witness = plan.is_witness(NodeId(id));
+            Node { is_witness, ..Node::new(NodeId(id), StoreId(rng.draw()), &known) }
         });
         World {
             seed,
@@ -88,7 +89,7 @@ impl<'a, M: Machine> World<'a, M> {
             graves: Vec::new(),
             calm: false,
             core: BTreeSet::new(),
-            operator: Operator::new(&membership),
+            operator: Operator::new((1..=count).map(NodeId).filter(|id| plan.is_witness(*id))),
             checker: Checker::new(membership),
             ledger: Ledger::default(),
             coverage: Coverage::default(),
@@ -260,7 +261,7 @@ impl<'a, M: Machine> World<'a, M> {
         let drift = self.plan.drift;
         let rate = 1000 - drift / 2 + self.rng.below(drift + 1);
         let now = self.now;
-        let is_witness = self.nodes[node].disk.membership().is_witness(self.nodes[node].id);
+        let is_witness = self.nodes[node].is_witness;
         let it = &mut self.nodes[node];
         it.life += 1;
         it.store.life += 1;
@@ -279,6 +280,7 @@ impl<'a, M: Machine> World<'a, M> {
         let config = Config {
             id: it.id,
             priority: self.plan.priorities[node],
+            is_witness,
             store: self.plan.has_stores.then_some(it.store),
             ..self.plan.config.clone()
         };

@@ -11,7 +11,6 @@ mod sweep;
 
 /// What to simulate.
 #[derive(Clone, Debug, clap::Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct SimArgs {
     /// How many seeds to run.
     #[arg(long, default_value_t = 1000, conflicts_with_all = ["seed", "replay"])]
