@@ -105,7 +105,11 @@ pub fn run_case<M: Machine>(case: &Case, observer: Option<Observer<'_>>) -> Outc
         }
     };
     if let Some(violation) = &violation {
-        world.mark(Mark::Broken, None, || format!("BROKEN {violation}"));
+        world.mark(Mark::Broken, None, || {
+            let words: Vec<String> =
+                violation.to_string().split_whitespace().map(str::to_owned).collect();
+            format!("BROKEN {}", words.join(" "))
+        });
     }
     let at_us = world.now_us();
     Outcome {

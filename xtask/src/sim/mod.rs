@@ -57,6 +57,9 @@ pub(crate) struct SimArgs {
     /// Where --minutes notes the seeds that failed.
     #[arg(long, default_value = "raft-sim/tests/corpus.txt", value_name = "FILE")]
     corpus: PathBuf,
+    /// Seeds that are known to fail: a sweep names them apart from new failures.
+    #[arg(long, default_value = "raft-sim/tests/open.txt", value_name = "FILE")]
+    open: PathBuf,
 }
 
 impl SimArgs {
@@ -100,6 +103,7 @@ impl Default for SimArgs {
             rows: 300,
             out: "target/sim".into(),
             corpus: "raft-sim/tests/corpus.txt".into(),
+            open: "raft-sim/tests/open.txt".into(),
         }
     }
 }

@@ -3,13 +3,14 @@
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{IsTerminal, Write as _};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use raft_sim::{Coverage, Failure, Outcome};
+use raft_sim::{Case, Coverage, Failure, Outcome, corpus};
 
 use super::{SimArgs, report};
 
@@ -20,14 +21,20 @@ struct Tally {
     simulated_us: u64,
     coverage: Coverage,
     failures: Vec<Failure>,
+    /// Those that are known to fail, and do.
+    open: Vec<u64>,
 }
 
 impl Tally {
-    fn add(&mut self, outcome: &Outcome) {
+    fn add(&mut self, outcome: &Outcome, is_open: bool) {
         self.done += 1;
         self.simulated_us += outcome.simulated_us;
         self.coverage.merge(&outcome.coverage);
-        self.failures.extend(outcome.failure.clone());
+        match &outcome.failure {
+            Some(_) if is_open => self.open.push(outcome.seed),
+            Some(failure) => self.failures.push(failure.clone()),
+            None => {}
+        }
     }
 
     fn speed(&self, took: Duration) -> Speed {
@@ -60,7 +67,8 @@ pub(super) fn run(args: &SimArgs) -> anyhow::Result<()> {
     let (start, seeds, time) = range(args)?;
     println!("sim: seeds from {start} on, {} threads", args.jobs());
     let begun = Instant::now();
-    let tally = sweep(args, start, seeds, time)?;
+    let open = open_cases(&args.open)?;
+    let tally = sweep(args, start, seeds, time, &open)?;
     let took = begun.elapsed();
     print_tally(&tally, took, args.jobs());
     let mut failed = tally.failures;
@@ -68,9 +76,19 @@ pub(super) fn run(args: &SimArgs) -> anyhow::Result<()> {
         note_in_corpus(args, &failed)?;
     }
     if !args.dense && failed.is_empty() {
-        failed.extend(measure_dense(args)?);
+        failed.extend(measure_dense(args, &open)?);
     }
     verdict(tally.done, &failed)
+}
+
+/// What is known to fail.
+fn open_cases(file: &Path) -> anyhow::Result<Vec<Case>> {
+    let file = crate::root().join(file);
+    if !file.exists() {
+        return Ok(Vec::new());
+    }
+    let known = corpus::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    Ok(known.into_iter().map(|known| known.case).collect())
 }
 
 /// A sweep with a failure is a failure.
@@ -103,7 +121,13 @@ fn fresh_seed() -> u64 {
     RandomState::new().hash_one(std::process::id()) >> 24
 }
 
-fn sweep(args: &SimArgs, start: u64, seeds: u64, time: Option<Duration>) -> anyhow::Result<Tally> {
+fn sweep(
+    args: &SimArgs,
+    start: u64,
+    seeds: u64,
+    time: Option<Duration>,
+    open: &[Case],
+) -> anyhow::Result<Tally> {
     let deadline = time.map(|time| Instant::now() + time);
     let next = AtomicU64::new(0);
     let tally = Mutex::new(Tally::default());
@@ -118,10 +142,11 @@ fn sweep(args: &SimArgs, start: u64, seeds: u64, time: Option<Duration>) -> anyh
                     }
                     let case = args.case(start + place);
                     let outcome = case.run(None);
+                    let is_open = outcome.failure.is_some() && open.contains(&case);
                     let Ok(mut tally) = tally.lock() else { break };
-                    tally.add(&outcome);
+                    tally.add(&outcome, is_open);
                     progress.show(&tally);
-                    if let Some(failure) = &outcome.failure {
+                    if let Some(failure) = outcome.failure.as_ref().filter(|_| !is_open) {
                         let command = args.command(case.seed);
                         progress.suspend(|| report::show(args, &case, failure, &command));
                     }
@@ -214,13 +239,16 @@ fn print_tally(tally: &Tally, took: Duration, jobs: u64) {
         tally.coverage.count("faults"),
         tally.failures.len()
     );
+    if !tally.open.is_empty() {
+        println!("sim: {} seeds fail that are known to: {:?}", tally.open.len(), tally.open);
+    }
 }
 
 /// How fast dense traffic is on one thread. Its failures count like all others.
-fn measure_dense(args: &SimArgs) -> anyhow::Result<Vec<Failure>> {
+fn measure_dense(args: &SimArgs, open: &[Case]) -> anyhow::Result<Vec<Failure>> {
     let dense = SimArgs { dense: true, jobs: Some(1), ..args.clone() };
     let begun = Instant::now();
-    let tally = sweep(&dense, 0, DENSE_SEEDS, None)?;
+    let tally = sweep(&dense, 0, DENSE_SEEDS, None, open)?;
     let took = begun.elapsed();
     let simulated = tally.simulated_us as f64 / 1e6;
     println!(
@@ -235,7 +263,7 @@ fn measure_dense(args: &SimArgs) -> anyhow::Result<Vec<Failure>> {
 
 /// Failed seeds stay: the corpus is run whole by a test.
 pub(super) fn note_in_corpus(args: &SimArgs, failed: &[Failure]) -> anyhow::Result<()> {
-    let path = &args.corpus;
+    let path = &crate::root().join(&args.corpus);
     let mut file = std::fs::OpenOptions::new()
         .create(true)
         .append(true)

@@ -29,8 +29,8 @@ const LAYERS: &[Layer] = &[
         name: "raft-sim",
         ours: &["raft-core"],
         optional: &[],
-        // The last three are for traces, which are JSON lines.
-        others: Some(&["bytes", "serde", "serde_json", "thiserror"]),
+        // Traces are JSON lines, plan files are TOML.
+        others: Some(&["bytes", "serde", "serde_json", "thiserror", "toml"]),
         never: &[],
     },
     Layer {
