@@ -7,9 +7,6 @@ use crate::event::Event;
 use crate::world::World;
 use crate::{Machine, Violation};
 
-/// After this many requests clients only read: logs stay short enough to be caught up with.
-const REQUESTS_MAX: u64 = 2_000;
-
 impl<M: Machine> World<'_, M> {
     pub(crate) fn on_client(&mut self) -> Result<(), Violation> {
         let pace = if self.calm { self.plan.election_us() / 5 } else { self.plan.client.every_us };
@@ -19,7 +16,7 @@ impl<M: Machine> World<'_, M> {
         self.coverage.hit("requests of clients");
         let reads = if self.calm { 300 } else { self.plan.client.reads };
         let number = self.next_id;
-        let enough = !self.calm && number > REQUESTS_MAX;
+        let enough = !self.calm && number > self.plan.client.requests_max;
         if enough || self.rng.chance(reads) {
             self.next_id += 1;
             self.ledger.read(self.nodes[node].id, ReadId(number));

@@ -104,6 +104,8 @@ pub struct ClientPlan {
     pub anywhere: u64,
     /// The most commands in a batch.
     pub batch_max: u64,
+    /// After this many requests clients only read: logs stay short enough to be caught up with.
+    pub requests_max: u64,
     /// The most bytes in a command.
     pub command_bytes_max: u64,
 }
@@ -200,11 +202,27 @@ impl Plan {
         Plan::draw_for(rng, election_us)
     }
 
-    /// Draws a plan of dense traffic: at least 100 operations a second, and a fault every two seconds, for a minute.
+    /// Draws a plan of dense traffic: at least 100 operations a second, and a fault every two seconds, for a minute. Settings under which that much
+    /// could never be caught up with (one entry at a time, no checkpoints) are left to the others.
     pub fn draw_dense(rng: &mut Rng) -> Plan {
         let drawn = Plan::draw_for(rng, 500_000);
-        let client = ClientPlan { every_us: 8_000, ..drawn.client };
-        Plan { chaos_us: 60_000_000, fault_every_us: 1_700_000, client, ..drawn }
+        let config = Config {
+            append_bytes_max: drawn.config.append_bytes_max.max(2_000),
+            in_flight_messages_max: drawn.config.in_flight_messages_max.max(8),
+            in_flight_bytes_max: drawn.config.in_flight_bytes_max.max(8_000),
+            apply_entries_max: drawn.config.apply_entries_max.max(64),
+            ..drawn.config
+        };
+        let client =
+            ClientPlan { every_us: 8_000, batch_max: 1, requests_max: 100_000, ..drawn.client };
+        Plan {
+            config,
+            chaos_us: 60_000_000,
+            fault_every_us: 1_700_000,
+            checkpoint_every: drawn.checkpoint_every.max(30),
+            client,
+            ..drawn
+        }
     }
 
     fn draw_for(rng: &mut Rng, election_us: u64) -> Plan {
@@ -251,6 +269,7 @@ impl Plan {
                 reads: rng.pick(&[0, 100, 300, 700]),
                 anywhere: rng.pick(&[100, 100, 500]),
                 batch_max: rng.pick(&[1, 1, 4, 20]),
+                requests_max: 2_000,
                 command_bytes_max: rng.pick(&[8, 64, 400]),
             },
         }
