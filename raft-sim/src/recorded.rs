@@ -5,7 +5,7 @@
 //! the same, and neither may be told that something is done which it never asked for.
 
 use raft_core::recording::{Record, Replay, ReplayError, ReplayedStep};
-use raft_core::{HandleError, Input, NodeId};
+use raft_core::{HandleError, Input, NodeId, Raft};
 
 use crate::Observer;
 use crate::timeline::{Kind, Mark, Moment, Passage};
@@ -35,7 +35,7 @@ const CONTRADICTIONS_MAX: usize = 20;
 pub fn replay(bytes: &[u8], observer: Observer<'_>) -> Result<Replayed, ReplayError> {
     let mut one = Replay::new(bytes)?;
     let mut other = Replay::new(bytes)?;
-    let mut life = Life::begin(bytes, observer)?;
+    let mut life = Life::begin(bytes, one.raft(), observer)?;
     loop {
         match (one.next(), other.next()) {
             (None, _) | (_, None) => return Ok(life.result),
@@ -65,7 +65,7 @@ struct Life<'a> {
 }
 
 impl<'a> Life<'a> {
-    fn begin(bytes: &[u8], observer: Observer<'a>) -> Result<Life<'a>, ReplayError> {
+    fn begin(bytes: &[u8], raft: &Raft, observer: Observer<'a>) -> Result<Life<'a>, ReplayError> {
         let recording = raft_core::recording::Recording::read(bytes)?;
         let start = recording.start();
         let node = start.config.id;
@@ -74,6 +74,8 @@ impl<'a> Life<'a> {
             Life { node, origin, at_us: 0, messages: 0, result: Replayed::default(), observer };
         let text = crate::world::starts(None, &start.restored);
         life.tell(Kind::Mark { mark: Mark::Start, node: Some(node) }, text);
+        let term = start.restored.log.hard_state.term;
+        (life.observer)(Moment::of_start(0, node, raft.status().role, term));
         Ok(life)
     }
 
@@ -131,7 +133,7 @@ impl<'a> Life<'a> {
 mod tests {
     use super::*;
     use raft_core::recording::Recorder;
-    use raft_core::{Config, Instant, Membership, Raft, Restored, Ticket};
+    use raft_core::{Config, Instant, Membership, Restored, Ticket};
 
     /// A single voter that elects itself; `extra` is recorded at the end, and not told.
     fn recording(extra: Option<Input>) -> Vec<u8> {

@@ -103,6 +103,12 @@ impl Moment {
         Moment { at_us, kind, text: words::action(action) }
     }
 
+    /// What a core is when it starts: nothing that it does says so.
+    pub fn of_start(at_us: u64, node: NodeId, role: RoleKind, term: Term) -> Moment {
+        let text = format!("starts as {role} t{term}");
+        Moment { at_us, kind: Kind::Role { node, role, term }, text }
+    }
+
     /// A message leaves, is lost or arrives; `kind` says which. Why, for one that is lost.
     pub fn of_message(at_us: u64, kind: Kind, message: &Message, why: Option<&str>) -> Moment {
         let mut text = words::message(message);

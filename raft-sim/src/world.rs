@@ -296,6 +296,11 @@ impl<'a, M: Machine> World<'a, M> {
             self.coverage.hit("witness starts");
         }
         self.mark(Mark::Start, Some(node), || line);
+        let it = &self.nodes[node];
+        if let (Some(raft), id) = (&it.raft, it.id) {
+            let (role, term) = (raft.status().role, it.disk.hard_state.term);
+            self.observe(|at| Moment::of_start(at, id, role, term));
+        }
         self.drain(node)
     }
 

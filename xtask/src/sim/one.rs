@@ -5,15 +5,16 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use raft_core::recording::MAGIC;
-use raft_sim::Case;
-use raft_sim::recorded;
 use raft_sim::shrink::{Effort, shrink};
-use raft_sim::timeline::Moment;
+use raft_sim::timeline::{Moment, Window};
+use raft_sim::{Case, diagram, recorded};
 
 use super::{SimArgs, report};
 
 /// A recording is read at once.
 const FILE_BYTES_MAX: u64 = 4 << 30;
+/// How many moments of a recording are kept for its diagram, which shows the last of them.
+const WINDOW: usize = 200_000;
 /// After so many runs the shrinker rests.
 const SHRINK_RUNS_MAX: u64 = 20_000;
 
@@ -88,7 +89,7 @@ pub(super) fn replay(args: &SimArgs, file: &Path) -> anyhow::Result<()> {
         if args.shrink {
             bail!("a recording can not be shrunk: what it holds happened");
         }
-        return live_again(&bytes);
+        return live_again(args, file, &bytes);
     }
     let text =
         String::from_utf8(bytes).with_context(|| format!("{} is no text", file.display()))?;
@@ -96,12 +97,24 @@ pub(super) fn replay(args: &SimArgs, file: &Path) -> anyhow::Result<()> {
     run(args, &case, &format!("cargo xtask sim --replay {}", file.display()))
 }
 
-fn live_again(bytes: &[u8]) -> anyhow::Result<()> {
+fn live_again(args: &SimArgs, file: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let mut out = BufWriter::new(std::io::stdout().lock());
-    let mut tell = |moment: Moment| drop(writeln!(out, "{moment}"));
+    let mut window = Window::new(WINDOW);
+    let mut tell = |moment: Moment| {
+        let _ = writeln!(out, "{moment}");
+        window.push(moment);
+    };
     let replayed = recorded::replay(bytes, &mut tell)?;
     let _ = out.flush();
     drop(out);
+    let moments: Vec<&Moment> = window.iter().collect();
+    let name = file.file_name().map_or_else(String::new, |name| name.to_string_lossy().into());
+    std::fs::create_dir_all(&args.out)
+        .with_context(|| format!("cannot create {}", args.out.display()))?;
+    let drawn = args.out.join(format!("{name}.svg"));
+    std::fs::write(&drawn, diagram::draw(&name, &moments, args.rows))
+        .with_context(|| format!("cannot write {}", drawn.display()))?;
+    println!("  diagram:   {}", drawn.display());
     println!(
         "replayed {} inputs ({} refused) and {} actions{}",
         replayed.inputs,

@@ -118,3 +118,31 @@ fn what_can_not_be_replayed_is_refused() {
         assert!(run(&args).is_err(), "{bytes:?}");
     }
 }
+
+#[test]
+fn a_recording_is_lived_again_and_drawn() {
+    use raft_core::recording::Recorder;
+    use raft_core::{Config, Input, Instant, Membership, NodeId, Restored, Ticket};
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("node1.rec");
+    let restored = Restored::founding(Membership::of_voters([NodeId(1)]));
+    let mut recorder = Recorder::new(&Config::new(NodeId(1)), 7, Instant(0), &restored);
+    recorder.drained();
+    recorder.record(Instant(5_000_000), &Input::Timeout);
+    recorder.drained();
+    let honest = recorder.take();
+    recorder.record(Instant(5_000_000), &Input::Persisted(Ticket(99)));
+    let lie = recorder.take();
+
+    let args = SimArgs { replay: Some(file.clone()), ..args(folder.path()) };
+    std::fs::write(&file, &honest).expect("a file");
+    run(&args).expect("it is lived again");
+    let drawn = std::fs::read_to_string(args.out.join("node1.rec.svg")).expect("a diagram");
+    assert!(drawn.contains("candidate t1"), "{drawn}");
+    std::fs::write(&file, [honest, lie].concat()).expect("a file");
+    let error = run(&args).expect_err("it was never asked for").to_string();
+    assert!(error.contains("did not do what it did then"), "{error}");
+    let smaller = SimArgs { shrink: true, ..args };
+    assert!(run(&smaller).is_err(), "what happened can not be made smaller");
+}
