@@ -3,6 +3,7 @@
 use raft_core::Input;
 
 use crate::event::Event;
+use crate::mutants::mutated;
 use crate::network::{KIND_NAMES, KINDS};
 use crate::plan::Fault;
 use crate::timeline::Mark;
@@ -139,6 +140,9 @@ impl<M: Machine> World<'_, M> {
             let it = &mut self.nodes[node];
             it.clock.offset = frozen_at.0 - now * it.clock.rate / 1000;
             it.wake_at = None;
+            if mutated!(SuspensionNotNoticed) {
+                return Ok(());
+            }
             return self.tell(node, Input::ClockSuspect);
         }
         Ok(())

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use raft_core::{Input, ProposalId, ReadAt, ReadId, Resolution};
 
 use crate::event::Event;
+use crate::mutants::mutated;
 use crate::world::World;
 use crate::{Machine, Violation};
 
@@ -75,6 +76,8 @@ impl<M: Machine> World<'_, M> {
                 self.ledger.on_abandoned(id, batch)
             }
             Resolution::ReadReady { id: read, index } => {
+                let applied = self.nodes[node].machine.applied.index;
+                let index = if mutated!(ReadDoesNotWaitForItsIndex) { applied } else { index };
                 self.mix(index.0);
                 self.coverage.hit(if leads {
                     "reads answered"

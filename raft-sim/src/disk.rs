@@ -9,6 +9,7 @@ use crate::checker::broken;
 use crate::event::{Event, FetchRequest};
 use crate::image::describe;
 use crate::machine::Progress;
+use crate::mutants::mutated;
 use crate::node::{DiskOp, Job};
 use crate::timeline::Mark;
 use crate::world::World;
@@ -17,10 +18,12 @@ use crate::{Image, Machine, Violation};
 impl<M: Machine> World<'_, M> {
     pub(crate) fn on_fetch(&mut self, node: usize, fetch: FetchRequest) -> Result<(), Violation> {
         let lost = !self.calm && self.rng.chance(self.plan.disk.fetch_loss);
+        let skipped = u64::from(mutated!(FetchStartsLate));
         let found: Option<Entries> = if lost {
             None
         } else {
-            self.nodes[node].disk.read(fetch.first, fetch.last, fetch.budget_bytes)
+            let first = fetch.first.plus(skipped);
+            self.nodes[node].disk.read(first, fetch.last, fetch.budget_bytes)
         };
         self.coverage.hit(if found.is_some() { "fetches" } else { "fetches failed" });
         self.tell(
@@ -44,8 +47,13 @@ impl<M: Machine> World<'_, M> {
         let waiting = self.nodes[node].queue.len() as u64;
         let count = self.rng.between(1, waiting.max(1));
         for _ in 0..count {
-            let Some(op) = self.nodes[node].queue.pop_front() else { break };
-            if let Some(ticket) = self.carry_out(node, op)? {
+            let queue = &mut self.nodes[node].queue;
+            let next =
+                if mutated!(WritesOutOfOrder) { queue.pop_back() } else { queue.pop_front() };
+            let Some(op) = next else { break };
+            if let Some(ticket) =
+                self.carry_out(node, op)?.filter(|_| !mutated!(PersistedReportedAtOnce))
+            {
                 let spread = if self.calm { 0 } else { self.plan.disk.notice_us };
                 let delay = self.rng.below(spread + 1);
                 let life = self.nodes[node].life;
@@ -60,8 +68,22 @@ impl<M: Machine> World<'_, M> {
 
     /// Makes one operation durable.
     fn carry_out(&mut self, node: usize, op: DiskOp) -> Result<Option<Ticket>, Violation> {
+        let applied = self.nodes[node].machine.applied;
         let disk = &mut self.nodes[node].disk;
         let (result, ticket) = match op {
+            DiskOp::Write(write) if mutated!(VoteNotWritten) => {
+                let vote = disk.hard_state.vote;
+                let result = disk.write(&write);
+                disk.hard_state.vote = vote;
+                (result, Some(write.ticket))
+            }
+            DiskOp::Write(write) if mutated!(ResetKeepsOldEntries) && write.reset.is_some() => {
+                let kept = raft_core::Persist { reset: None, ..write };
+                (disk.write(&kept), Some(kept.ticket))
+            }
+            DiskOp::Compact(_) if mutated!(CompactedPastTheCheckpoint) => {
+                (disk.compact(applied), None)
+            }
             DiskOp::Write(write) => (disk.write(&write), Some(write.ticket)),
             DiskOp::Compact(through) => (disk.compact(through), None),
         };
@@ -115,6 +137,9 @@ impl<M: Machine> World<'_, M> {
         let (finish_checkpoint, finish_install) = (self.rng.chance(300), self.rng.chance(500));
         let it = &mut self.nodes[node];
         it.queue.clear();
+        if mutated!(DurableEntryLostInACrash) {
+            it.disk.entries.pop();
+        }
         let done = it.checkpointing.take();
         if let (true, Some(done)) = (finish_checkpoint, done) {
             let newer = it
@@ -129,7 +154,11 @@ impl<M: Machine> World<'_, M> {
         if let (true, Some(Job::Install(meta))) = (finish_install, it.jobs.front())
             && it.received.as_ref().is_some_and(|held| held.meta == *meta)
         {
+            let old = it.machine.state.clone();
             it.checkpoint.clone_from(&it.received);
+            if let Some(held) = it.checkpoint.as_mut().filter(|_| mutated!(InstallationNotAtomic)) {
+                held.progress.state = old;
+            }
         }
         it.jobs.clear();
         it.expecting = None;
@@ -161,6 +190,8 @@ impl<M: Machine> World<'_, M> {
         let id = self.nodes[node].id;
         let fresh = Image::founding(Membership::default());
         let store = StoreStamp { id: StoreId(self.rng.draw()), life: 0 };
+        let store =
+            if mutated!(WipedDiskKeepsItsIdentity) { self.nodes[node].store } else { store };
         let it = &mut self.nodes[node];
         let lost = std::mem::replace(&mut it.disk, fresh);
         it.store = store;

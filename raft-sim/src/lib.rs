@@ -30,6 +30,7 @@ pub mod linearizability;
 mod liveness;
 mod machine;
 mod machinery;
+mod mutants;
 mod network;
 mod node;
 mod operator;

@@ -5,6 +5,7 @@ use raft_core::{Apply, Entry, Input, NodeId, Payload, SnapshotMeta};
 use crate::checker::broken;
 use crate::event::Event;
 use crate::machine::Progress;
+use crate::mutants::mutated;
 use crate::node::{Job, Snapshot, index_of};
 use crate::world::World;
 use crate::{Machine, Violation};
@@ -70,8 +71,22 @@ impl<M: Machine> World<'_, M> {
             self.coverage.hit("entries applied");
             index = index.next();
         }
+        if mutated!(AppliedPastCommit) {
+            self.apply_one_more(node)?;
+        }
         self.maybe_checkpoint(node);
         self.tell(node, Input::Applied(apply.last))
+    }
+
+    /// For the seeded bug: the next entry on the disk, committed or not.
+    fn apply_one_more(&mut self, node: usize) -> Result<(), Violation> {
+        let it = &mut self.nodes[node];
+        let next = it.disk.get(it.machine.applied.index.next()).cloned();
+        let Some(entry) = next else { return Ok(()) };
+        it.machine.state.apply(&entry);
+        let digest = it.machine.state.digest();
+        let (id, position) = (it.id, entry.position());
+        self.checker.on_applied(id, position, digest)
     }
 
     fn maybe_checkpoint(&mut self, node: usize) {
@@ -83,7 +98,11 @@ impl<M: Machine> World<'_, M> {
             return;
         }
         let (life, progress) = (it.life, it.machine.clone());
-        let membership = progress.membership.clone();
+        let membership = if mutated!(CheckpointOfALaterConfiguration) {
+            it.membership().clone()
+        } else {
+            progress.membership.clone()
+        };
         let meta = SnapshotMeta { position: progress.applied, membership };
         self.nodes[node].checkpointing = Some(Snapshot { meta, progress });
         let delay = self.takes(self.plan.disk.write_us * 4);
@@ -91,7 +110,10 @@ impl<M: Machine> World<'_, M> {
     }
 
     pub(crate) fn on_checkpointed(&mut self, node: usize) -> Result<(), Violation> {
-        let Some(snapshot) = self.nodes[node].checkpointing.take() else { return Ok(()) };
+        let Some(mut snapshot) = self.nodes[node].checkpointing.take() else { return Ok(()) };
+        if mutated!(CheckpointCutAtAnotherPlace) {
+            snapshot.progress.state = self.nodes[node].machine.state.clone();
+        }
         let newer = self.nodes[node]
             .checkpoint
             .as_ref()
@@ -132,7 +154,8 @@ impl<M: Machine> World<'_, M> {
     ) -> Result<(), Violation> {
         let receiver = &self.nodes[to];
         let expected = receiver.is_running() && receiver.expecting.as_ref() == Some(&snapshot.meta);
-        let arrived = expected && !lost && self.nodes[from].life == life;
+        let is_whole = !lost && self.nodes[from].life == life;
+        let arrived = expected && (is_whole || mutated!(BrokenStreamTakenForWhole));
         if expected {
             self.nodes[to].expecting = None;
         }
@@ -142,6 +165,10 @@ impl<M: Machine> World<'_, M> {
         }
         if arrived {
             self.coverage.hit("snapshots received");
+            let mut snapshot = snapshot;
+            if !is_whole {
+                snapshot.progress.state = M::default();
+            }
             let meta = snapshot.meta.clone();
             self.nodes[to].received = Some(snapshot);
             return self.tell(to, Input::SnapshotReceived(meta));
@@ -177,7 +204,11 @@ impl<M: Machine> World<'_, M> {
         let Progress { applied, state, .. } = &snapshot.progress;
         self.checker.on_applied(id, *applied, state.digest())?;
         let it = &mut self.nodes[node];
+        let old = it.machine.state.clone();
         it.machine = snapshot.progress.clone();
+        if mutated!(InstalledWithoutItsState) {
+            it.machine.state = old;
+        }
         it.checkpoint = Some(snapshot);
         it.checkpointing = None;
         self.tell(node, Input::SnapshotInstalled(meta))

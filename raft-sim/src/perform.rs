@@ -1,12 +1,13 @@
 //! What is done with each action of a core, and how the checkers see it.
 
 use raft_core::{
-    Action, AppendOutcome, Body, Entry, Event as CoreEvent, Index, LogPosition, Membership,
+    Action, AppendOutcome, Body, Entry, Event as CoreEvent, Index, Input, LogPosition, Membership,
     Message, NodeId, Payload, Persist, RoleKind, SnapshotOutcome, Term,
 };
 
 use crate::checker::broken;
 use crate::event::{Event, FetchRequest};
+use crate::mutants::mutated;
 use crate::node::{DiskOp, Job, index_of};
 use crate::world::World;
 use crate::{Machine, Violation};
@@ -107,6 +108,10 @@ impl<M: Machine> World<'_, M> {
         let it = &mut self.nodes[node];
         if let Err(error) = it.log.write(&write) {
             return broken("writes fit the log", format!("node {}: {error}", it.id));
+        }
+        if mutated!(PersistedReportedAtOnce) {
+            let (life, input) = (self.nodes[node].life, Input::Persisted(write.ticket));
+            self.at(0, Event::Tell { node, life, input });
         }
         self.enqueue(node, DiskOp::Write(write));
         self.on_commit_claim(node, commit)

@@ -11,6 +11,7 @@ use raft_core::{
 use crate::checker::broken;
 use crate::event::{Envelope, Event, Scheduled};
 use crate::machine::{Progress, mix};
+use crate::mutants::mutated;
 use crate::network::Network;
 use crate::node::{Clock, Node};
 use crate::operator::Operator;
@@ -248,7 +249,8 @@ impl<'a, M: Machine> World<'a, M> {
     }
 
     pub(crate) fn alive(&self, node: usize, life: u64) -> bool {
-        self.nodes[node].raft.is_some() && self.nodes[node].life == life
+        let is_same = self.nodes[node].life == life || mutated!(AnswersOfAnEarlierLife);
+        self.nodes[node].raft.is_some() && is_same
     }
 
     /// Starts a node from its disk.
@@ -264,7 +266,7 @@ impl<'a, M: Machine> World<'a, M> {
         let is_witness = self.nodes[node].is_witness;
         let it = &mut self.nodes[node];
         it.life += 1;
-        it.store.life += 1;
+        it.store.life += u64::from(!mutated!(LivesNotCounted) || it.store.life == 0);
         it.clock = Clock { rate, offset };
         it.paused_until = 0;
         it.frozen_at = None;
@@ -272,9 +274,20 @@ impl<'a, M: Machine> World<'a, M> {
         it.log = it.disk.clone();
         it.role = raft_core::RoleKind::Follower;
         let founding = Progress::founding(it.disk.membership_as_of(raft_core::Index(0)).clone());
+        let before = it.machine.state.clone();
         it.machine = it.checkpoint.as_ref().map_or(founding, |held| held.progress.clone());
+        if mutated!(AppliedTwiceAfterARestart) {
+            it.machine.state = before;
+        }
+        let mut log = it.disk.restored();
+        if mutated!(VoteNotRestored) {
+            log.hard_state.vote = None;
+        }
+        if mutated!(EverythingRestoredAsCommitted) {
+            log.hard_state.commit = it.disk.last().index;
+        }
         let restored = Restored {
-            log: it.disk.restored(),
+            log,
             snapshot: it.checkpoint.as_ref().map(|checkpoint| checkpoint.meta.clone()),
         };
         let config = Config {
@@ -318,6 +331,9 @@ impl<'a, M: Machine> World<'a, M> {
     }
 
     fn on_wake(&mut self, node: usize, life: u64) -> Result<(), Violation> {
+        if mutated!(NoTimers) {
+            return Ok(());
+        }
         if !self.alive(node, life) || self.nodes[node].wake_at.is_none_or(|at| at > self.now) {
             return Ok(());
         }
