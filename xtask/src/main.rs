@@ -1,4 +1,4 @@
-//! The workspace's own automation: `cargo xtask ci`, `tidy`, `bless`, `sim`, `mutants`, `coverage`, `compare`, `trace`. It knows cargo, text and the simulator; it knows
+//! The workspace's own automation: `cargo xtask ci`, `tidy`, `bless`, `sim`, `mutants`, `recall`, `coverage`, `compare`, `trace`. It knows cargo, text and the simulator; it knows
 //! nothing of the service.
 
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ mod ci;
 mod compare;
 mod coverage;
 mod mutants;
+mod recall;
 mod sim;
 mod tidy;
 mod trace;
@@ -37,6 +38,8 @@ enum Task {
     Coverage(coverage::CoverageArgs),
     /// Takes raft-core's guards out one at a time; its tests must notice each.
     Mutants(mutants::MutantsArgs),
+    /// Looks for seeded bugs by simulation; it must find each, and says how soon.
+    Recall(recall::RecallArgs),
     /// Writes a simulated run as a trace that etcd/raft's published TLA+ spec can read, or checks one.
     Trace(trace::TraceArgs),
 }
@@ -49,6 +52,7 @@ fn main() -> anyhow::Result<()> {
         Task::Sim(args) => sim::run(&args),
         Task::Coverage(args) => coverage::run(&root(), &args),
         Task::Mutants(args) => mutants::run(&root(), &args),
+        Task::Recall(args) => recall::run(&root(), &args),
         Task::Trace(args) => trace::run(&args),
         Task::Compare(args) => compare::run(&root(), &args),
     }

@@ -43,9 +43,9 @@ impl MutantsArgs {
 
 /// One seeded bug: its name, and the line that says which guard it takes out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Mutant {
-    name: String,
-    about: String,
+pub(crate) struct Mutant {
+    pub(crate) name: String,
+    pub(crate) about: String,
 }
 
 /// A compiled test program of `raft-core`.
@@ -68,7 +68,7 @@ enum Verdict {
 pub(crate) fn run(root: &Path, args: &MutantsArgs) -> anyhow::Result<()> {
     let path = root.join("raft-core/src/mutants.rs");
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    let all = parse(&text)?;
+    let all = parse(&text).with_context(|| path.display().to_string())?;
     if args.list {
         for mutant in &all {
             println!("{:<34} {}", mutant.name, mutant.about);
@@ -90,7 +90,7 @@ pub(crate) fn run(root: &Path, args: &MutantsArgs) -> anyhow::Result<()> {
 }
 
 /// Reads the list out of its file: doc lines, then a name and a comma, within `mutants! { … }`.
-fn parse(text: &str) -> anyhow::Result<Vec<Mutant>> {
+pub(crate) fn parse(text: &str) -> anyhow::Result<Vec<Mutant>> {
     let lines = text.lines().skip_while(|line| *line != "mutants! {").skip(1);
     let mut mutants: Vec<Mutant> = Vec::new();
     let mut about = String::new();
@@ -101,11 +101,11 @@ fn parse(text: &str) -> anyhow::Result<Vec<Mutant>> {
             let about = std::mem::take(&mut about).trim().to_owned();
             mutants.push(Mutant { name: name.to_owned(), about });
         } else if !line.is_empty() && !line.starts_with("//") {
-            bail!("raft-core/src/mutants.rs: not a line of the list: {line}");
+            bail!("not a line of the list: {line}");
         }
     }
     if mutants.is_empty() {
-        bail!("raft-core/src/mutants.rs: no list between `mutants! {{` and `}}`");
+        bail!("no list between `mutants! {{` and `}}`");
     }
     Ok(mutants)
 }
