@@ -133,6 +133,21 @@ impl Checker {
         Ok(true)
     }
 
+    /// A leader's vote for itself is on its disk: after a restart it votes for nobody else in the term that it led (paper figure 2).
+    ///
+    /// # Errors
+    /// The violation.
+    pub fn on_elected(&self, node: NodeId, term: Term, disk: &Image) -> Result<(), Violation> {
+        let HardState { term: kept, vote, .. } = disk.hard_state;
+        if kept != term || vote != Some(node) {
+            return broken(
+                "leaders have voted for themselves",
+                format!("node {node} leads term {term} with {vote:?} in term {kept} on its disk"),
+            );
+        }
+        Ok(())
+    }
+
     /// Log matching: an entry, seen anywhere, with the term of the one before it.
     ///
     /// # Errors

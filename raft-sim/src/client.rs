@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use raft_core::{Input, ProposalId, ReadAt, ReadId, Resolution};
 
+use crate::checker::broken;
 use crate::event::Event;
 use crate::mutants::mutated;
 use crate::world::World;
@@ -54,6 +55,23 @@ impl<M: Machine> World<'_, M> {
         Bytes::from(bytes)
     }
 
+    /// A leader that knows that its removal is committed takes no more proposals (dissertation §4.2.2).
+    fn judge_office(&self, node: usize) -> Result<(), Violation> {
+        let it = &self.nodes[node];
+        let last = it.log.memberships().last();
+        if let Some((at, membership)) = last
+            && it.claims_to_lead()
+            && !membership.is_voter(it.id)
+            && at.index <= it.claimed
+        {
+            return broken(
+                "who was removed leads no more",
+                format!("node {} takes a proposal, though {at} removed it", it.id),
+            );
+        }
+        Ok(())
+    }
+
     pub(crate) fn on_resolution(
         &mut self,
         node: usize,
@@ -65,6 +83,7 @@ impl<M: Machine> World<'_, M> {
             Resolution::Appended { id: batch, first, count, term } => {
                 self.mix(first.0 << 20 | count);
                 self.coverage.hit(if leads { "batches appended" } else { "batches forwarded" });
+                self.judge_office(node)?;
                 self.ledger.on_appended(id, batch, first, count, term)
             }
             Resolution::Refused { id: batch, .. } => {

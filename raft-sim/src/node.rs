@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use raft_core::{
-    Apply, Instant, LogPosition, Membership, NodeId, Persist, Raft, RoleKind, SnapshotMeta,
+    Apply, Index, Instant, LogPosition, Membership, NodeId, Persist, Raft, RoleKind, SnapshotMeta,
     StoreId, StoreStamp,
 };
 
@@ -61,6 +61,8 @@ pub(crate) struct Node<M> {
     pub(crate) life: u64,
     /// The identity of its disk, and how often it was started on it.
     pub(crate) store: StoreStamp,
+    /// Through where it took entries for committed, in this life.
+    pub(crate) claimed: Index,
     /// What its core said last that it does. Clients ask this to find the leader; checkers never do.
     pub(crate) role: RoleKind,
     /// Until when its process is stopped; 0 if it runs.
@@ -96,6 +98,7 @@ impl<M: Clone + Default> Node<M> {
             raft: None,
             life: 0,
             store: StoreStamp { id: store, life: 0 },
+            claimed: Index(0),
             role: RoleKind::Follower,
             paused_until: 0,
             frozen_at: None,

@@ -52,6 +52,8 @@ impl<M: Machine> World<'_, M> {
                 self.nodes[node].role = role;
                 self.coverage.hit(role_name(role));
                 if role == RoleKind::Leader {
+                    let it = &self.nodes[node];
+                    self.checker.on_elected(it.id, term, &it.disk)?;
                     self.on_leading(node, term)?;
                 }
                 Ok(())
@@ -91,6 +93,7 @@ impl<M: Machine> World<'_, M> {
         }
         let it = &self.nodes[node];
         let steps = self.checker.on_write(it.id, &write, &it.log)?;
+        self.judge_promotions(node, &write)?;
         for step in steps {
             self.coverage.hit(step);
         }
@@ -117,6 +120,28 @@ impl<M: Machine> World<'_, M> {
         self.on_commit_claim(node, commit)
     }
 
+    /// Nobody is promoted whose log is blank, let alone caught up (dissertation §4.2.1). A disk may be wiped just then, where disks are wiped.
+    fn judge_promotions(&self, node: usize, write: &Persist) -> Result<(), Violation> {
+        let it = &self.nodes[node];
+        if self.plan.has_stores || !it.claims_to_lead() {
+            return Ok(());
+        }
+        let mut before = it.log.membership();
+        for entry in write.entries.iter() {
+            let Payload::Membership(next) = &entry.payload else { continue };
+            let is_blank = |id: NodeId| self.nodes[index_of(id)].disk.last().index == Index(0);
+            let mut promoted = next.voters.intersection(&before.learners);
+            if let Some(blank) = promoted.find(|id| !next.is_witness(**id) && is_blank(**id)) {
+                return broken(
+                    "who is promoted has caught up",
+                    format!("node {} promotes node {blank}, whose log is blank", it.id),
+                );
+            }
+            before = next;
+        }
+        Ok(())
+    }
+
     fn on_compact(&mut self, node: usize, through: LogPosition) -> Result<(), Violation> {
         self.mix(through.index.0);
         let it = &mut self.nodes[node];
@@ -130,6 +155,16 @@ impl<M: Machine> World<'_, M> {
                 format!("node {} compacts through {through}; its machine has {kept}", it.id),
             );
         }
+        let reserve = self.plan.config.retained_entries;
+        if has_machine && through.index.plus(reserve) > kept {
+            return broken(
+                "compaction leaves a reserve",
+                format!(
+                    "node {} compacts through {through} of {kept}, with {reserve} to keep",
+                    it.id
+                ),
+            );
+        }
         if let Err(error) = it.log.compact(through) {
             return broken("writes fit the log", format!("node {}: {error}", it.id));
         }
@@ -140,6 +175,8 @@ impl<M: Machine> World<'_, M> {
 
     /// A node takes everything through `index` for committed.
     pub(crate) fn on_commit_claim(&mut self, node: usize, index: Index) -> Result<(), Violation> {
+        let claimed = &mut self.nodes[node].claimed;
+        *claimed = index.max(*claimed);
         self.on_commit(node, index, None)
     }
 

@@ -273,6 +273,7 @@ impl<'a, M: Machine> World<'a, M> {
         it.stalled_until = 0;
         it.log = it.disk.clone();
         it.role = raft_core::RoleKind::Follower;
+        it.claimed = raft_core::Index(0);
         let founding = Progress::founding(it.disk.membership_as_of(raft_core::Index(0)).clone());
         let before = it.machine.state.clone();
         it.machine = it.checkpoint.as_ref().map_or(founding, |held| held.progress.clone());
