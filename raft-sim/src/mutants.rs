@@ -58,8 +58,6 @@ mutants! {
     AnswersOfAnEarlierLife,
     /// A disk that was wiped keeps its identity.
     WipedDiskKeepsItsIdentity,
-    /// The life of a store is not counted.
-    LivesNotCounted,
 
     // The machine.
 
@@ -86,8 +84,6 @@ mutants! {
     ReadDoesNotWaitForItsIndex,
     /// What is fetched is always short of its first entry.
     FetchStartsLate,
-    /// A node is never woken when its deadline has come.
-    NoTimers,
     /// A suspended machine goes on without being told that its clock stood still.
     SuspensionNotNoticed,
 }

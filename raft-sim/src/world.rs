@@ -266,7 +266,7 @@ impl<'a, M: Machine> World<'a, M> {
         let is_witness = self.nodes[node].is_witness;
         let it = &mut self.nodes[node];
         it.life += 1;
-        it.store.life += u64::from(!mutated!(LivesNotCounted) || it.store.life == 0);
+        it.store.life += 1;
         it.clock = Clock { rate, offset };
         it.paused_until = 0;
         it.frozen_at = None;
@@ -332,9 +332,6 @@ impl<'a, M: Machine> World<'a, M> {
     }
 
     fn on_wake(&mut self, node: usize, life: u64) -> Result<(), Violation> {
-        if mutated!(NoTimers) {
-            return Ok(());
-        }
         if !self.alive(node, life) || self.nodes[node].wake_at.is_none_or(|at| at > self.now) {
             return Ok(());
         }
