@@ -303,6 +303,7 @@ impl Raft {
             lease: Lease::default(),
             change: None,
             transfer: None,
+            passed_over: BTreeSet::new(),
             forwarded: BTreeMap::new(),
         }));
         // The entry of its own that lets it commit what its predecessors left (paper §8, dissertation §6.4).

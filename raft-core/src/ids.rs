@@ -38,13 +38,16 @@ pub struct RequestId(pub u64);
 pub struct StoreId(pub u64);
 
 /// Which store a member runs on, and for how many starts it has. Within one store `life` rises with every start, durably, before the
-/// member says anything; so a life that was seen before, or a lower one, betrays a store that was put back from a copy.
+/// member says anything, and each start draws a `nonce` at random; so a lower life than was seen before, or the same life with another nonce,
+/// betrays a store that was put back from a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StoreStamp {
     /// The store.
     pub id: StoreId,
     /// How many times a member was started on it.
     pub life: u64,
+    /// Drawn at random by the driver at each start, and not kept.
+    pub nonce: u64,
 }
 
 /// An entry's coordinates. By the log matching property (paper §5.3) they name it, and all before it,

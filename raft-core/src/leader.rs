@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 
 use crate::forward::batch_bytes;
-use crate::progress::{Peer, Progress};
+use crate::progress::{Peer, Progress, Sent};
 use crate::quorum::{quorum_reached, zones_reached};
 use crate::role::Role;
 use crate::{
@@ -140,7 +140,9 @@ impl Raft {
                     Progress::Replicate { in_flight, .. } => {
                         in_flight.has_room(messages_max, bytes_max)
                     }
-                    Progress::Probe { sent_at, .. } => sent_at.is_none() && peer.fetching.is_none(),
+                    Progress::Probe { outstanding, .. } => {
+                        outstanding.is_none() && peer.fetching.is_none()
+                    }
                     Progress::Snapshot { .. } => false,
                 })
             }
@@ -175,7 +177,9 @@ impl Raft {
         let Some(peer) = self.peer_mut(to) else { return };
         peer.told_commit = peer.told_commit.max(commit.min(peer.matched));
         match &mut peer.progress {
-            Progress::Probe { sent_at, .. } => *sent_at = Some(now),
+            Progress::Probe { outstanding, .. } => {
+                *outstanding = Some(Sent { last: sent_last, bytes, at: now });
+            }
             Progress::Replicate { next, in_flight } => {
                 *next = sent_last.next();
                 in_flight.add(sent_last, bytes, now);
@@ -213,7 +217,7 @@ impl Raft {
             peer.fetching = None;
             if let Some(next) = peer.next() {
                 // Tried again at the next heartbeat, not at once: a disk that fails once may fail for a while.
-                peer.progress = Progress::Probe { next, sent_at: Some(now) };
+                peer.probe_later(next, now);
             }
         }
     }
@@ -251,15 +255,20 @@ impl Raft {
     }
 
     fn on_rejection(&mut self, from: NodeId, rejected: Index, hint: LogPosition) {
+        let has_store = self.stores.seen(from).is_some();
         let Some(peer) = self.peer_mut(from) else { return };
         let has_forgotten = rejected <= peer.owed && !mutated!(LossOfWhatWasAcknowledgedForgiven);
+        // Within one life a store keeps what it acknowledged: such an answer is older than the acknowledgement.
+        let is_kept = has_store && !has_forgotten && !mutated!(LateRejectionTakesBack);
         let matched = match &peer.progress {
             // Only an answer to the outstanding probe counts; even below what it once acknowledged, since a disk that lost
             // data must be filled again (scenario 35).
             Progress::Probe { next, .. }
                 if next.prev() == rejected || mutated!(StaleRejectionBelieved) =>
             {
-                peer.matched = peer.matched.min(hint.index);
+                if !is_kept {
+                    peer.matched = peer.matched.min(hint.index);
+                }
                 peer.matched
             }
             // Something in the middle of the stream was lost. Below what it acknowledged since, the answer is an old one.
@@ -313,7 +322,7 @@ impl Raft {
         match &mut peer.progress {
             Progress::Probe { .. } => {}
             Progress::Replicate { .. } => {
-                peer.progress = Progress::Probe { next: peer.matched.next(), sent_at: Some(now) };
+                peer.probe_later(peer.matched.next(), now);
             }
             Progress::Snapshot { offered_at, streaming, .. } => {
                 *streaming = false;
@@ -331,15 +340,36 @@ impl Raft {
         }
         leader.heartbeat_deadline = now + interval;
         let last = self.log.last();
-        for peer in leader.peers.values_mut() {
+        let mut silent = Vec::new();
+        for (node, peer) in &mut leader.peers {
             peer.repeat_what_is_lost(now, interval, patience);
             peer.catch_up.on_matched(peer.matched, last, now);
+            if peer.has_waited(now, interval * HEARTBEATS_UNTIL_ASKED)
+                && !mutated!(LostEndOfAStreamNotAskedFor)
+            {
+                silent.push(*node);
+            }
+        }
+        for node in silent {
+            self.ask_for_end(node);
         }
         self.repeat_snapshot_offers();
         self.broadcast_heartbeat();
         self.dismiss_leaving_peers();
         self.repeat_or_end_transfer();
         self.leave_if_stalled();
+    }
+
+    /// Asks a peer whether it has what was streamed to it, by an append that ends there and holds nothing. If all is well it says nothing new; what
+    /// was lost it rejects, so that it is sent again. (What was lost in the middle shows by itself, at the next append.)
+    fn ask_for_end(&mut self, to: NodeId) {
+        let (term, commit) = (self.term, self.commit);
+        let Some(next) = self.peer_mut(to).and_then(|peer| peer.next()) else { return };
+        let Some(prev_term) = self.log.term_at(next.prev()) else { return };
+        let prev = LogPosition { index: next.prev(), term: prev_term };
+        let message =
+            Message { term, body: Body::Append { prev, entries: Entries::new(), commit } };
+        self.actions.push_back(Action::Send { to, message });
     }
 
     /// Lets every peer hear from the leader. The commit index is bounded by what that peer acknowledged, so that it means
@@ -374,7 +404,20 @@ impl Raft {
     }
 }
 
+/// An answer to an append is missed after so many heartbeat intervals.
+const HEARTBEATS_UNTIL_ASKED: u32 = 2;
+
 impl Peer {
+    /// Whether an append of its stream has waited for that long.
+    fn has_waited(&self, now: Instant, patience: core::time::Duration) -> bool {
+        match &self.progress {
+            Progress::Replicate { in_flight, .. } => {
+                in_flight.oldest().is_some_and(|at| now.since(at) >= patience)
+            }
+            _ => false,
+        }
+    }
+
     /// The next index to send; `None` while a snapshot is on its way.
     fn next(&self) -> Option<Index> {
         match &self.progress {
@@ -386,7 +429,7 @@ impl Peer {
     /// Where the next append starts, if one may leave: a probe leaves even if there is nothing new.
     fn next_to_send(&self, last: Index) -> Option<Index> {
         match &self.progress {
-            Progress::Probe { next, sent_at: None } => Some(*next),
+            Progress::Probe { next, outstanding: None } => Some(*next),
             Progress::Replicate { next, .. } if *next <= last => Some(*next),
             _ => None,
         }
@@ -401,8 +444,8 @@ impl Peer {
     ) {
         let matched = self.matched;
         match &mut self.progress {
-            Progress::Probe { sent_at, .. } => {
-                *sent_at = sent_at.filter(|at| now.since(*at) < interval);
+            Progress::Probe { outstanding, .. } => {
+                *outstanding = outstanding.filter(|sent| now.since(sent.at) < interval);
             }
             Progress::Replicate { in_flight, .. } => {
                 if in_flight.oldest().is_some_and(|at| now.since(at) >= patience) {

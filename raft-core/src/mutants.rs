@@ -108,6 +108,15 @@ mutants! {
 
     // Sending entries and committing them.
 
+    /// What a probe carried is sent again as soon as its first half is acknowledged.
+    ProbeSentTwice,
+    /// The end of a stream that was lost waits for an election timeout.
+    LostEndOfAStreamNotAskedFor,
+    /// A rejection that an acknowledgement overtook takes it back.
+    LateRejectionTakesBack,
+    /// A store that starts twice in one life counts on. Rule 2 of stores.
+    LifeOfAStoreRepeated,
+
     /// The leader counts itself for entries that its disk does not have. Paper §5.3; scenario 41.
     LeaderCountsItselfBeforeDurable,
     /// An entry of an earlier term is committed by counting. Paper §5.4.2, figure 8; scenario 10.

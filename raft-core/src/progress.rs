@@ -44,7 +44,7 @@ pub(crate) struct CatchUp {
 }
 
 impl CatchUp {
-    fn new(target: Index, now: Instant) -> CatchUp {
+    pub(crate) fn new(target: Index, now: Instant) -> CatchUp {
         CatchUp { target, began: now, last_round: None }
     }
 
@@ -69,8 +69,8 @@ pub(crate) enum Progress {
     /// Looking for where the logs agree: one append at a time, from `next`.
     Probe {
         next: Index,
-        /// When the outstanding append left; `None` if one may leave now.
-        sent_at: Option<Instant>,
+        /// The outstanding append; `None` if one may leave now.
+        outstanding: Option<Sent>,
     },
     /// Streaming: appends leave before earlier ones are answered.
     Replicate { next: Index, in_flight: InFlight },
@@ -89,7 +89,7 @@ impl Peer {
     pub(crate) fn new(next: Index, now: Instant) -> Peer {
         Peer {
             matched: Index(0),
-            progress: Progress::Probe { next, sent_at: None },
+            progress: Progress::Probe { next, outstanding: None },
             last_contact: now,
             read_context: 0,
             fetching: None,
@@ -104,7 +104,14 @@ impl Peer {
 
     /// Starts over from `next`. Everything about earlier appends goes with the old state, the in-flight count too (scenario 15).
     pub(crate) fn probe(&mut self, next: Index) {
-        self.progress = Progress::Probe { next: next.max(self.matched.next()), sent_at: None };
+        let next = next.max(self.matched.next());
+        self.progress = Progress::Probe { next, outstanding: None };
+    }
+
+    /// Starts over from `next`, at the first heartbeat after an interval.
+    pub(crate) fn probe_later(&mut self, next: Index, now: Instant) {
+        let outstanding = Some(Sent { last: next.prev(), bytes: 0, at: now });
+        self.progress = Progress::Probe { next, outstanding };
     }
 
     /// Asks the peer, which has restarted, whether it still has what it acknowledged.
@@ -123,9 +130,16 @@ impl Peer {
                 in_flight.release_through(matched, now, write_time);
                 *next = (*next).max(matched.next());
             }
-            Progress::Probe { .. } => {
-                self.progress =
-                    Progress::Replicate { next: matched.next(), in_flight: InFlight::default() };
+            Progress::Probe { outstanding, .. } => {
+                // It may have more of the probe than it has on its disk already: that is under way, and not sent again.
+                let rest =
+                    outstanding.filter(|sent| sent.last > matched && !mutated!(ProbeSentTwice));
+                let mut in_flight = InFlight::default();
+                if let Some(Sent { last, bytes, at }) = rest {
+                    in_flight.add(last, bytes, at);
+                }
+                let next = rest.map_or(matched, |sent| sent.last).next();
+                self.progress = Progress::Replicate { next, in_flight };
             }
             Progress::Snapshot { offered, .. } => {
                 if offered.is_some_and(|position| position.index <= matched) {
@@ -160,11 +174,12 @@ impl Default for InFlight {
     }
 }
 
-#[derive(Debug)]
-struct Sent {
-    last: Index,
-    bytes: usize,
-    at: Instant,
+/// An append that is not answered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sent {
+    pub(crate) last: Index,
+    pub(crate) bytes: usize,
+    pub(crate) at: Instant,
 }
 
 impl InFlight {

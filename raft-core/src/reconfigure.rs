@@ -153,6 +153,7 @@ impl Raft {
         self.membership_version = version;
         let at = self.log.membership_at();
         self.actions.push_back(Action::Event(Event::MembershipChanged { at }));
+        self.forgive_promoted();
         let (id, now, next) = (self.config.id, self.now, self.log.last().next());
         let until = now + self.config.election_timeout * FAREWELL_TIMEOUTS;
         let membership = self.log.membership();

@@ -72,6 +72,8 @@ pub(crate) struct Leader {
     /// Who waits for the membership change that is under way.
     pub(crate) change: Option<RequestId>,
     pub(crate) transfer: Option<Transfer>,
+    /// Who was asked to take over in this term, and did not.
+    pub(crate) passed_over: BTreeSet<NodeId>,
     /// The forwarded batches that were taken in this term, per member that forwards.
     pub(crate) forwarded: BTreeMap<NodeId, Seen>,
 }

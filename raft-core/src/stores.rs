@@ -6,7 +6,7 @@
 //! 1. The configuration records the store with which a member was admitted ([`Membership::stores`]). The first leader records the
 //!    stores of those who voted for it in its first entry, and the others' when it hears of them.
 //! 2. Votes and acknowledgements from another store than the recorded one do not count; nor do those of a store that demonstrably lost what it
-//!    had acknowledged in an earlier life.
+//!    had acknowledged in an earlier life, or that began the same life twice.
 //! 3. The leader makes such a member a learner, and tells so by the configuration itself; once it has caught up it can be promoted again.
 //! 4. A member votes, and campaigns, only if the configuration records its own store. Where none is recorded at all, one whose log is blank
 //!    votes only for candidates whose log is blank too. So a wiped member, which can not know that it was wiped, elects nobody over a log
@@ -16,6 +16,7 @@
 
 use alloc::collections::BTreeMap;
 
+use crate::progress::CatchUp;
 use crate::role::Role;
 use crate::{
     Action, Event, Index, LogPosition, Membership, NodeId, Payload, PeerFault, Raft, StoreStamp,
@@ -71,6 +72,12 @@ impl Raft {
             return Err(PeerFault::RolledBackStore { life: stamp.life, seen: before.life });
         }
         let has_new_store = before.id != stamp.id;
+        // Two starts in one life: the second knew nothing of the first. Which one this is does not matter, since neither counts.
+        let has_life_again = !has_new_store && before.life == stamp.life;
+        if has_life_again && !mutated!(LifeOfAStoreRepeated) {
+            self.on_forgotten(from);
+        }
+        let (now, last) = (self.now, self.log.last());
         if let Some(peer) = self.peer_mut(from) {
             // What it acknowledged before, this life must still have, if it is the same store.
             peer.owed = if has_new_store { Index(0) } else { peer.owed.max(peer.matched) };
@@ -79,6 +86,11 @@ impl Raft {
                 peer.lease_from = crate::Instant(0);
                 peer.read_context = 0;
                 peer.probe(Index(1));
+                peer.catch_up = CatchUp::new(last, now);
+            } else if has_life_again {
+                peer.matched = Index(0);
+                peer.probe(last.next());
+                peer.catch_up = CatchUp::new(last, now);
             } else {
                 peer.compare_again();
             }
@@ -113,9 +125,10 @@ impl Raft {
         let recorded = &self.log.membership().stores;
         if recorded.is_empty() {
             // A group that is being founded, or one that has not told stores apart until now.
-            return self.log.last() > Index(0)
-                || last.index == Index(0)
-                || mutated!(BlankStoreVotesForALog);
+            // Who was not founded with it and knows no configuration has no say: it may be a member that was wiped.
+            let is_founding =
+                last.index == Index(0) && self.log.membership().is_voter(self.config.id);
+            return self.log.last() > Index(0) || is_founding || mutated!(BlankStoreVotesForALog);
         }
         recorded.get(&self.config.id) == Some(&stamp.id) || mutated!(WipedStoreVotes)
     }
@@ -192,6 +205,14 @@ impl Raft {
         if let Role::Leader(leader) = &mut self.role {
             leader.peers.remove(&node);
         }
+    }
+
+    /// Whom the group has promoted since it was demoted counts again, also here.
+    pub(crate) fn forgive_promoted(&mut self) {
+        let (now, before) = (self.log.membership(), self.log.membership_before());
+        self.stores
+            .forgetful
+            .retain(|node, _| !(now.is_voter(*node) && before.learners.contains(node)));
     }
 
     /// A learner that is promoted starts with a clean record.

@@ -44,8 +44,10 @@ impl Raft {
         }
         let able =
             leader.peers.iter().filter(|(node, _)| self.check_target(leader, **node).is_ok());
-        // Of equals the lowest id, so that the choice is the same everywhere.
-        let best = able.max_by_key(|(node, peer)| (peer.matched, core::cmp::Reverse(**node)));
+        // Who did not take over when it was asked to comes last. Of equals the lowest id, so that the choice is the same everywhere.
+        let best = able.max_by_key(|(node, peer)| {
+            (!leader.passed_over.contains(*node), peer.matched, core::cmp::Reverse(**node))
+        });
         best.map(|(node, _)| *node).ok_or(Refusal::NoTransferTarget)
     }
 
@@ -104,6 +106,11 @@ impl Raft {
         }
         let Transfer { id, to, .. } = *transfer;
         leader.transfer = None;
+        if leader.passed_over.len() + 1 >= leader.peers.len() {
+            // All had their turn.
+            leader.passed_over.clear();
+        }
+        leader.passed_over.insert(to);
         if let Some(id) = id {
             let reason = Refusal::TransferTimedOut { to };
             self.actions.push_back(Action::Resolve(Resolution::RequestRefused { id, reason }));
@@ -127,7 +134,8 @@ impl Raft {
 
     /// The leader says that it is our turn: no pre-vote, and no promise holds the voters back.
     pub(crate) fn on_timeout_now(&mut self) {
-        if self.can_campaign() {
+        let is_stalled = self.health == StorageHealth::Stalled && !mutated!(StalledMemberCampaigns);
+        if self.can_campaign() && !is_stalled {
             self.campaign(true);
         }
     }

@@ -70,7 +70,7 @@ fn leader() -> Raft {
 }
 
 fn tell(raft: &mut Raft, from: u64, message: Message) -> Result<(), HandleError> {
-    let store = Some(StoreStamp { id: StoreId(7), life: 2 });
+    let store = Some(StoreStamp { id: StoreId(7), life: 2, nonce: 0 });
     raft.handle(Instant(0), Input::Message { from: NodeId(from), store, message })
 }
 
@@ -173,7 +173,7 @@ fn every_fault_is_refused_by_name_and_changes_nothing() {
 /// The one fault that is not in the message but in whom it comes from.
 fn a_store_that_went_back() -> &'static str {
     let mut raft = follower();
-    let store = Some(StoreStamp { id: StoreId(7), life: 1 });
+    let store = Some(StoreStamp { id: StoreId(7), life: 1, nonce: 0 });
     let beat = message(3, Body::Heartbeat { commit: Index(1), read_context: 0 });
     let error = raft
         .handle(Instant(0), Input::Message { from: NodeId(2), store, message: beat })

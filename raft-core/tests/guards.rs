@@ -142,8 +142,10 @@ fn a_leader_whose_disk_stalls_has_no_lease_even_if_nobody_can_take_over() {
 fn on_another_store() -> Raft {
     let mut membership = voters(3);
     membership.stores = [(NodeId(1), StoreId(5))].into();
-    let config =
-        Config { store: Some(StoreStamp { id: StoreId(9), life: 1 }), ..Config::new(NodeId(1)) };
+    let config = Config {
+        store: Some(StoreStamp { id: StoreId(9), life: 1, nonce: 0 }),
+        ..Config::new(NodeId(1))
+    };
     let log = RestoredLog { base_membership: membership, ..disk(&[1, 1], 1, None, 2) };
     Raft::new(config, 7, Instant(0), Restored { log, snapshot: None }).unwrap()
 }

@@ -86,7 +86,7 @@ impl Maker {
     }
 
     fn stamp(&mut self) -> StoreStamp {
-        StoreStamp { id: StoreId(self.number()), life: self.number() }
+        StoreStamp { id: StoreId(self.number()), life: self.number(), nonce: self.number() }
     }
 
     fn bytes(&mut self) -> Bytes {

@@ -190,7 +190,7 @@ fn any_input() -> impl Strategy<Value = Input> {
     ];
     let said = (1u64..6, stamp, prop_oneof![3 => 0u64..6, 1 => number()], body()).prop_map(
         |(from, stamp, term, body)| {
-            let store = stamp.map(|(id, life)| StoreStamp { id: StoreId(id), life });
+            let store = stamp.map(|(id, life)| StoreStamp { id: StoreId(id), life, nonce: life });
             Input::Message { from: NodeId(from), store, message: message(term, body) }
         },
     );
@@ -207,7 +207,7 @@ fn victim(leads: bool, has_log: bool, has_features: bool) -> Raft {
     if has_features {
         config.forward_proposals = true;
         config.lease = Some(LeaseConfig { clock_drift_max_ppm: 1_000 });
-        config.store = Some(StoreStamp { id: StoreId(1), life: 1 });
+        config.store = Some(StoreStamp { id: StoreId(1), life: 1, nonce: 0 });
         config.priority = 9;
         config.waiting_reads_max = 3;
         config.retained_entries = 1;

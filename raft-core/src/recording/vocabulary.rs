@@ -79,7 +79,7 @@ macro_rules! code_enum {
 code_newtypes!(Index, Instant, NodeId, ProposalId, ReadId, RequestId, StoreId, Term, Ticket);
 
 code_struct!(LogPosition { index, term });
-code_struct!(StoreStamp { id, life });
+code_struct!(StoreStamp { id, life, nonce });
 code_struct!(Membership { voters, outgoing, learners, witnesses, stores });
 code_struct!(SnapshotMeta { position, membership });
 code_struct!(HardState { term, vote, commit });

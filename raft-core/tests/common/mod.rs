@@ -144,7 +144,8 @@ impl Cluster {
         let seed = id + 1_000 * disk.lives;
         disk.lives += 1;
         if self.has_stores {
-            config.store = Some(StoreStamp { id: StoreId(disk.store), life: disk.lives });
+            config.store =
+                Some(StoreStamp { id: StoreId(disk.store), life: disk.lives, nonce: disk.lives });
         }
         let raft = Recorded::new(config, seed, self.now, disk.restored());
         let applied = Vec::new();

@@ -142,7 +142,8 @@ pub(crate) fn change(args: &mut Args<'_>) -> Result<MembershipChange> {
 pub(crate) fn stamp(args: &mut Args<'_>) -> Result<Option<StoreStamp>> {
     let id = args.number("store")?.map(StoreId);
     let life = args.number("life")?.unwrap_or(1);
-    Ok(id.map(|id| StoreStamp { id, life }))
+    let nonce = args.number_or_zero("nonce")?;
+    Ok(id.map(|id| StoreStamp { id, life, nonce }))
 }
 
 const NO_GROUPS: CommitGroups =

@@ -73,7 +73,7 @@ pub(crate) struct World {
 
 /// A store's first stamp: 100 for node 1, 101 if it was wiped once it had started, and so on.
 fn new_store(id: u64, starts: u64) -> StoreStamp {
-    StoreStamp { id: raft_core::StoreId(100 * id + starts), life: 0 }
+    StoreStamp { id: raft_core::StoreId(100 * id + starts), life: 0, nonce: 0 }
 }
 
 /// More deliveries or deadlines than any script needs: whoever reaches it goes in circles.
@@ -121,6 +121,7 @@ impl World {
         let restored = node.disk.restored();
         if let Some(stamp) = &mut node.disk.store {
             stamp.life += 1;
+            stamp.nonce = node.starts;
         }
         node.config.store = node.disk.store;
         let seed = id + 1000 * node.starts;
