@@ -260,7 +260,15 @@ impl Raft {
         let has_forgotten = rejected <= peer.owed && !mutated!(LossOfWhatWasAcknowledgedForgiven);
         // Within one life a store keeps what it acknowledged: such an answer is older than the acknowledgement.
         let is_kept = has_store && !has_forgotten && !mutated!(LateRejectionTakesBack);
+        let denies = hint.index.min(rejected.prev()) < peer.matched;
         let matched = match &peer.progress {
+            // It denies what it acknowledged. It may be an old answer: only what it says twice is believed.
+            Progress::Probe { next, .. }
+                if next.prev() == rejected && denies && !has_forgotten && !peer.is_doubted =>
+            {
+                peer.is_doubted = true;
+                peer.matched
+            }
             // Only an answer to the outstanding probe counts; even below what it once acknowledged, since a disk that lost
             // data must be filled again (scenario 35).
             Progress::Probe { next, .. }

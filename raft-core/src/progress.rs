@@ -30,6 +30,8 @@ pub(crate) struct Peer {
     pub(crate) leaving: Option<Leaving>,
     /// How well it keeps up; asked before a learner is promoted.
     pub(crate) catch_up: CatchUp,
+    /// Whether its last answer denied what it had acknowledged.
+    pub(crate) is_doubted: bool,
     /// What it acknowledged in an earlier life of its store, so that it must have it still.
     pub(crate) owed: Index,
 }
@@ -98,6 +100,7 @@ impl Peer {
             is_witness: false,
             leaving: None,
             catch_up: CatchUp::new(next.prev(), now),
+            is_doubted: false,
             owed: Index(0),
         }
     }
@@ -124,6 +127,7 @@ impl Peer {
     /// Notes that the peer has everything up to `matched`. `write_time` is what a write takes on the leader's own disk.
     pub(crate) fn on_matched(&mut self, matched: Index, now: Instant, write_time: Duration) {
         self.matched = self.matched.max(matched);
+        self.is_doubted = false;
         let matched = self.matched;
         match &mut self.progress {
             Progress::Replicate { next, in_flight } => {
