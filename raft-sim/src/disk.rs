@@ -189,7 +189,7 @@ impl<M: Machine> World<'_, M> {
         }
         let id = self.nodes[node].id;
         let fresh = Image::founding(Membership::default());
-        let store = StoreStamp { id: StoreId(self.rng.draw()), life: 0 };
+        let store = StoreStamp { id: StoreId(self.rng.draw()), life: 0, nonce: 0 };
         let store =
             if mutated!(WipedDiskKeepsItsIdentity) { self.nodes[node].store } else { store };
         let it = &mut self.nodes[node];

@@ -97,7 +97,7 @@ impl<M: Clone + Default> Node<M> {
             is_witness: membership.is_witness(id),
             raft: None,
             life: 0,
-            store: StoreStamp { id: store, life: 0 },
+            store: StoreStamp { id: store, life: 0, nonce: 0 },
             claimed: Index(0),
             role: RoleKind::Follower,
             paused_until: 0,

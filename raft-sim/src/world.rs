@@ -267,6 +267,8 @@ impl<'a, M: Machine> World<'a, M> {
         let it = &mut self.nodes[node];
         it.life += 1;
         it.store.life += 1;
+        // No store of this world is put back from a copy, so any number that differs from start to start will do.
+        it.store.nonce = it.store.life;
         it.clock = Clock { rate, offset };
         it.paused_until = 0;
         it.frozen_at = None;
