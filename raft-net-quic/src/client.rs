@@ -56,13 +56,8 @@ impl ClientEndpoint {
         let v4 = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
         // A machine without IPv6 still has IPv4.
         let socket = tuning::socket(v6).or_else(|_| tuning::socket(v4))?;
-        let quinn = quinn::Endpoint::new(
-            tuning::endpoint(),
-            None,
-            socket,
-            std::sync::Arc::new(quinn::TokioRuntime),
-        )
-        .map_err(|source| NetError::Bind { address: v6, source })?;
+        let quinn =
+            tuning::open(socket, None).map_err(|source| NetError::Bind { address: v6, source })?;
         let config = tls::client(identity, tuning::dialing(&limits))?;
         let connections = Mutex::default();
         Ok(ClientEndpoint { quinn, config, identity: who, cluster, limits, connections })

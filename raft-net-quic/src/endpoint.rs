@@ -71,13 +71,8 @@ impl Endpoint {
         let server = tls::server(&identity, tuning::accepting(&limits))?;
         let client = tls::client(&identity, tuning::dialing(&limits))?;
         let socket = tuning::socket(listen)?;
-        let quinn = quinn::Endpoint::new(
-            tuning::endpoint(),
-            Some(server),
-            socket,
-            Arc::new(quinn::TokioRuntime),
-        )
-        .map_err(|source| NetError::Bind { address: listen, source })?;
+        let quinn = tuning::open(socket, Some(server))
+            .map_err(|source| NetError::Bind { address: listen, source })?;
         let (services, waiting) = mpsc::channel(limits.services_waiting_max.max(1));
         let dialer = Arc::new(Dialer {
             quinn: quinn.clone(),

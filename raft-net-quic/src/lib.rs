@@ -23,6 +23,8 @@ mod link;
 pub mod pki;
 mod queue;
 mod service;
+#[cfg(unix)]
+mod socket;
 mod tls;
 mod transport;
 mod tuning;

@@ -1,11 +1,13 @@
 //! How QUIC is tuned for few, busy, long-lived connections; and the socket beneath it.
 
+use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::{
-    AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt,
+    AckFrequencyConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig,
+    TransportConfig, VarInt,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -90,12 +92,19 @@ pub(crate) fn promote_to_peer(connection: &quinn::Connection) {
     connection.set_max_concurrent_uni_streams(VarInt::from_u32(PEER_STREAMS_MAX));
 }
 
-/// For both.
-pub(crate) fn endpoint() -> EndpointConfig {
+/// Puts quinn on a socket. Without a server's configuration it accepts nobody.
+pub(crate) fn open(socket: UdpSocket, server: Option<ServerConfig>) -> io::Result<Endpoint> {
     let mut config = EndpointConfig::default();
     // Can not fail: the size is within what QUIC allows (at least 1,200).
     let _ = config.max_udp_payload_size(DATAGRAM_BYTES_MAX);
-    config
+    let runtime = Arc::new(quinn::TokioRuntime);
+    #[cfg(unix)]
+    return {
+        let socket = Arc::new(crate::socket::Socket::new(socket)?);
+        Endpoint::new_with_abstract_socket(config, server, socket, runtime)
+    };
+    #[cfg(not(unix))]
+    return Endpoint::new(config, server, socket, runtime);
 }
 
 /// Opens the socket, with large buffers if the system gives them.
