@@ -1,10 +1,11 @@
-//! The apply thread: owns the state machine, applies what is committed, and answers whoever waits for it.
+//! The applier: owns the state machine, applies what is committed, and answers whoever waits for it. On a thread of its own, or, for
+//! small work of a quick machine while that thread sleeps, on the driver's task (see [`ApplyWork::is_small`]).
 //!
 //! Nothing here decides what is committed; that is the core's. Checkpoints are started here, see `checkpoint.rs`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use raft_core::{
@@ -38,6 +39,8 @@ pub(crate) enum ApplyWork<M: StateMachine> {
     Query(ReadWaiter<M>),
     /// A checkpoint on demand.
     Checkpoint { reply: oneshot::Sender<Result<SnapshotMeta, CheckpointFailed>>, _permit: Permit },
+    /// A checkpoint has become due on the driver's task, which starts none.
+    StartCheckpoint,
     /// The running checkpoint has ended.
     CheckpointDone { meta: SnapshotMeta, result: Result<(), MachineError> },
     /// Stream the latest snapshot to a peer, if it is this one.
@@ -46,10 +49,35 @@ pub(crate) enum ApplyWork<M: StateMachine> {
     Install { snapshot: SnapshotMeta, file: PathBuf },
 }
 
-/// What the apply thread starts with.
-pub(crate) struct ApplierParts<M: StateMachine, R> {
+/// How much is applied or answered on the driver's task at a time. Beyond it, another thread is worth its wake-up.
+const SMALL_ENTRIES: usize = 64;
+const SMALL_BYTES: usize = 64 << 10;
+const SMALL_QUERIES: usize = 16;
+
+impl<M: StateMachine> ApplyWork<M> {
+    /// Whether the driver may do it itself: the machine says that it is quick, it is little, and nothing has to be read from a disk.
+    pub(crate) fn is_small(&self) -> bool {
+        match self {
+            ApplyWork::Expect { .. } | ApplyWork::Abandon(_) => true,
+            ApplyWork::Apply(span) => {
+                M::IS_QUICK
+                    && span.entries.first().is_some_and(|entry| entry.index == span.first)
+                    && span.entries.len() <= SMALL_ENTRIES
+                    && span.entries.size_bytes() <= SMALL_BYTES
+            }
+            ApplyWork::Read { waiters, .. } => {
+                let mut queries = waiters.iter().flat_map(|waiter| &waiter.queries);
+                queries.clone().count() <= SMALL_QUERIES && queries.all(M::is_quick)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// What the applier starts with.
+pub(crate) struct ApplierParts<M: StateMachine> {
     pub(crate) machine: M,
-    pub(crate) log: R,
+    pub(crate) log: Box<dyn LogReader>,
     pub(crate) queue: Arc<Handover<ApplyWork<M>>>,
     pub(crate) counters: Arc<Counters>,
     /// What the machine's durable state includes.
@@ -59,32 +87,42 @@ pub(crate) struct ApplierParts<M: StateMachine, R> {
     pub(crate) replay_bytes: usize,
     pub(crate) checkpoint_log_bytes: u64,
     pub(crate) stream: StreamSettings,
+    /// For the threads that stream to peers.
+    pub(crate) reporter: Reporter,
 }
 
-/// Runs until the queue is closed and worked off, or the machine fails.
-pub(crate) fn run<M: StateMachine, R: LogReader>(
-    parts: ApplierParts<M, R>,
+/// The apply thread. Runs until the queue is closed and worked off, or the machine fails.
+pub(crate) fn run<M: StateMachine>(
+    applier: &Mutex<Applier<M>>,
+    queue: &Arc<Handover<ApplyWork<M>>>,
     reporter: &Reporter,
 ) -> WorkerResult {
-    let queue = Arc::clone(&parts.queue);
-    let _close = CloseOnDrop(Arc::clone(&queue));
-    let mut applier = Applier::new(parts, reporter);
+    let _close = CloseOnDrop(Arc::clone(queue));
     let mut taken = VecDeque::new();
     while queue.take_all(&mut taken) {
+        let mut applier = applier.lock().map_err(|_| "the state machine has panicked")?;
         for work in taken.drain(..) {
             applier.work(work)?;
+            applier.start_due_checkpoint()?;
+            for input in applier.reports() {
+                reporter.input(input);
+            }
         }
     }
+    let mut applier = applier.lock().map_err(|_| "the state machine has panicked")?;
     applier.streams.drain(..).for_each(|stream| drop(stream.join()));
     Ok(())
 }
 
-struct Applier<'a, M: StateMachine, R> {
+/// The machine, and who waits for it. Whoever has it does not wait for the driver: it collects what the driver is to be told.
+pub(crate) struct Applier<M: StateMachine> {
     machine: M,
-    log: R,
+    log: Box<dyn LogReader>,
     queue: Arc<Handover<ApplyWork<M>>>,
     counters: Arc<Counters>,
-    reporter: &'a Reporter,
+    /// What the core is to be told.
+    reports: Vec<Input>,
+    reporter: Reporter,
     replay_bytes: usize,
     stream: StreamSettings,
     /// The last applied position, and the configuration as of there.
@@ -101,8 +139,8 @@ struct Applier<'a, M: StateMachine, R> {
     responses: Vec<M::Response>,
 }
 
-impl<'a, M: StateMachine, R: LogReader> Applier<'a, M, R> {
-    fn new(parts: ApplierParts<M, R>, reporter: &'a Reporter) -> Self {
+impl<M: StateMachine> Applier<M> {
+    pub(crate) fn new(parts: ApplierParts<M>) -> Applier<M> {
         let checkpoints = Checkpoints::new(parts.checkpoint_log_bytes, parts.restored.clone());
         let (applied, membership) = match parts.restored {
             Some(snapshot) => (snapshot.position, snapshot.membership),
@@ -113,7 +151,8 @@ impl<'a, M: StateMachine, R: LogReader> Applier<'a, M, R> {
             log: parts.log,
             queue: parts.queue,
             counters: parts.counters,
-            reporter,
+            reports: Vec::new(),
+            reporter: parts.reporter,
             replay_bytes: parts.replay_bytes,
             stream: parts.stream,
             applied,
@@ -127,7 +166,22 @@ impl<'a, M: StateMachine, R: LogReader> Applier<'a, M, R> {
         }
     }
 
-    fn work(&mut self, work: ApplyWork<M>) -> WorkerResult {
+    /// What the core is to be told of what was done.
+    pub(crate) fn reports(&mut self) -> std::vec::Drain<'_, Input> {
+        self.reports.drain(..)
+    }
+
+    /// Whether so much was applied that a checkpoint is to be started.
+    pub(crate) fn is_checkpoint_due(&self) -> bool {
+        self.checkpoints.is_due()
+    }
+
+    fn start_due_checkpoint(&mut self) -> WorkerResult {
+        if self.is_checkpoint_due() { self.start_checkpoint() } else { Ok(()) }
+    }
+
+    /// Does one piece of work. An error is final: the state is not to be used any more.
+    pub(crate) fn work(&mut self, work: ApplyWork<M>) -> WorkerResult {
         match work {
             ApplyWork::Expect { id, first, count, term, waiter } => {
                 let batch = Batch { id, first, count, term, responses: Vec::new(), waiter };
@@ -146,7 +200,9 @@ impl<'a, M: StateMachine, R: LogReader> Applier<'a, M, R> {
                 self.reads.entry(index).or_default().extend(waiters);
             }
             ApplyWork::Query(waiter) => self.answer(vec![waiter]),
-            ApplyWork::Checkpoint { reply, _permit } => self.checkpoint_on_demand(reply)?,
+            ApplyWork::Checkpoint { reply, _permit } => self.checkpoint_on_demand(reply),
+            // Started once the work is done, as every checkpoint that is due.
+            ApplyWork::StartCheckpoint => {}
             ApplyWork::CheckpointDone { meta, result } => self.on_checkpoint_done(meta, result)?,
             ApplyWork::Stream { to, term, snapshot, control } => {
                 self.stream(to, term, &snapshot, control);
@@ -180,11 +236,11 @@ impl<'a, M: StateMachine, R: LogReader> Applier<'a, M, R> {
                 );
             }
             entries.slices().try_for_each(|slice| self.apply_slice(slice))?;
-            self.reporter.input(Input::Applied(self.applied.index));
+            self.reports.push(Input::Applied(self.applied.index));
         }
         if !span.entries.is_empty() {
             span.entries.slices().try_for_each(|slice| self.apply_slice(slice))?;
-            self.reporter.input(Input::Applied(self.applied.index));
+            self.reports.push(Input::Applied(self.applied.index));
         }
         Ok(())
     }
@@ -220,9 +276,7 @@ impl<'a, M: StateMachine, R: LogReader> Applier<'a, M, R> {
             answer_batch(outcome);
         });
         self.answer_reads();
-        if self.checkpoints.on_applied(bytes) {
-            self.start_checkpoint()?;
-        }
+        self.checkpoints.on_applied(bytes);
         Ok(())
     }
 
@@ -249,15 +303,12 @@ impl<'a, M: StateMachine, R: LogReader> Applier<'a, M, R> {
         }
     }
 
-    fn checkpoint_on_demand(&mut self, reply: CheckpointReply) -> WorkerResult {
+    fn checkpoint_on_demand(&mut self, reply: CheckpointReply) {
         if self.applied == LogPosition::ORIGIN {
             drop(reply.send(Err(CheckpointFailed::NothingApplied)));
-            return Ok(());
+        } else {
+            self.checkpoints.on_demand(self.applied, reply);
         }
-        if self.checkpoints.on_demand(self.applied, reply) {
-            self.start_checkpoint()?;
-        }
-        Ok(())
     }
 
     fn start_checkpoint(&mut self) -> WorkerResult {
@@ -280,12 +331,12 @@ impl<'a, M: StateMachine, R: LogReader> Applier<'a, M, R> {
     ) -> WorkerResult {
         result.map_err(|error| Arc::from(with_causes(&error)))?;
         count(&self.counters.checkpoints, 1);
-        self.reporter.input(Input::SnapshotTaken(meta.clone()));
-        let again = self.checkpoints.on_done(meta);
+        self.reports.push(Input::SnapshotTaken(meta.clone()));
+        self.checkpoints.on_done(meta);
         if let Some((snapshot, file)) = self.install.take() {
             self.install(&snapshot, &file);
         }
-        if again { self.start_checkpoint() } else { Ok(()) }
+        Ok(())
     }
 
     /// Opens the latest snapshot and starts to stream it, if it is the one that the core offered.
@@ -310,12 +361,12 @@ impl<'a, M: StateMachine, R: LogReader> Applier<'a, M, R> {
             }
             Ok(Some(newer)) => {
                 tracing::debug!(%to, position = %newer.meta.position, "a newer snapshot is there");
-                self.reporter.input(Input::SnapshotTaken(newer.meta));
+                self.reports.push(Input::SnapshotTaken(newer.meta));
             }
             Ok(None) => tracing::warn!(%to, "the state machine has no snapshot to stream"),
             Err(error) => tracing::warn!(%to, %error, "the snapshot can not be opened"),
         }
-        self.reporter.input(Input::SnapshotStreamEnded { to });
+        self.reports.push(Input::SnapshotStreamEnded { to });
     }
 
     /// Replaces the state by a received snapshot.
@@ -334,7 +385,7 @@ impl<'a, M: StateMachine, R: LogReader> Applier<'a, M, R> {
         if let Err(error) = installed {
             let why = with_causes(&error);
             tracing::warn!(position = %snapshot.position, why, "a snapshot was not installed");
-            self.reporter.input(Input::SnapshotFailed(snapshot.clone()));
+            self.reports.push(Input::SnapshotFailed(snapshot.clone()));
             return;
         }
         self.applied = snapshot.position;
@@ -343,7 +394,7 @@ impl<'a, M: StateMachine, R: LogReader> Applier<'a, M, R> {
         count(&self.counters.snapshots_installed, 1);
         self.batches.skip_through(snapshot.position.index, &mut answer_batch);
         self.answer_reads();
-        self.reporter.input(Input::SnapshotInstalled(snapshot.clone()));
+        self.reports.push(Input::SnapshotInstalled(snapshot.clone()));
     }
 }
 

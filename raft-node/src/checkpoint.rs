@@ -34,24 +34,17 @@ impl Checkpoints {
         self.running
     }
 
-    /// Entries were applied. Whether to start a checkpoint. What comes due while one is running is not forgotten: the bytes
-    /// go on counting, and decide when it ends (scenario 38).
-    pub(crate) fn on_applied(&mut self, bytes: u64) -> bool {
+    /// Entries were applied. What comes due while a checkpoint is running is not forgotten: the bytes go on counting, and decide
+    /// when it ends (scenario 38).
+    pub(crate) fn on_applied(&mut self, bytes: u64) {
         self.bytes = self.bytes.saturating_add(bytes);
-        self.is_due()
     }
 
-    /// Somebody wants one that includes `applied`. Whether to start it.
-    pub(crate) fn on_demand(&mut self, applied: LogPosition, reply: CheckpointReply) -> bool {
+    /// Somebody wants one that includes `applied`.
+    pub(crate) fn on_demand(&mut self, applied: LogPosition, reply: CheckpointReply) {
         match &self.last {
-            Some(last) if last.position == applied => {
-                drop(reply.send(Ok(last.clone())));
-                false
-            }
-            _ => {
-                self.next.push(reply);
-                self.is_due()
-            }
+            Some(last) if last.position == applied => drop(reply.send(Ok(last.clone()))),
+            _ => self.next.push(reply),
         }
     }
 
@@ -61,14 +54,13 @@ impl Checkpoints {
         self.now.append(&mut self.next);
     }
 
-    /// The running one is durable. Whether to start another.
-    pub(crate) fn on_done(&mut self, meta: SnapshotMeta) -> bool {
+    /// The running one is durable.
+    pub(crate) fn on_done(&mut self, meta: SnapshotMeta) {
         self.running = false;
         for reply in self.now.drain(..) {
             drop(reply.send(Ok(meta.clone())));
         }
         self.last = Some(meta);
-        self.is_due()
     }
 
     /// A received snapshot is durable: as good as a checkpoint.
@@ -77,7 +69,8 @@ impl Checkpoints {
         self.last = Some(meta);
     }
 
-    fn is_due(&self) -> bool {
+    /// Whether to start one now.
+    pub(crate) fn is_due(&self) -> bool {
         !self.running && (self.bytes >= self.every_bytes || !self.next.is_empty())
     }
 }
@@ -96,31 +89,41 @@ mod tests {
     fn a_trigger_while_one_is_being_built_fires_afterwards() {
         // scenario 38 (openraft 1829)
         let mut checkpoints = Checkpoints::new(100, None);
-        assert!(!checkpoints.on_applied(99));
-        assert!(checkpoints.on_applied(1));
+        checkpoints.on_applied(99);
+        assert!(!checkpoints.is_due());
+        checkpoints.on_applied(1);
+        assert!(checkpoints.is_due());
         checkpoints.on_started();
-        assert!(!checkpoints.on_applied(150), "one at a time");
-        assert!(checkpoints.on_done(meta(1)), "the trigger was remembered");
+        checkpoints.on_applied(150);
+        assert!(!checkpoints.is_due(), "one at a time");
+        checkpoints.on_done(meta(1));
+        assert!(checkpoints.is_due(), "the trigger was remembered");
         checkpoints.on_started();
-        assert!(!checkpoints.on_done(meta(2)));
+        checkpoints.on_done(meta(2));
+        assert!(!checkpoints.is_due());
     }
 
     #[test]
     fn a_demand_during_a_checkpoint_waits_for_the_next_one() {
         let mut checkpoints = Checkpoints::new(100, None);
         let (reply, mut early) = oneshot::channel();
-        assert!(checkpoints.on_demand(meta(1).position, reply));
+        checkpoints.on_demand(meta(1).position, reply);
+        assert!(checkpoints.is_due());
         checkpoints.on_started();
         let (reply, mut late) = oneshot::channel();
-        assert!(!checkpoints.on_demand(meta(2).position, reply));
-        assert!(checkpoints.on_done(meta(1)), "somebody waits for a newer one");
+        checkpoints.on_demand(meta(2).position, reply);
+        assert!(!checkpoints.is_due(), "one at a time");
+        checkpoints.on_done(meta(1));
+        assert!(checkpoints.is_due(), "somebody waits for a newer one");
         assert_eq!(early.try_recv(), Ok(Ok(meta(1))));
         assert!(late.try_recv().is_err());
         checkpoints.on_started();
-        assert!(!checkpoints.on_done(meta(2)));
+        checkpoints.on_done(meta(2));
+        assert!(!checkpoints.is_due());
         assert_eq!(late.try_recv(), Ok(Ok(meta(2))));
         let (reply, mut same) = oneshot::channel();
-        assert!(!checkpoints.on_demand(meta(2).position, reply), "nothing has changed since");
+        checkpoints.on_demand(meta(2).position, reply);
+        assert!(!checkpoints.is_due(), "nothing has changed since");
         assert_eq!(same.try_recv(), Ok(Ok(meta(2))));
     }
 }

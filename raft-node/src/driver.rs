@@ -19,7 +19,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use raft_core::{
@@ -29,7 +29,7 @@ use raft_core::{
 use tokio::sync::{mpsc, watch};
 use tokio::time::Sleep;
 
-use crate::apply::ApplyWork;
+use crate::apply::{Applier, ApplyWork};
 use crate::error::{ProposeError, ReadFailed, RequestError};
 use crate::feedback::{Feedback, WorkerResult};
 use crate::fetch::FetchWork;
@@ -89,6 +89,8 @@ pub(crate) struct Driver<M: StateMachine, T> {
     pub(crate) origin: tokio::time::Instant,
     pub(crate) transport: T,
     pub(crate) queues: Queues<M>,
+    /// The apply thread's, which the driver borrows while that thread sleeps.
+    pub(crate) applier: Arc<Mutex<Applier<M>>>,
     pub(crate) settings: DriverSettings,
     pub(crate) counters: Arc<Counters>,
     pub(crate) requests: Waiting<M>,
@@ -143,7 +145,7 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
         let mut sleep = Box::pin(tokio::time::sleep_until(self.origin));
         let mut inbox_open = true;
         let mut is_leaving = false;
-        self.act();
+        self.act()?;
         loop {
             self.arm(&mut sleep);
             let takes = !self.is_throttled();
@@ -170,7 +172,7 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
                 Woken::Time => {}
             }
             self.drain(&mut sources, takes)?;
-            self.act();
+            self.act()?;
             if is_leaving && self.requests.farewell.is_none() {
                 return Ok(());
             }
@@ -327,8 +329,27 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
         }
     }
 
-    /// Carries out everything that the core wants done.
-    fn act(&mut self) {
+    /// Carries out everything that the core wants done, until it wants nothing more.
+    fn act(&mut self) -> WorkerResult {
+        loop {
+            self.collect_actions();
+            // The disk first: it takes longest. A queue that is closed drops what it is given: its thread has failed, and has said so.
+            if !self.out.storage.is_empty() {
+                let bytes = std::mem::take(&mut self.out.storage_bytes);
+                let _ = self.queues.storage.push_all(self.out.storage.drain(..), bytes);
+            }
+            self.out.storage.clear();
+            self.transport.flush();
+            if !self.apply()? {
+                break;
+            }
+        }
+        self.publish_status();
+        Ok(())
+    }
+
+    /// Takes the core's actions, and sorts them by who is to carry them out.
+    fn collect_actions(&mut self) {
         while let Some(action) = self.raft.poll_action() {
             match action {
                 Action::Persist(persist) => {
@@ -361,20 +382,37 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
         if let Some(tape) = &mut self.tape {
             tape.drained();
         }
-        // The disk first: it takes longest. A queue that is closed drops what it is given: its thread has failed, and has said so.
-        if !self.out.storage.is_empty() {
-            let bytes = std::mem::take(&mut self.out.storage_bytes);
-            let _ = self.queues.storage.push_all(self.out.storage.drain(..), bytes);
-        }
-        // Who waits for an entry is told to the apply thread along with that entry: before, it would be woken for nothing.
+    }
+
+    /// Hands the applier what it is to do. Little of it is done here, if the apply thread has worked off everything before: waking a
+    /// thread, and being woken by it, takes longer. Whether the core was told something.
+    fn apply(&mut self) -> Result<bool, Arc<str>> {
+        // Who waits for an entry is told to the applier along with that entry: before, a thread would be woken for nothing.
         let has_work =
             self.out.applier.iter().rev().any(|work| !matches!(work, ApplyWork::Expect { .. }));
-        if has_work {
-            let _ = self.queues.applier.push_all(self.out.applier.drain(..), 0);
+        if !has_work {
+            return Ok(false);
         }
-        self.out.storage.clear();
-        self.transport.flush();
-        self.publish_status();
+        let applier = Arc::clone(&self.applier);
+        let is_small = self.out.applier.iter().all(ApplyWork::is_small);
+        // In this order: nobody else pushes what has to be done in order, so that an idle queue stays idle.
+        let applier = (is_small && self.queues.applier.is_idle()).then(|| applier.try_lock());
+        let Some(Ok(mut applier)) = applier else {
+            let _ = self.queues.applier.push_all(self.out.applier.drain(..), 0);
+            return Ok(false);
+        };
+        for work in self.out.applier.drain(..) {
+            applier.work(work)?;
+        }
+        if applier.is_checkpoint_due() {
+            let _ = self.queues.applier.push(ApplyWork::StartCheckpoint, 0);
+        }
+        let mut was_told = false;
+        for input in applier.reports() {
+            was_told = true;
+            self.handle(input);
+        }
+        Ok(was_told)
     }
 
     fn send(&mut self, to: NodeId, message: PeerMessage) {

@@ -37,6 +37,8 @@ pub(crate) struct Shared<M: StateMachine> {
     pub(crate) requests: mpsc::Sender<Request<M>>,
     pub(crate) applier: Arc<Handover<ApplyWork<M>>>,
     pub(crate) status: watch::Receiver<NodeStatus>,
+    /// Closed when everything of the node has ended. Apart from the status, which changes all the time.
+    pub(crate) ended: watch::Receiver<()>,
     pub(crate) stop: watch::Sender<bool>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) proposals: Arc<Budget>,
@@ -280,9 +282,8 @@ impl<M: StateMachine> NodeHandle<M> {
 
     /// Resolves when the node has stopped for whatever reason and all its threads have ended.
     pub async fn stopped(&self) {
-        let mut status = self.shared.status.clone();
-        // The sender is dropped last of all.
-        while status.changed().await.is_ok() {}
+        let mut ended = self.shared.ended.clone();
+        while ended.changed().await.is_ok() {}
     }
 
     fn read_waiter(&self, queries: Vec<M::Query>) -> Result<PendingRead<M>, ReadFailed> {

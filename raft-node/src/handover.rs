@@ -74,6 +74,12 @@ impl<T> Handover<T> {
         Fill { items: state.items.len(), bytes: state.bytes }
     }
 
+    /// Whether the taker sleeps and nothing waits: all that was pushed before is worked off. Stays so for as long as nobody pushes.
+    pub(crate) fn is_idle(&self) -> bool {
+        let state = self.lock();
+        state.waiting && state.items.is_empty()
+    }
+
     /// Takes everything into `into`, which must be empty (its memory is reused). Waits for at least one item;
     /// `false` once the queue is closed and empty.
     pub(crate) fn take_all(&self, into: &mut VecDeque<T>) -> bool {
@@ -155,6 +161,34 @@ mod loom_tests {
             let of = |base: i32| got.iter().copied().filter(move |x| x / 10 * 10 == base);
             assert!(of(10).eq([10, 11]) && of(20).eq([20, 21]), "{got:?}");
             assert_eq!(queue.fill(), Fill::default());
+        });
+    }
+
+    #[test]
+    fn loom_an_idle_queue_has_been_worked_off() {
+        loom::model(|| {
+            let queue = Arc::new(Handover::new());
+            let done = Arc::new(loom::sync::atomic::AtomicUsize::new(0));
+            let taker = {
+                let (queue, done) = (Arc::clone(&queue), Arc::clone(&done));
+                thread::spawn(move || {
+                    let mut batch = VecDeque::new();
+                    while queue.take_all(&mut batch) {
+                        done.fetch_add(
+                            batch.drain(..).count(),
+                            loom::sync::atomic::Ordering::Relaxed,
+                        );
+                    }
+                })
+            };
+            for pushed in 1..=2 {
+                queue.push((), 0).expect("open");
+                if queue.is_idle() {
+                    assert_eq!(done.load(loom::sync::atomic::Ordering::Relaxed), pushed);
+                }
+            }
+            queue.close();
+            taker.join().expect("no panic");
         });
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use raft_core::recording::Recorder;
 use raft_core::{Config, Index, Instant, LogPosition, Raft, Restored, SnapshotMeta};
 use tokio::sync::{mpsc, watch};
 
-use crate::apply::{self, ApplierParts};
+use crate::apply::{self, Applier, ApplierParts};
 use crate::config::{NodeConfig, RecordingConfig};
 use crate::driver::{Driver, DriverSettings, Out, Queues, Sources, StatusPublisher, Waiting};
 use crate::error::StartError;
@@ -81,7 +81,7 @@ impl Node {
         let queues = new_queues::<M>();
         let mut workers = Workers { queues: queues.clone(), threads: Vec::new() };
         let machine = Restarted { machine, snapshot, base_membership };
-        workers.spawn(&config, store, machine, &reporter, &counters)?;
+        let applier = workers.spawn(&config, store, machine, &reporter, &counters)?;
         let tape = match recorder {
             Some((recorder, file)) => Some(workers.spawn_tape(&config, recorder, file, &reporter)?),
             None => None,
@@ -92,12 +92,14 @@ impl Node {
         let status = NodeStatus { raft: raft.status(), health: Health::Ok };
         let (publisher, status) = watch::channel(status);
         let publisher = Arc::new(publisher);
+        let (end, ended) = watch::channel(());
         let driver = Driver {
             raft,
             tape,
             origin,
             transport,
             queues: queues.clone(),
+            applier,
             settings: driver_settings(&config),
             counters: Arc::clone(&counters),
             requests: Waiting::new(),
@@ -113,12 +115,13 @@ impl Node {
         };
         let sources = Sources { requests: taken, inbox: deliveries, feedback, stop: stopping };
         let running = tokio::spawn(driver.run(sources));
-        tokio::spawn(supervise(running, workers, publisher));
+        tokio::spawn(supervise(running, workers, publisher, end));
 
         Ok(NodeHandle::new(Shared {
             requests,
             applier: queues.applier,
             status,
+            ended,
             stop,
             counters,
             proposals: Budget::new(config.waiting_batches_max, config.waiting_bytes_max),
@@ -233,6 +236,7 @@ struct Workers<M: StateMachine> {
 }
 
 impl<M: StateMachine> Workers<M> {
+    /// Starts them all. Returns the applier, which the driver has a part in.
     fn spawn<L: LogStore>(
         &mut self,
         config: &NodeConfig,
@@ -240,7 +244,7 @@ impl<M: StateMachine> Workers<M> {
         machine: Restarted<M>,
         reporter: &Reporter,
         counters: &Arc<Counters>,
-    ) -> Result<(), StartError> {
+    ) -> Result<Arc<Mutex<Applier<M>>>, StartError> {
         let Config { id, .. } = config.raft;
         let (for_applier, for_fetcher) = (store.reader(), store.reader());
 
@@ -249,9 +253,9 @@ impl<M: StateMachine> Workers<M> {
             storage::run(store, &queue, reporter, &counted)
         })?;
 
-        let parts = ApplierParts {
+        let applier = Applier::new(ApplierParts {
             machine: machine.machine,
-            log: for_applier,
+            log: Box::new(for_applier),
             queue: Arc::clone(&self.queues.applier),
             counters: Arc::clone(counters),
             restored: machine.snapshot,
@@ -264,9 +268,12 @@ impl<M: StateMachine> Workers<M> {
                 stall_timeout: config.snapshot_stall_timeout,
                 resend_after: RESEND_AFTER,
             },
-        };
+            reporter: reporter.clone(),
+        });
+        let applier = Arc::new(Mutex::new(applier));
+        let (queue, shared) = (Arc::clone(&self.queues.applier), Arc::clone(&applier));
         self.spawn_one(format!("raft-{id}-apply"), reporter, move |reporter| {
-            apply::run(parts, reporter)
+            apply::run(&shared, &queue, reporter)
         })?;
 
         let queue = Arc::clone(&self.queues.fetcher);
@@ -279,7 +286,8 @@ impl<M: StateMachine> Workers<M> {
         self.spawn_one(format!("raft-{id}-receive"), reporter, move |reporter| {
             snapshot_receive::run(&scratch, max, &queue, reporter);
             Ok(())
-        })
+        })?;
+        Ok(applier)
     }
 
     /// The thread that writes a recording. It ends when the driver does.
@@ -340,11 +348,12 @@ impl<M: StateMachine> Drop for Workers<M> {
     }
 }
 
-/// Waits for the driver's end, tells the world, and joins the threads. The status' sender is dropped last.
+/// Waits for the driver's end, tells the world, and joins the threads. `end` is dropped last of all.
 async fn supervise<M: StateMachine>(
     running: tokio::task::JoinHandle<WorkerResult>,
     workers: Workers<M>,
     status: Arc<watch::Sender<NodeStatus>>,
+    end: watch::Sender<()>,
 ) {
     let ended = match running.await {
         Ok(result) => result,
@@ -356,6 +365,7 @@ async fn supervise<M: StateMachine>(
     if let (Ok(()), Ok(joined @ Err(_))) = (&ended, joined) {
         publish_end(&status, &joined);
     }
+    drop(end);
 }
 
 fn publish_end(status: &watch::Sender<NodeStatus>, ended: &WorkerResult) {

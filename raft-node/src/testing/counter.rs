@@ -54,6 +54,12 @@ impl StateMachine for Counter {
     type Query = ();
     type Answer = i64;
 
+    const IS_QUICK: bool = true;
+
+    fn is_quick((): &()) -> bool {
+        true
+    }
+
     fn restore(&mut self) -> Result<Option<SnapshotMeta>, MachineError> {
         let checkpoint = self.disk.get();
         self.sum = checkpoint.as_ref().map_or(0, |(_, sum)| *sum);
