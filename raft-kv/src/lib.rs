@@ -4,9 +4,10 @@
 //!
 //! 1. [`limits`], [`command`], [`query`]: what can be asked, and its byte encoding.
 //! 2. `session`, `state`: the pure state machine. Equal commands give equal states and answers; no clock, no randomness, no I/O.
-//! 3. `state_file`, `snapshot`: the state on disk, and on its way to another node.
-//! 4. [`KvMachine`]: both together, behind [`raft_node::StateMachine`].
-//! 5. `protocol`, `service`, `client`: over the network (feature `quic`).
+//! 3. `stream`, [`Replica`]: a checkpoint on its way to another node; and all of the above as one pure machine, for simulations.
+//! 4. `state_file`, `snapshot`: the state on disk, and streams from there (feature `node`).
+//! 5. `KvMachine`: both together, behind `raft_node::StateMachine` (feature `node`).
+//! 6. `protocol`, `service`, `client`: over the network (feature `quic`).
 //!
 //! The data model is etcd's v3: a global revision, and for every key the revision of its creation, of its last modification, and a
 //! version. Writes belong to a client's *session* and are numbered, so that a retried write is applied once
@@ -17,20 +18,33 @@ pub mod client;
 mod codec;
 pub mod command;
 pub mod limits;
+#[cfg(feature = "node")]
 mod machine;
+mod mutants;
 #[cfg(feature = "quic")]
 pub mod protocol;
 pub mod query;
+mod replica;
 #[cfg(feature = "quic")]
 pub mod service;
 mod session;
+#[cfg(feature = "node")]
 mod snapshot;
 mod state;
+#[cfg(feature = "node")]
 mod state_file;
+mod stream;
 
 pub use codec::Malformed;
 pub use command::{Command, Expect, Response, SessionId, Write, WriteOutcome};
+#[cfg(feature = "node")]
 pub use machine::KvMachine;
-pub use query::{Answer, KeyRecord, Query, Record, Stats};
+#[cfg(feature = "node")]
+pub use query::Answer;
+pub use query::{KeyRecord, Query, Record, Stats};
+pub use replica::Replica;
+#[cfg(feature = "node")]
 pub use snapshot::SnapshotRecords;
+#[cfg(feature = "node")]
 pub use state_file::{StateFileError, StateFileOptions};
+pub use stream::StreamError;

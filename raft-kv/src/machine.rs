@@ -10,9 +10,10 @@ use raft_node::{CheckpointDone, MachineError, SnapshotSource, StateMachine};
 
 use crate::command::Response;
 use crate::query::{Answer, Query, Stats};
-use crate::snapshot::{Received, SnapshotRecords, SnapshotStream, read_stream};
+use crate::snapshot::{SnapshotRecords, SnapshotStream};
 use crate::state::{Changes, State};
 use crate::state_file::{StateFile, StateFileError, StateFileOptions};
+use crate::stream::read_stream;
 
 /// The replicated key-value store of one node.
 ///
@@ -120,20 +121,11 @@ impl StateMachine for KvMachine {
         meta: SnapshotMeta,
         data: &mut dyn Read,
     ) -> Result<(), MachineError> {
-        let received = read_stream(data)?;
-        if received.head.meta != meta {
-            return Err(MachineError::new(format!(
-                "the received snapshot is of position {}, not of {}; the state was not changed",
-                received.head.meta.position, meta.position
-            )));
-        }
-        let Received { head, records, sessions } = received;
-        // The digest is calculated from what arrived, before anything is replaced by it.
-        let state = State::restore(records, sessions, head.revision);
-        if state.digest != head.digest {
-            let what = "the received snapshot does not have the digest that it names; the state was not changed";
-            return Err(MachineError::new(what));
-        }
+        let data = std::io::BufReader::with_capacity(256 << 10, data);
+        // Checked in full before anything is replaced by it.
+        let state = read_stream(data)
+            .and_then(|received| received.into_state(&meta))
+            .map_err(|error| MachineError::new(error.to_string()))?;
         // A checkpoint that is being written would come out on top of the new state.
         self.writer.wait_until_idle();
         self.file

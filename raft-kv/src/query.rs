@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+#[cfg(feature = "node")]
 use crate::snapshot::SnapshotRecords;
 
 /// A question to the current state.
@@ -39,6 +40,7 @@ impl Query {
 }
 
 /// The answer to a [`Query`].
+#[cfg(feature = "node")]
 #[derive(Debug)]
 pub enum Answer {
     /// To [`Query::Get`].

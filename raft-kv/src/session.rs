@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::codec::{Malformed, Put, Reader};
 use crate::command::{SessionId, WriteOutcome};
+use crate::mutants::mutated;
 
 /// The most sessions that are open; opening more closes those that were used least recently.
 const SESSIONS_MAX: usize = 10_000;
@@ -74,8 +75,11 @@ impl Sessions {
     ) -> Known {
         let Some(session) = self.open.get_mut(&id) else { return Known::Forgotten };
         session.used_at = index;
-        self.dirty.insert(id);
-        let acked_below = acked_below.min(sequence);
+        if !mutated!(SessionOfAWriteNotCheckpointed) {
+            self.dirty.insert(id);
+        }
+        let acked_below =
+            (acked_below + u64::from(mutated!(OutcomeForgottenTooEarly))).min(sequence);
         if acked_below > session.acked_below {
             let acked = usize::try_from(acked_below - session.acked_below).unwrap_or(usize::MAX);
             let gone = acked.min(session.outcomes.len());
@@ -97,6 +101,9 @@ impl Sessions {
 
     /// Remembers the outcome of a write that [`Sessions::look_up`] called new.
     pub(crate) fn remember(&mut self, id: SessionId, sequence: u64, outcome: WriteOutcome) {
+        if mutated!(OutcomeNotRemembered) {
+            return;
+        }
         let Some(session) = self.open.get_mut(&id) else { return };
         let offset = sequence.saturating_sub(session.acked_below).min(WINDOW_MAX - 1) as usize;
         let grown = (offset + 1).saturating_sub(session.outcomes.len());
@@ -126,6 +133,10 @@ impl Sessions {
                 self.dirty.insert(id);
             }
         }
+    }
+
+    pub(crate) fn get(&self, id: SessionId) -> Option<&Session> {
+        self.open.get(&id)
     }
 
     /// What changed since the last time, `None` for sessions that were closed.

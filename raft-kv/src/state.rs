@@ -7,6 +7,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
 use crate::command::{Command, Expect, Response, SessionId, Write, WriteOutcome};
+use crate::mutants::mutated;
 use crate::query::{KeyRecord, Query, Record};
 use crate::session::{Known, Session, Sessions};
 
@@ -45,13 +46,16 @@ impl State {
                 if let Err(limit) = write.check() {
                     return Response::Refused(limit);
                 }
-                match self.sessions.look_up(session, sequence, acked_below, index) {
-                    Known::New => {
+                let known = self.sessions.look_up(session, sequence, acked_below, index);
+                match known {
+                    Known::Done(outcome) if !mutated!(RetryAppliedTwice) => {
+                        Response::Written(outcome)
+                    }
+                    Known::New | Known::Done(_) => {
                         let outcome = self.write(&write);
                         self.sessions.remember(session, sequence, outcome);
                         Response::Written(outcome)
                     }
-                    Known::Done(outcome) => Response::Written(outcome),
                     Known::Forgotten => Response::SessionExpired,
                     Known::TooFarAhead => Response::WindowExceeded,
                 }
@@ -68,7 +72,11 @@ impl State {
                 let is_met = match expect {
                     Expect::Absent => current.is_none(),
                     Expect::Value(expected) => {
-                        current.is_some_and(|record| *record.value == *expected)
+                        let is_any = mutated!(CompareTakesAnyValue);
+                        current.is_some_and(|record| is_any || *record.value == *expected)
+                    }
+                    Expect::ModRevision(revision) if mutated!(CompareLooksAtTheCreation) => {
+                        current.is_some_and(|record| record.create_revision == revision)
                     }
                     Expect::ModRevision(revision) => {
                         current.is_some_and(|record| record.mod_revision == revision)
@@ -94,7 +102,7 @@ impl State {
             self.digest = self.digest.wrapping_sub(hash(key, record));
             record.value = value;
             record.mod_revision = revision;
-            record.version += 1;
+            record.version = if mutated!(VersionStartsAnew) { 1 } else { record.version + 1 };
             record.clone()
         } else {
             let record =
@@ -116,6 +124,9 @@ impl State {
     }
 
     fn mark_dirty(&mut self, key: &[u8], record: Option<Record>) {
+        if record.is_none() && mutated!(DeleteForgottenByCheckpoint) {
+            return;
+        }
         if let Some(entry) = self.dirty.get_mut(key) {
             *entry = record;
         } else {
@@ -144,6 +155,10 @@ impl State {
         let mut state = State { revision, ..State::default() };
         for (key, record) in &records {
             state.digest = state.digest.wrapping_add(hash(key, record));
+        }
+        if mutated!(RevisionGoesBackOnRestore) {
+            state.revision =
+                records.iter().map(|(_, record)| record.mod_revision).max().unwrap_or(0);
         }
         state.map = records.into_iter().collect();
         for (id, session) in sessions {

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use raft_core::{Index, LogPosition, Membership, NodeId, SnapshotMeta, StoreId, Term};
+use raft_core::{NodeId, SnapshotMeta};
 use redb::{
     Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
     TableError, WriteTransaction,
@@ -18,6 +18,7 @@ use crate::command::SessionId;
 use crate::query::Record;
 use crate::session::Session;
 use crate::state::{Changes, State};
+use crate::stream::Head;
 
 pub(crate) const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("records");
 pub(crate) const SESSIONS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("sessions");
@@ -391,63 +392,6 @@ fn decode_identity(row: &[u8]) -> Result<(u16, String), String> {
 
 fn describe_owner(cluster: [u8; 16], node: NodeId) -> String {
     format!("node {node} of cluster {:032x}", u128::from_be_bytes(cluster))
-}
-
-/// What a checkpoint says about itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Head {
-    pub(crate) meta: SnapshotMeta,
-    pub(crate) revision: u64,
-    pub(crate) digest: u128,
-}
-
-impl Head {
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        out.put_u64(self.meta.position.index.0);
-        out.put_u64(self.meta.position.term.0);
-        out.put_u64(self.revision);
-        out.put_u128(self.digest);
-        let Membership { voters, outgoing, learners, witnesses, stores } = &self.meta.membership;
-        for nodes in [voters, outgoing, learners, witnesses] {
-            out.put_u32(nodes.len() as u32);
-            for node in nodes {
-                out.put_u64(node.0);
-            }
-        }
-        out.put_u32(stores.len() as u32);
-        for (node, store) in stores {
-            out.put_u64(node.0);
-            out.put_u64(store.0);
-        }
-        out
-    }
-
-    pub(crate) fn decode(row: &[u8]) -> Result<Head, Malformed> {
-        let mut reader = Reader::new(row);
-        let index = Index(reader.u64("a position")?);
-        let term = Term(reader.u64("a position")?);
-        let revision = reader.u64("a revision")?;
-        let digest = reader.u128("a digest")?;
-        let mut nodes = || -> Result<_, Malformed> {
-            let count = reader.u32("a configuration")?;
-            (0..count).map(|_| reader.u64("a configuration").map(NodeId)).collect()
-        };
-        let (voters, outgoing, learners, witnesses) = (nodes()?, nodes()?, nodes()?, nodes()?);
-        let count = reader.u32("a configuration")?;
-        let mut store = || -> Result<_, Malformed> {
-            let node = NodeId(reader.u64("a configuration")?);
-            Ok((node, StoreId(reader.u64("a configuration")?)))
-        };
-        let stores = (0..count).map(|_| store()).collect::<Result<_, _>>()?;
-        let membership = Membership { voters, outgoing, learners, witnesses, stores };
-        reader.finish()?;
-        Ok(Head {
-            meta: SnapshotMeta { position: LogPosition { index, term }, membership },
-            revision,
-            digest,
-        })
-    }
 }
 
 pub(crate) fn encode_record(record: &Record, out: &mut Vec<u8>) {

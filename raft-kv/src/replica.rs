@@ -1,0 +1,189 @@
+//! One member's whole machine without I/O: the state, and what its state file would hold. For simulations and tests; a real node runs
+//! `KvMachine`, which is the same state over a file.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use raft_core::SnapshotMeta;
+use xxhash_rust::xxh3::xxh3_128_with_seed;
+
+use crate::command::{Command, Response, SessionId};
+use crate::mutants::mutated;
+use crate::query::{KeyRecord, Record};
+use crate::session::Session;
+use crate::state::{Changes, State};
+use crate::stream::{Head, StreamError, StreamWriter, read_stream};
+
+/// The key-value machine in memory. Checkpoints take the way of real ones: what has changed since the last one is put over the rows that
+/// the last one left, and the snapshot is made of the rows.
+#[derive(Debug, Default)]
+pub struct Replica {
+    state: State,
+    records: BTreeMap<Arc<[u8]>, Record>,
+    sessions: BTreeMap<SessionId, Vec<u8>>,
+    /// The wrapping sum of the sessions' hashes.
+    sessions_digest: u128,
+}
+
+impl Replica {
+    /// Applies the command at `index` of the log.
+    pub fn apply(&mut self, index: u64, command: &[u8]) -> Response {
+        let session = match Command::decode(command) {
+            Ok(Command::OpenSession { session } | Command::Write { session, .. }) => Some(session),
+            Err(_) => None,
+        };
+        let open_before = self.state.sessions.len();
+        let before = self.hash_of(session);
+        let response = self.state.apply(index, command);
+        if self.state.sessions.len() < open_before {
+            self.sessions_digest = digest_of(&self.state);
+        } else {
+            let after = self.hash_of(session);
+            self.sessions_digest = self.sessions_digest.wrapping_sub(before).wrapping_add(after);
+        }
+        response
+    }
+
+    fn hash_of(&self, session: Option<SessionId>) -> u128 {
+        let found = session.and_then(|id| self.state.sessions.get(id).map(|held| (id, held)));
+        found.map_or(0, |(id, session)| hash(id, session))
+    }
+
+    /// What is known of a key.
+    pub fn get(&self, key: &[u8]) -> Option<Record> {
+        if mutated!(ReadFromTheCheckpoint) {
+            return self.records.get(key).cloned();
+        }
+        self.state.get(key)
+    }
+
+    /// A page of the keys from `start` to before `end`, and whether there are more.
+    pub fn range(&self, start: &[u8], end: Option<&[u8]>, limit: u32) -> (Vec<KeyRecord>, bool) {
+        self.state.range(start, end, limit, false)
+    }
+
+    /// How many keys there are.
+    pub fn keys(&self) -> usize {
+        self.state.len()
+    }
+
+    /// The last revision.
+    pub fn revision(&self) -> u64 {
+        self.state.revision
+    }
+
+    /// A digest of the whole state: of all keys, records and sessions, and of the revision.
+    pub fn digest(&self) -> u128 {
+        let records = self.state.digest.wrapping_add(u128::from(self.state.revision) << 17);
+        records.wrapping_add(self.sessions_digest)
+    }
+
+    /// Takes a checkpoint, and returns it as the snapshot that would travel to another node.
+    pub fn checkpoint(&mut self, meta: SnapshotMeta) -> Vec<u8> {
+        let Changes { records, sessions, revision, digest } = self.state.take_changes();
+        for (key, record) in records {
+            match record {
+                Some(record) => self.records.insert(key, record),
+                None => self.records.remove(&key),
+            };
+        }
+        for (id, session) in sessions {
+            match session {
+                Some(session) => self.sessions.insert(id, session.encode()),
+                None => self.sessions.remove(&id),
+            };
+        }
+        let mut out = Vec::new();
+        let mut writer = StreamWriter::begin(&Head { meta, revision, digest }, &mut out);
+        for (key, record) in &self.records {
+            writer.put_record(key, record, &mut out);
+        }
+        for (id, session) in &self.sessions {
+            writer.put_session(*id, session, &mut out);
+        }
+        writer.finish(&mut out);
+        out
+    }
+
+    /// The machine as a snapshot leaves it.
+    ///
+    /// # Errors
+    /// If the snapshot is malformed, or not the one of `meta`.
+    pub fn restore(meta: &SnapshotMeta, snapshot: &[u8]) -> Result<Replica, StreamError> {
+        let state = read_stream(snapshot)?.into_state(meta)?;
+        let records = state.records().map(|(key, record)| (Arc::clone(key), record.clone()));
+        let sessions = state.sessions.iter().map(|(id, session)| (id, session.encode()));
+        Ok(Replica {
+            records: records.collect(),
+            sessions: sessions.collect(),
+            sessions_digest: digest_of(&state),
+            state,
+        })
+    }
+}
+
+fn digest_of(state: &State) -> u128 {
+    state.sessions.iter().fold(0, |sum, (id, session)| sum.wrapping_add(hash(id, session)))
+}
+
+fn hash(id: SessionId, session: &Session) -> u128 {
+    xxh3_128_with_seed(&session.encode(), (id.0 ^ (id.0 >> 64)) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Write, WriteOutcome};
+    use raft_core::{Index, LogPosition, Membership, NodeId, Term};
+
+    fn meta(index: u64) -> SnapshotMeta {
+        let position = LogPosition { index: Index(index), term: Term(1) };
+        SnapshotMeta { position, membership: Membership::of_voters([NodeId(1)]) }
+    }
+
+    fn command(number: u64) -> bytes::Bytes {
+        let session = SessionId(7);
+        if number == 1 {
+            return Command::OpenSession { session }.encode();
+        }
+        let key = &[1 + (number % 5) as u8][..];
+        let value = &number.to_le_bytes();
+        let write = if number.is_multiple_of(3) {
+            Write::Delete { key }
+        } else {
+            Write::Put { key, value }
+        };
+        Command::Write { session, sequence: number - 2, acked_below: number / 2, write }.encode()
+    }
+
+    #[test]
+    fn a_snapshot_and_the_tail_equal_a_full_replay() {
+        let mut whole = Replica::default();
+        let mut other = Replica::default();
+        for number in 1..=60 {
+            let answer = whole.apply(number, &command(number));
+            assert_eq!(other.apply(number, &command(number)), answer);
+            if number.is_multiple_of(7) {
+                let snapshot = other.checkpoint(meta(number));
+                other = Replica::restore(&meta(number), &snapshot).unwrap();
+            }
+            assert_eq!(other.digest(), whole.digest(), "after {number}");
+        }
+        assert_eq!(other.checkpoint(meta(60)), whole.checkpoint(meta(60)));
+        let again = other.apply(61, &command(59));
+        assert!(matches!(again, Response::Written(WriteOutcome::Put { .. })), "{again:?}");
+        assert_ne!(other.digest(), whole.digest(), "the session's use counts");
+    }
+
+    #[test]
+    fn a_snapshot_of_another_position_or_cut_short_is_refused() {
+        let mut replica = Replica::default();
+        replica.apply(1, &command(1));
+        replica.apply(2, &command(2));
+        let snapshot = replica.checkpoint(meta(2));
+        assert!(Replica::restore(&meta(3), &snapshot).is_err());
+        for cut in 0..snapshot.len() {
+            assert!(Replica::restore(&meta(2), &snapshot[..cut]).is_err());
+        }
+    }
+}
