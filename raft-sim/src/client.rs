@@ -1,12 +1,15 @@
 //! What clients do, and how they hear the answers.
 
-use bytes::Bytes;
-use raft_core::{Input, ProposalId, ReadAt, ReadId, Resolution};
+use raft_core::{Entry, Input, NodeId, ProposalId, ReadAt, ReadId, Resolution};
+use raft_kv::Response;
 
 use crate::checker::broken;
+use crate::clients::{Awaited, ReadyRead};
 use crate::event::Event;
+use crate::history::{Answer, judge};
 use crate::mutants::mutated;
-use crate::world::World;
+use crate::oracle::name_of;
+use crate::world::{World, has_few_clients};
 use crate::{Machine, Violation};
 
 impl<M: Machine> World<'_, M> {
@@ -21,16 +24,30 @@ impl<M: Machine> World<'_, M> {
         let enough = !self.calm && number > self.plan.client.requests_max;
         if enough || self.rng.chance(reads) {
             self.next_id += 1;
+            let now = self.now_us();
+            let request = self.clients.begin_read(&mut self.rng, now);
+            self.clients.reads.insert(ReadId(number), request);
             self.ledger.read(self.nodes[node].id, ReadId(number));
             let at = if self.rng.chance(500) { ReadAt::AnyMember } else { ReadAt::Leader };
             return self.tell(node, Input::Read { id: ReadId(number), at });
         }
         let count = if self.calm { 1 } else { self.rng.between(1, self.plan.client.batch_max) };
         self.next_id += count;
-        let numbers: Vec<u64> = (number..number + count).collect();
-        let commands = numbers.iter().map(|&number| self.command(number)).collect();
+        let requests: Vec<usize> = (0..count).map(|_| self.next_write()).collect();
+        let commands = requests.iter().map(|&request| self.command(request)).collect();
+        let numbers = requests.iter().map(|&request| request as u64).collect();
         self.ledger.propose(self.nodes[node].id, ProposalId(number), numbers);
+        self.clients.batches.insert(ProposalId(number), requests);
         self.tell(node, Input::Propose { id: ProposalId(number), commands })
+    }
+
+    fn next_write(&mut self) -> usize {
+        let now = self.now_us();
+        let (request, is_again) = self.clients.next_write(&mut self.rng, now);
+        if is_again {
+            self.coverage.hit("requests sent again");
+        }
+        request
     }
 
     /// Mostly somebody who takes itself for the leader; now and then anybody.
@@ -47,12 +64,10 @@ impl<M: Machine> World<'_, M> {
         self.nodes[node].is_running()
     }
 
-    /// A command: its number, and padding.
-    fn command(&mut self, number: u64) -> Bytes {
-        let padding = self.rng.below(self.plan.client.command_bytes_max) as usize;
-        let mut bytes = number.to_le_bytes().to_vec();
-        bytes.resize(8 + padding, 0);
-        Bytes::from(bytes)
+    /// A write's command. All that is written of a value is equal each time, or a comparison would never be met.
+    fn command(&mut self, request: usize) -> bytes::Bytes {
+        let padding = self.plan.client.command_bytes_max as usize / 2;
+        self.clients.command(request, padding)
     }
 
     /// A leader that knows that its removal is committed takes no more proposals (dissertation §4.2.2).
@@ -84,6 +99,12 @@ impl<M: Machine> World<'_, M> {
                 self.mix(first.0 << 20 | count);
                 self.coverage.hit(if leads { "batches appended" } else { "batches forwarded" });
                 self.judge_office(node)?;
+                for (request, index) in
+                    self.clients.batches.get(&batch).into_iter().flatten().zip(first.0..)
+                {
+                    let awaited = Awaited { batch, term, request: *request };
+                    self.clients.awaited.insert((id, raft_core::Index(index)), awaited);
+                }
                 self.ledger.on_appended(id, batch, first, count, term)
             }
             Resolution::Refused { id: batch, .. } => {
@@ -92,6 +113,7 @@ impl<M: Machine> World<'_, M> {
             }
             Resolution::Abandoned { id: batch } => {
                 self.coverage.hit("batches abandoned");
+                self.clients.awaited.retain(|_, awaited| awaited.batch != batch);
                 self.ledger.on_abandoned(id, batch)
             }
             Resolution::ReadReady { id: read, index } => {
@@ -109,10 +131,17 @@ impl<M: Machine> World<'_, M> {
                 } else {
                     self.checker.on_read_index(id, index)?;
                 }
-                self.ledger.on_read_ready(id, read, index)
+                self.ledger.on_read_ready(id, read, index)?;
+                if let Some(request) = self.clients.reads.remove(&read) {
+                    self.clients.ready.push(ReadyRead { node, request, index });
+                }
+                self.answer_reads(node)
             }
             Resolution::ReadRefused { id: read, .. } => {
                 self.coverage.hit("reads refused");
+                if let Some(request) = self.clients.reads.remove(&read) {
+                    self.clients.history[request].is_refused = true;
+                }
                 self.ledger.on_read_refused(id, read)
             }
             Resolution::RequestDone { id: request } => {
@@ -129,5 +158,102 @@ impl<M: Machine> World<'_, M> {
                 self.ledger.on_request_answered(id, request)
             }
         }
+    }
+    /// Answers the reads for whose index a node's machine has come far enough.
+    pub(crate) fn answer_reads(&mut self, node: usize) -> Result<(), Violation> {
+        let applied = self.nodes[node].machine.applied.index;
+        let mut place = 0;
+        while let Some(read) = self.clients.ready.get(place).copied() {
+            if read.node != node || read.index > applied {
+                place += 1;
+                continue;
+            }
+            self.clients.ready.swap_remove(place);
+            let ask = self.clients.history[read.request].ask;
+            if let Some(answer) = self.nodes[node].machine.state.read(&ask) {
+                self.answer(read.request, answer, applied)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A node's machine has applied an entry and answered to its command: every answer is judged, and a client may wait for this one.
+    pub(crate) fn on_response(
+        &mut self,
+        node: usize,
+        entry: &Entry,
+        response: Option<Response>,
+        digest: u64,
+    ) -> Result<(), Violation> {
+        let id = self.nodes[node].id;
+        let name = name_of(entry);
+        let request = name.and_then(|name| self.clients.named(name));
+        let asked = request.map(|request| self.clients.history[request].ask);
+        self.oracle.on_applied(id, entry, (name, asked), (response, digest))?;
+        let number = request.map(|request| request as u64);
+        self.ledger.on_applied(id, entry.index, entry.term, number)?;
+        let awaited = self.clients.awaited.remove(&(id, entry.index));
+        let Some(awaited) = awaited.filter(|awaited| awaited.term == entry.term) else {
+            return Ok(());
+        };
+        let answer = match response {
+            Some(Response::SessionOpened) => Answer::Opened,
+            Some(Response::Written(outcome)) => Answer::Written(outcome),
+            // What the oracle has found right: the client was told that before, or has no session.
+            _ => return Ok(()),
+        };
+        if !self.calm && self.rng.chance(20) {
+            self.coverage.hit("answers lost");
+            return Ok(());
+        }
+        self.answer(awaited.request, answer, entry.index)
+    }
+
+    fn answer(
+        &mut self,
+        request: usize,
+        answer: Answer,
+        index: raft_core::Index,
+    ) -> Result<(), Violation> {
+        if !self.clients.take_answer(request) {
+            return Ok(());
+        }
+        let ask = self.clients.history[request].ask;
+        let (name, floor) = self.clients.name(request);
+        if !self.is_beyond_drift {
+            let effect = self.oracle.on_told((ask, name), &answer, index, floor)?;
+            self.clients.history[request].guess = Some(effect.0);
+        }
+        self.coverage.hit("requests answered");
+        self.clients.floor = self.clients.floor.max(index);
+        self.clients.hear(request, &answer);
+        self.clients.history[request].result = Some((self.now_us(), answer));
+        Ok(())
+    }
+
+    /// The index-blind check of all that clients were told.
+    pub(crate) fn judge_history(&mut self) -> Result<(), Violation> {
+        if self.is_beyond_drift {
+            return Ok(());
+        }
+        for request in 0..self.clients.history.len() {
+            // Who was never told, but whose write changed something.
+            if self.clients.history[request].guess.is_none()
+                && let Some(name) = self.clients.name(request).0
+            {
+                self.clients.history[request].guess = self.oracle.change_of(name).map(|at| at.0);
+            }
+        }
+        let is_plain = has_few_clients(self.seed);
+        let (known, open) = judge(&self.clients.history, is_plain)?;
+        self.coverage.add("requests judged", known);
+        self.coverage.add("requests judged with an unknown outcome", open);
+        Ok(())
+    }
+
+    pub(crate) fn forget_clients_of(&mut self, node: usize) {
+        let id: NodeId = self.nodes[node].id;
+        self.clients.on_crash(node, id);
+        self.ledger.on_crash(id);
     }
 }

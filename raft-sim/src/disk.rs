@@ -154,10 +154,9 @@ impl<M: Machine> World<'_, M> {
         if let (true, Some(Job::Install(meta))) = (finish_install, it.jobs.front())
             && it.received.as_ref().is_some_and(|held| held.meta == *meta)
         {
-            let old = it.machine.state.clone();
             it.checkpoint.clone_from(&it.received);
             if let Some(held) = it.checkpoint.as_mut().filter(|_| mutated!(InstallationNotAtomic)) {
-                held.progress.state = old;
+                held.data = it.machine.state.checkpoint(&held.meta);
             }
         }
         it.jobs.clear();
@@ -168,12 +167,11 @@ impl<M: Machine> World<'_, M> {
         it.wake_at = None;
         it.paused_until = 0;
         it.frozen_at = None;
-        let id = it.id;
         if it.disk.membership().is_joint() {
             self.coverage.hit("crashes in a joint configuration");
         }
         let line = format!("crashes, leaving {}", describe(&self.nodes[node].disk));
-        self.ledger.on_crash(id);
+        self.forget_clients_of(node);
         self.coverage.hit("crashes");
         self.mark(Mark::Crash, Some(node), || line);
         Ok(())

@@ -6,7 +6,7 @@ use crate::node::Snapshot;
 
 /// Something that will happen at a time.
 #[derive(Clone, Debug)]
-pub(crate) enum Event<M> {
+pub(crate) enum Event {
     /// A message reaches a node, whichever life that is in.
     Deliver { to: usize, envelope: Envelope },
     /// A node's deadline may have come.
@@ -24,7 +24,7 @@ pub(crate) enum Event<M> {
     /// A fetch reaches the disk.
     Fetch { node: usize, life: u64, fetch: FetchRequest },
     /// A snapshot stream ends.
-    Streamed { from: usize, life: u64, to: usize, snapshot: Snapshot<M>, lost: bool },
+    Streamed { from: usize, life: u64, to: usize, snapshot: Snapshot, lost: bool },
     /// A node comes back.
     Restart { node: usize },
     /// A node in a crash loop goes down again, and comes back for this many times more.
@@ -61,7 +61,7 @@ pub(crate) struct FetchRequest {
     pub(crate) budget_bytes: usize,
 }
 
-impl<M> Event<M> {
+impl Event {
     /// The node whose process must run for this event to happen.
     pub(crate) fn waits_for(&self) -> Option<usize> {
         match self {
@@ -78,24 +78,24 @@ impl<M> Event<M> {
 }
 
 /// An event with its time; `order` decides among equals.
-pub(crate) struct Scheduled<M> {
+pub(crate) struct Scheduled {
     pub(crate) at: u64,
     pub(crate) order: u64,
-    pub(crate) event: Event<M>,
+    pub(crate) event: Event,
 }
 
-impl<M> PartialEq for Scheduled<M> {
+impl PartialEq for Scheduled {
     fn eq(&self, other: &Self) -> bool {
         (self.at, self.order) == (other.at, other.order)
     }
 }
-impl<M> Eq for Scheduled<M> {}
-impl<M> PartialOrd for Scheduled<M> {
+impl Eq for Scheduled {}
+impl PartialOrd for Scheduled {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
-impl<M> Ord for Scheduled<M> {
+impl Ord for Scheduled {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         (self.at, self.order).cmp(&(other.at, other.order))
     }

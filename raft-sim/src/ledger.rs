@@ -22,8 +22,10 @@ struct Appended {
 pub struct Ledger {
     asked: BTreeMap<ProposalId, NodeId>,
     appended: BTreeMap<(NodeId, Index), Appended>,
+    /// How often each command was sent and not refused.
+    copies: BTreeMap<u64, usize>,
     refused: BTreeSet<u64>,
-    applied_at: BTreeMap<u64, Index>,
+    applied_at: BTreeMap<u64, BTreeSet<Index>>,
     batches: BTreeMap<ProposalId, Vec<u64>>,
     reads: BTreeMap<ReadId, (NodeId, Index)>,
     requests: BTreeMap<RequestId, NodeId>,
@@ -44,9 +46,12 @@ impl Ledger {
         self.acknowledged
     }
 
-    /// A client proposes a batch of commands, each with a unique number, to a node.
+    /// A client proposes a batch of commands, each with a number that is the same when it is sent again, to a node.
     pub fn propose(&mut self, node: NodeId, id: ProposalId, commands: Vec<u64>) {
         self.asked.insert(id, node);
+        for command in &commands {
+            *self.copies.entry(*command).or_default() += 1;
+        }
         self.batches.insert(id, commands);
     }
 
@@ -105,15 +110,32 @@ impl Ledger {
     pub fn on_refused(&mut self, node: NodeId, id: ProposalId) -> Result<(), Violation> {
         self.take_question(node, id)?;
         for command in self.batches.remove(&id).unwrap_or_default() {
-            if let Some(index) = self.applied_at.get(&command) {
-                return broken(
-                    "refused is never applied",
-                    format!("command {command} of batch {id:?} is applied at {index}"),
-                );
-            }
+            *self.copies.entry(command).or_default() -= 1;
             self.refused.insert(command);
+            self.judge_copies(node, command)?;
         }
         Ok(())
+    }
+
+    /// A command stands in the log at most as often as it was sent, refused copies not counted.
+    fn judge_copies(&self, node: NodeId, command: u64) -> Result<(), Violation> {
+        let Some(applied) = self.applied_at.get(&command) else { return Ok(()) };
+        let copies = self.copies.get(&command).copied().unwrap_or(0);
+        if applied.len() <= copies {
+            return Ok(());
+        }
+        let was_refused = self.refused.contains(&command);
+        let rule = if was_refused {
+            "refused is never applied"
+        } else {
+            "a copy of a command is applied once"
+        };
+        broken(
+            rule,
+            format!(
+                "command {command} is applied at {applied:?} (now by node {node}), and {copies} copies were sent"
+            ),
+        )
     }
 
     /// The node gives up on a batch that it had appended.
@@ -147,20 +169,10 @@ impl Ledger {
         term: Term,
         command: Option<u64>,
     ) -> Result<(), Violation> {
-        if let Some(command) = command {
-            if self.refused.contains(&command) {
-                return broken(
-                    "refused is never applied",
-                    format!("node {node} applied the refused command {command} at {index}"),
-                );
-            }
-            let first = *self.applied_at.entry(command).or_insert(index);
-            if first != index {
-                return broken(
-                    "a command is applied once",
-                    format!("command {command} is applied at {first} and at {index}"),
-                );
-            }
+        if let Some(command) = command
+            && self.applied_at.entry(command).or_default().insert(index)
+        {
+            self.judge_copies(node, command)?;
         }
         let Some(appended) = self.appended.remove(&(node, index)) else { return Ok(()) };
         if appended.term != term {
@@ -176,7 +188,7 @@ impl Ledger {
         for (offset, command) in batch.iter().enumerate() {
             let at = appended.first.plus(offset as u64);
             // Commands before a snapshot that was installed here were seen when another node applied them.
-            if self.applied_at.get(command) != Some(&at) {
+            if !self.applied_at.get(command).is_some_and(|places| places.contains(&at)) {
                 return broken(
                     "batches are whole and contiguous",
                     format!("command {command} of batch {:?} is not at {at}", appended.id),

@@ -11,7 +11,7 @@
 //!
 //! Reading order: `plan` (what a seed draws), `image` (what a disk holds), `node` (one member), `event` and `world` (the event loop and the
 //! driver), `perform` (what is done with each action), `machinery`, `disk`, `network` (what surrounds the core), `client` and `operator`
-//! (who asks for what), `chaos` (faults), `liveness` (the end of a run), `checker`, `configurations` and `ledger` (what must hold).
+//! (who asks for what), `clients` (their books), `chaos` (faults), `liveness` (the end of a run), `checker`, `configurations` `ledger`, `oracle` and [`history`] (what must hold).
 
 mod case;
 mod chaos;
@@ -19,11 +19,15 @@ mod checker;
 #[cfg(test)]
 mod checker_tests;
 mod client;
+mod clients;
 mod configurations;
 pub mod corpus;
 pub mod diagram;
 mod disk;
 mod event;
+pub mod history;
+#[cfg(test)]
+mod history_tests;
 mod image;
 mod ledger;
 pub mod linearizability;
@@ -34,6 +38,7 @@ mod mutants;
 mod network;
 mod node;
 mod operator;
+mod oracle;
 mod outcome;
 mod perform;
 mod plan;

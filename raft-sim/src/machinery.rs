@@ -1,6 +1,6 @@
 //! The machines: applying, checkpoints, and snapshots on their way.
 
-use raft_core::{Apply, Entry, Input, NodeId, Payload, SnapshotMeta};
+use raft_core::{Apply, Input, NodeId, Payload, SnapshotMeta};
 
 use crate::checker::broken;
 use crate::event::Event;
@@ -60,20 +60,21 @@ impl<M: Machine> World<'_, M> {
                     format!("node {id} is to apply entry {index}, whose command it never got"),
                 );
             }
-            it.machine.state.apply(&entry);
+            let response = it.machine.state.apply(&entry);
             it.machine.applied = entry.position();
             if let Payload::Membership(membership) = &entry.payload {
                 it.machine.membership = (**membership).clone();
             }
             let digest = it.machine.state.digest();
             self.checker.on_applied(id, entry.position(), digest)?;
-            self.ledger.on_applied(id, index, entry.term, command_number(&entry))?;
+            self.on_response(node, &entry, response, digest)?;
             self.coverage.hit("entries applied");
             index = index.next();
         }
         if mutated!(AppliedPastCommit) {
             self.apply_one_more(node)?;
         }
+        self.answer_reads(node)?;
         self.maybe_checkpoint(node);
         self.tell(node, Input::Applied(apply.last))
     }
@@ -91,20 +92,21 @@ impl<M: Machine> World<'_, M> {
 
     fn maybe_checkpoint(&mut self, node: usize) {
         let every = self.plan.checkpoint_every;
-        let it = &self.nodes[node];
+        let it = &mut self.nodes[node];
         let last = it.checkpoint.as_ref().map_or(0, |c| c.meta.position.index.0);
         let due = every > 0 && it.machine.applied.index.0 >= last + every;
         if !due || it.checkpointing.is_some() {
             return;
         }
-        let (life, progress) = (it.life, it.machine.clone());
+        let life = it.life;
         let membership = if mutated!(CheckpointOfALaterConfiguration) {
             it.membership().clone()
         } else {
-            progress.membership.clone()
+            it.machine.membership.clone()
         };
-        let meta = SnapshotMeta { position: progress.applied, membership };
-        self.nodes[node].checkpointing = Some(Snapshot { meta, progress });
+        let meta = SnapshotMeta { position: it.machine.applied, membership };
+        let data = it.machine.state.checkpoint(&meta);
+        it.checkpointing = Some(Snapshot { meta, data });
         let delay = self.takes(self.plan.disk.write_us * 4);
         self.at(delay, Event::Checkpointed { node, life });
     }
@@ -112,7 +114,8 @@ impl<M: Machine> World<'_, M> {
     pub(crate) fn on_checkpointed(&mut self, node: usize) -> Result<(), Violation> {
         let Some(mut snapshot) = self.nodes[node].checkpointing.take() else { return Ok(()) };
         if mutated!(CheckpointCutAtAnotherPlace) {
-            snapshot.progress.state = self.nodes[node].machine.state.clone();
+            let meta = snapshot.meta.clone();
+            snapshot.data = self.nodes[node].machine.state.checkpoint(&meta);
         }
         let newer = self.nodes[node]
             .checkpoint
@@ -149,7 +152,7 @@ impl<M: Machine> World<'_, M> {
         &mut self,
         (from, life): (usize, u64),
         to: usize,
-        snapshot: Snapshot<M>,
+        snapshot: Snapshot,
         lost: bool,
     ) -> Result<(), Violation> {
         let receiver = &self.nodes[to];
@@ -167,7 +170,8 @@ impl<M: Machine> World<'_, M> {
             self.coverage.hit("snapshots received");
             let mut snapshot = snapshot;
             if !is_whole {
-                snapshot.progress.state = M::default();
+                let meta = snapshot.meta.clone();
+                snapshot.data = M::default().checkpoint(&meta);
             }
             let meta = snapshot.meta.clone();
             self.nodes[to].received = Some(snapshot);
@@ -201,26 +205,19 @@ impl<M: Machine> World<'_, M> {
             return self.tell(node, Input::SnapshotFailed(meta));
         }
         self.coverage.hit("snapshots installed");
-        let Progress { applied, state, .. } = &snapshot.progress;
-        self.checker.on_applied(id, *applied, state.digest())?;
+        let machine = match Progress::<M>::restore(&meta, &snapshot.data) {
+            Ok(machine) => machine,
+            Err(error) => return broken("snapshots can be read", format!("node {id}: {error}")),
+        };
+        self.checker.on_applied(id, machine.applied, machine.state.digest())?;
         let it = &mut self.nodes[node];
-        let old = it.machine.state.clone();
-        it.machine = snapshot.progress.clone();
+        let old = std::mem::replace(&mut it.machine, machine);
         if mutated!(InstalledWithoutItsState) {
-            it.machine.state = old;
+            it.machine.state = old.state;
         }
         it.checkpoint = Some(snapshot);
         it.checkpointing = None;
+        self.answer_reads(node)?;
         self.tell(node, Input::SnapshotInstalled(meta))
-    }
-}
-
-/// The number that the client gave a command.
-fn command_number(entry: &Entry) -> Option<u64> {
-    match &entry.payload {
-        Payload::Command(command) => {
-            command.get(..8).and_then(|head| head.try_into().ok()).map(u64::from_le_bytes)
-        }
-        _ => None,
     }
 }

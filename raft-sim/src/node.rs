@@ -13,9 +13,9 @@ use crate::machine::Progress;
 
 /// A snapshot and its data.
 #[derive(Clone, Debug)]
-pub(crate) struct Snapshot<M> {
+pub(crate) struct Snapshot {
     pub(crate) meta: SnapshotMeta,
-    pub(crate) progress: Progress<M>,
+    pub(crate) data: bytes::Bytes,
 }
 
 /// What waits for a disk, in order.
@@ -70,7 +70,7 @@ pub(crate) struct Node<M> {
     /// When its clock was stopped too.
     pub(crate) frozen_at: Option<Instant>,
     /// What a stopped process will find when it goes on.
-    pub(crate) stash: Vec<Event<M>>,
+    pub(crate) stash: Vec<Event>,
     pub(crate) clock: Clock,
     /// What a power loss would leave.
     pub(crate) disk: Image,
@@ -79,17 +79,17 @@ pub(crate) struct Node<M> {
     pub(crate) queue: VecDeque<DiskOp>,
     /// Until when its disk does nothing.
     pub(crate) stalled_until: u64,
-    pub(crate) checkpoint: Option<Snapshot<M>>,
-    pub(crate) checkpointing: Option<Snapshot<M>>,
+    pub(crate) checkpoint: Option<Snapshot>,
+    pub(crate) checkpointing: Option<Snapshot>,
     pub(crate) machine: Progress<M>,
     pub(crate) jobs: VecDeque<Job>,
     pub(crate) expecting: Option<SnapshotMeta>,
-    pub(crate) received: Option<Snapshot<M>>,
+    pub(crate) received: Option<Snapshot>,
     pub(crate) poll_scheduled: bool,
     pub(crate) wake_at: Option<u64>,
 }
 
-impl<M: Clone + Default> Node<M> {
+impl<M: Default> Node<M> {
     /// A node with an empty disk. `membership` is the founding configuration, or an empty one for a node that waits to be added.
     pub(crate) fn new(id: NodeId, store: StoreId, membership: &Membership) -> Node<M> {
         Node {

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::timeline::Mark;
 use crate::world::Observer;
-use crate::{Case, HashMachine, Machine, Violation, World};
+use crate::{Case, Machine, Violation, World};
 
 /// How often each thing happened. Faults that never fire test nothing, so runs report them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -123,5 +123,5 @@ pub fn run_case<M: Machine>(case: &Case, observer: Option<Observer<'_>>) -> Outc
 
 /// Runs a case with the standard machine; see [`run_case`].
 pub(crate) fn run_standard(case: &Case, observer: Option<Observer<'_>>) -> Outcome {
-    run_case::<HashMachine>(case, observer)
+    run_case::<raft_kv::Replica>(case, observer)
 }

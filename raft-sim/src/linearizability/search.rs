@@ -22,6 +22,34 @@ pub fn check<M: Model>(
     Search::new(model, history, limits).run()
 }
 
+/// Whether this order of (some of) the operations is a linearization: it respects real time, explains every answer in it, and holds all
+/// operations that were answered. Linear in their number. Whoever has a guess (from a log, or a clock) tries it before [`check`]; where
+/// the guess comes from does not matter, since it proves itself or fails.
+pub fn is_linearization<M: Model>(
+    model: &M,
+    history: &[Operation<M::Input, M::Output>],
+    order: &[usize],
+) -> bool {
+    let mut is_taken = vec![false; history.len()];
+    let mut state = model.initial();
+    let mut latest_call = 0;
+    for &operation in order {
+        let Some(Operation { call, input, result }) = history.get(operation) else { return false };
+        latest_call = latest_call.max(*call);
+        // Who was answered before somebody ahead of it had even asked comes too late.
+        let is_late = result.as_ref().is_some_and(|(at, _)| *at < latest_call);
+        if is_late || std::mem::replace(&mut is_taken[operation], true) {
+            return false;
+        }
+        let Some(next) = model.step(&state, input, result.as_ref().map(|(_, output)| output))
+        else {
+            return false;
+        };
+        state = next;
+    }
+    history.iter().zip(is_taken).all(|(operation, is_taken)| is_taken || operation.result.is_none())
+}
+
 /// A place in the list of events. Place 0 is before the first event, and after the last.
 type Place = usize;
 
@@ -117,6 +145,7 @@ impl<'a, M: Model> Search<'a, M> {
 
     fn run(mut self) -> Result<(), NotLinearizable> {
         let mut state = self.model.initial();
+        self.take_reads(&state)?;
         let mut place = self.events[0].after;
         while self.answers_left > 0 {
             let event = self.events[place];
@@ -128,6 +157,7 @@ impl<'a, M: Model> Search<'a, M> {
                     Some(next) => {
                         self.order.push((place, std::mem::replace(&mut state, next)));
                         self.lift(place);
+                        self.take_reads(&state)?;
                         place = self.events[0].after;
                     }
                     None => place = event.after,
@@ -138,15 +168,57 @@ impl<'a, M: Model> Search<'a, M> {
             if self.best.len() < self.order.len() || self.best.is_empty() {
                 self.best = self.order.iter().map(|(at, _)| self.events[*at].operation).collect();
             }
-            let Some((last, before)) = self.order.pop() else {
+            let Some((last, before)) = self.give_up() else {
                 let stuck_at = self.candidates();
                 return Err(NotLinearizable::Impossible { explained: self.best, stuck_at });
             };
             state = before;
-            self.put_back(last);
             place = self.events[last].after;
         }
         Ok(())
+    }
+
+    /// Takes every operation that fits now and never changes anything. Nothing is lost by that: in any order that has it later, it can be
+    /// moved to here.
+    fn take_reads(&mut self, state: &M::State) -> Result<(), NotLinearizable> {
+        let mut place = self.events[0].after;
+        while place != 0 && self.events[place].is_call {
+            let Event { operation, after, .. } = self.events[place];
+            if self.is_read(operation) {
+                if self.steps >= self.limits.steps_max {
+                    return Err(NotLinearizable::OutOfSteps { steps: self.steps });
+                }
+                self.steps += 1;
+                let Operation { input, result, .. } = &self.history[operation];
+                let output = result.as_ref().map(|(_, output)| output);
+                if self.model.step(state, input, output).is_some() {
+                    self.taken.flip(operation);
+                    self.order.push((place, state.clone()));
+                    self.lift(place);
+                    // An answer that went with it may have stood between.
+                    place = self.events[0].after;
+                    continue;
+                }
+            }
+            place = after;
+        }
+        Ok(())
+    }
+
+    fn is_read(&self, operation: usize) -> bool {
+        let Operation { input, result, .. } = &self.history[operation];
+        result.as_ref().is_some_and(|(_, output)| self.model.changes_nothing(input, output))
+    }
+
+    /// Puts back the last operation for which there is an alternative, with the state before it, and all that came after it.
+    fn give_up(&mut self) -> Option<(Place, M::State)> {
+        loop {
+            let (last, before) = self.order.pop()?;
+            self.put_back(last);
+            if !self.is_read(self.events[last].operation) {
+                return Some((last, before));
+            }
+        }
     }
 
     /// The state after this operation, if it fits and was not tried in an equal situation.

@@ -27,7 +27,8 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "raft-sim",
-        ours: &["raft-core"],
+        // The key-value machine without its features: nothing but its pure state.
+        ours: &["raft-core", "raft-kv"],
         optional: &[],
         // Traces are JSON lines, plan files are TOML.
         others: Some(&["bytes", "serde", "serde_json", "thiserror", "toml"]),
@@ -57,7 +58,7 @@ const LAYERS: &[Layer] = &[
     Layer {
         name: "raft-kv",
         ours: &["raft-core", "raft-node", "raft-net-quic"],
-        optional: &["raft-net-quic"],
+        optional: &["raft-node", "raft-net-quic"],
         others: None,
         never: &["quinn", "rustls", "rkyv", "clap"],
     },
