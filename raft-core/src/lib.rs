@@ -83,7 +83,7 @@
 //! `ids`, `time`, `entry`, `membership`, `quorum`, `change`, `message`: the nouns. `input`, `action`, `error`: what goes in and comes out.
 //! `log` (shape, tail, writes), `progress`, `role`, `outbox`: what is remembered. `raft`: the way in and out. Then one file per rule:
 //! `election`, `follower`, `leader`, `reads`, `lease`, `snapshots`, `reconfigure`, `transfer`, `forward`, `stores`. `invariants` says what
-//! always holds, and `status` shows it.
+//! always holds, `status` shows it, and `explain` says why.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -100,6 +100,7 @@ mod config;
 mod election;
 mod entry;
 mod error;
+mod explain;
 mod follower;
 mod forward;
 mod ids;
@@ -132,6 +133,9 @@ pub use change::{ChangeStep, MembershipChange};
 pub use config::{CommitGroups, Config, ConfigError, LeaseConfig};
 pub use entry::{Entries, Entry, NotARun, Payload};
 pub use error::{CallerFault, HandleError, PeerFault, Refusal, RestoreError};
+pub use explain::{
+    CampaignObstacle, CommitReason, LeadershipReason, Missing, MissingReason, RefusalReason,
+};
 pub use ids::{
     Index, LogPosition, NodeId, ProposalId, ReadId, RequestId, StoreId, StoreStamp, Term, Ticket,
 };

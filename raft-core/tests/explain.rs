@@ -1,0 +1,234 @@
+//! Why a member leads or not, why an index is committed or not, and what stands behind a refusal: each reason is reached by what a cluster
+//! does, and reads as a sentence.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use common::one::{
+    actions, disk, exchange, follower_of_three, lead, message, receive, sent, stand, time_out,
+    voters, with_log,
+};
+use raft_core::{
+    AppendOutcome, Body, CampaignObstacle, CommitGroups, CommitReason, Config, Index, Input,
+    Instant, LeadershipReason, MissingReason, NodeId, ProposalId, Raft, Refusal, RefusalReason,
+    Restored, RoleKind, StorageHealth, StoreId, StoreStamp, Term,
+};
+
+fn node(config: Config, membership: raft_core::Membership) -> Raft {
+    Raft::new(config, 7, Instant(0), Restored::founding(membership)).unwrap()
+}
+
+fn propose(raft: &mut Raft) -> Index {
+    let now = raft.status().peers.first().map_or(Instant(0), |peer| peer.last_contact);
+    let commands = vec![Bytes::from_static(b"command")];
+    raft.handle(now, Input::Propose { id: ProposalId(1), commands }).unwrap();
+    raft.status().last
+}
+
+fn accepted(index: u64) -> Body {
+    Body::AppendResponse(AppendOutcome::Accepted { matched: Index(index) })
+}
+
+#[test]
+fn a_member_without_a_leader_waits_then_asks_then_campaigns_then_leads() {
+    let mut raft = follower_of_three();
+    let until = raft.poll_timeout().unwrap();
+    assert_eq!(raft.explain_leadership(), LeadershipReason::Waits { until });
+    assert!(raft.explain_leadership().to_string().starts_with("knows of no leader"));
+
+    time_out(&mut raft);
+    let LeadershipReason::AsksForPreVotes { granted, missing, .. } = raft.explain_leadership()
+    else {
+        panic!("{:?}", raft.explain_leadership())
+    };
+    assert_eq!((granted, missing), (vec![NodeId(1)], vec![NodeId(2), NodeId(3)]));
+
+    let mut raft = follower_of_three();
+    stand(&mut raft);
+    let reason = raft.explain_leadership();
+    let LeadershipReason::Campaigns { granted, missing, .. } = &reason else {
+        panic!("{reason:?}")
+    };
+    assert_eq!((granted.len(), missing.len()), (0, 3), "its own vote is not durable yet");
+    assert!(reason.to_string().starts_with("campaigns; votes: none"), "{reason}");
+
+    let mut raft = follower_of_three();
+    lead(&mut raft);
+    let reason = raft.explain_leadership();
+    let LeadershipReason::Leads { since, heard, missing, transfer_to } = &reason else {
+        panic!("{reason:?}")
+    };
+    assert_eq!((*since, heard.len(), missing.len(), *transfer_to), (Index(1), 3, 0, None));
+    assert!(reason.to_string().contains("leads since index 1"), "{reason}");
+}
+
+#[test]
+fn a_leader_names_the_voters_that_it_does_not_hear() {
+    let mut raft = follower_of_three();
+    lead(&mut raft);
+    let (term, window) = (raft.status().term.0, raft.config().election_timeout);
+    let mut now = raft.status().peers[0].last_contact;
+    for _ in 0..8 {
+        now = now + window / 4;
+        let message = message(term, Body::HeartbeatResponse { read_context: 0 });
+        raft.handle(now, Input::Message { from: NodeId(2), store: None, message }).unwrap();
+        drop(sent(&mut raft));
+    }
+    let reason = raft.explain_leadership();
+    let LeadershipReason::Leads { heard, missing, .. } = &reason else { panic!("{reason:?}") };
+    assert_eq!(*heard, [NodeId(1), NodeId(2)]);
+    assert_eq!(missing[0].because, MissingReason::Silent { since: window * 2 });
+    assert!(reason.to_string().contains("missing: node 3"), "{reason}");
+}
+
+#[test]
+fn a_follower_says_whom_it_follows() {
+    let mut raft = follower_of_three();
+    receive(&mut raft, 2, 1, Body::Heartbeat { commit: Index(0), read_context: 0 });
+    let reason = raft.explain_leadership();
+    let until = raft.poll_timeout();
+    assert_eq!(reason, LeadershipReason::Follows { leader: NodeId(2), until });
+    assert!(reason.to_string().starts_with("follows node 2"), "{reason}");
+}
+
+#[test]
+fn who_may_not_campaign_says_why() {
+    let obstacle = |raft: &Raft| match raft.explain_leadership() {
+        LeadershipReason::MayNotCampaign(obstacle) => obstacle,
+        other => panic!("{other:?}"),
+    };
+    let outsider = node(Config::new(NodeId(9)), voters(3));
+    let found = obstacle(&outsider);
+    assert_eq!(found, CampaignObstacle::NotAVoter { role: RoleKind::Outsider });
+    assert!(found.to_string().contains("does not list it as a voter"));
+
+    let mut membership = voters(3);
+    membership.witnesses.insert(NodeId(1));
+    let config = Config { is_witness: true, ..Config::new(NodeId(1)) };
+    let found = obstacle(&node(config, membership));
+    assert_eq!(found, CampaignObstacle::Witness);
+    assert!(found.to_string().contains("witness"));
+
+    let mut membership = voters(3);
+    membership.stores.insert(NodeId(1), StoreId(5));
+    let store = Some(StoreStamp { id: StoreId(6), life: 1, nonce: 1 });
+    let found = obstacle(&node(Config { store, ..Config::new(NodeId(1)) }, membership));
+    let (own, admitted) = (StoreId(6), Some(StoreId(5)));
+    assert_eq!(found, CampaignObstacle::StoreNotAdmitted { own, admitted });
+    assert!(found.to_string().contains("promote it again"));
+    let unrecorded = CampaignObstacle::StoreNotAdmitted { own, admitted: None };
+    assert!(unrecorded.to_string().contains("wiped"));
+
+    let mut stalled = follower_of_three();
+    stalled.handle(Instant(0), Input::StorageHealth(StorageHealth::Stalled)).unwrap();
+    assert_eq!(obstacle(&stalled), CampaignObstacle::StorageStalled);
+
+    let last = with_log(&[1], u64::MAX - 1);
+    assert_eq!(obstacle(&last), CampaignObstacle::NoTermLeft);
+    for obstacle in [CampaignObstacle::InstallingSnapshot, CampaignObstacle::NoTermLeft] {
+        assert!(!obstacle.to_string().is_empty());
+    }
+}
+
+#[test]
+fn an_index_waits_for_voters_and_each_says_why() {
+    let mut raft = follower_of_three();
+    lead(&mut raft);
+    let term = raft.status().term.0;
+    exchange(&mut raft, 2, term, accepted(1));
+    assert!(matches!(raft.explain_commit(Index(1)), CommitReason::Committed { .. }));
+    assert!(raft.explain_commit(Index(1)).to_string().starts_with("committed"));
+
+    let index = propose(&mut raft);
+    // Sent, and not written here yet.
+    drop(actions(&mut raft));
+    let reason = raft.explain_commit(index);
+    let CommitReason::WaitsForVoters { have, missing, is_joint } = &reason else {
+        panic!("{reason:?}")
+    };
+    assert!(have.is_empty() && !is_joint);
+    let because: BTreeMap<u64, MissingReason> =
+        missing.iter().map(|it| (it.node.0, it.because)).collect();
+    assert_eq!(because[&1], MissingReason::OwnDisk);
+    assert_eq!(because[&2], MissingReason::Streaming);
+    assert_eq!(because[&3], MissingReason::Probing);
+    let words = reason.to_string();
+    assert!(words.contains("own disk") && words.contains("node 3 (has 0:"), "{words}");
+
+    let beyond = raft.explain_commit(index.next());
+    assert_eq!(beyond, CommitReason::NotInTheLog { last: index });
+    assert!(beyond.to_string().contains("ends at"));
+}
+
+#[test]
+fn a_follower_points_to_the_leader() {
+    let mut raft = follower_of_three();
+    let reason = raft.explain_commit(Index(3));
+    assert_eq!(reason, CommitReason::NotLeader { leader: None, commit: Index(0) });
+    assert!(reason.to_string().contains("no leader is known"));
+    receive(&mut raft, 2, 1, Body::Heartbeat { commit: Index(0), read_context: 0 });
+    assert!(raft.explain_commit(Index(3)).to_string().contains("ask the leader, node 2"));
+}
+
+#[test]
+fn an_entry_of_an_earlier_term_waits_for_one_of_the_leaders_own() {
+    // Figure 8 of the paper: a quorum has it, and that is not enough.
+    let restored = Restored { log: disk(&[1, 1], 1, None, 0), snapshot: None };
+    let mut raft = Raft::new(Config::new(NodeId(1)), 7, Instant(0), restored).unwrap();
+    lead(&mut raft);
+    let term = raft.status().term.0;
+    receive(&mut raft, 2, term, accepted(2));
+    drop(actions(&mut raft));
+    let reason = raft.explain_commit(Index(2));
+    assert_eq!(reason, CommitReason::EarlierTerm { term: Term(1), waits_for: Index(3) });
+    assert!(reason.to_string().contains("along with index 3"), "{reason}");
+}
+
+#[test]
+fn an_index_waits_for_zones() {
+    let zones = BTreeMap::from([(NodeId(1), 1), (NodeId(2), 1), (NodeId(3), 2)]);
+    let commit_groups = Some(CommitGroups { zones, zones_min: 2 });
+    let mut raft = node(Config { commit_groups, ..Config::new(NodeId(1)) }, voters(3));
+    lead(&mut raft);
+    let term = raft.status().term.0;
+    exchange(&mut raft, 2, term, accepted(1));
+    let reason = raft.explain_commit(Index(1));
+    let CommitReason::WaitsForZones { have, zones_min, missing } = &reason else {
+        panic!("{reason:?}")
+    };
+    assert_eq!((have.as_slice(), *zones_min, missing[0].node), (&[1][..], 2, NodeId(3)));
+    assert!(reason.to_string().contains("in 2 zones, and is in: 1"), "{reason}");
+    exchange(&mut raft, 3, term, accepted(1));
+    assert!(matches!(raft.explain_commit(Index(1)), CommitReason::Committed { .. }));
+}
+
+#[test]
+fn what_stands_behind_each_refusal() {
+    let follower = follower_of_three();
+    let reason = follower.explain_refusal(&Refusal::NotLeader { leader: None });
+    assert!(matches!(reason, RefusalReason::Leadership(_)), "{reason:?}");
+    assert!(reason.to_string().starts_with("this node knows of no leader"), "{reason}");
+
+    let mut raft = follower_of_three();
+    lead(&mut raft);
+    let reason = raft.explain_refusal(&Refusal::NotSettled);
+    assert!(matches!(reason, RefusalReason::Commit { index: Index(1), .. }), "{reason:?}");
+    let quota = Refusal::QuotaExceeded { uncommitted_bytes: 1, max_bytes: 1 };
+    assert!(raft.explain_refusal(&quota).to_string().starts_with("index 1: too few voters"));
+    let pending = Refusal::ChangePending { at: Index(1) };
+    assert!(matches!(raft.explain_refusal(&pending), RefusalReason::Commit { .. }));
+    let behind = Refusal::NotCaughtUp { node: NodeId(3), behind: 1 };
+    let RefusalReason::Member(missing) = raft.explain_refusal(&behind) else { panic!("no member") };
+    assert_eq!((missing.node, missing.because), (NodeId(3), MissingReason::Probing));
+    assert!(raft.explain_refusal(&behind).to_string().starts_with("node 3"));
+    let transfer = Refusal::TransferInProgress { to: NodeId(2) };
+    assert!(matches!(raft.explain_refusal(&transfer), RefusalReason::Member(_)));
+    let nobody = raft.explain_refusal(&Refusal::NoTransferTarget);
+    assert!(matches!(nobody, RefusalReason::Leadership(_)));
+    let request = raft.explain_refusal(&Refusal::EmptyBatch);
+    assert_eq!(request, RefusalReason::Request);
+    assert!(request.to_string().contains("has to change"));
+}
