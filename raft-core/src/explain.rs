@@ -271,7 +271,8 @@ impl Raft {
         match refusal {
             Refusal::NotLeader { .. }
             | Refusal::LeaderSilent { .. }
-            | Refusal::WitnessHasNoState { .. } => {
+            | Refusal::WitnessHasNoState { .. }
+            | Refusal::NoTransferTarget => {
                 RefusalReason::Leadership(Box::new(self.explain_leadership()))
             }
             Refusal::QuotaExceeded { .. } => self.waits_for(self.commit.next()),
@@ -290,9 +291,6 @@ impl Raft {
                 }
                 _ => RefusalReason::Leadership(Box::new(self.explain_leadership())),
             },
-            Refusal::NoTransferTarget => {
-                RefusalReason::Leadership(Box::new(self.explain_leadership()))
-            }
             Refusal::EmptyBatch
             | Refusal::BatchTooLarge { .. }
             | Refusal::CannotLead { .. }
