@@ -45,9 +45,12 @@ struct Bug {
     variable: &'static str,
 }
 
-/// The two lists, and what chooses one of each.
-const LISTS: [(&str, &str); 2] =
-    [("raft-core/src/mutants.rs", "RAFT_MUTANT"), ("raft-sim/src/mutants.rs", "RAFT_SIM_MUTANT")];
+/// The three lists, and what chooses one of each.
+const LISTS: [(&str, &str); 3] = [
+    ("raft-core/src/mutants.rs", "RAFT_MUTANT"),
+    ("raft-sim/src/mutants.rs", "RAFT_SIM_MUTANT"),
+    ("raft-kv/src/mutants.rs", "RAFT_KV_MUTANT"),
+];
 
 /// Those that no simulation of honest members finds, and why. Each is caught by a test of `raft-core` (`cargo xtask mutants`).
 const INVISIBLE: &[(&str, &str)] = &[
@@ -115,7 +118,12 @@ fn choose(root: &Path, args: &RecallArgs) -> anyhow::Result<Vec<Bug>> {
         bail!("xtask/src/recall.rs: {stale} is in no list any more");
     }
     if let Some(unknown) = args.only.iter().find(|name| !is_known(name)) {
-        bail!("no seeded bug is called {unknown}: see {} and {}", LISTS[0].0, LISTS[1].0);
+        bail!(
+            "no seeded bug is called {unknown}: see {}, {} and {}",
+            LISTS[0].0,
+            LISTS[1].0,
+            LISTS[2].0
+        );
     }
     all.retain(|bug| {
         let name = &bug.mutant.name;
