@@ -1,10 +1,16 @@
 //! The end of a run: a random quorum (the core) is healed, every other fault becomes permanent, and the core must elect, commit and
 //! converge within 20 election timeouts.
+//!
+//! It may be kept from that by a leader outside: one that a quorum hears, late or one way, stays in office, and may not reach (or not well) who is to
+//! converge. That is proved, not assumed: such a leader was heard lately, and once the core is cut off from everybody outside, it converges in as many
+//! election timeouts again. Nobody but a leader has that excuse. And such a leader may go on with a witness of the core alone, which then refuses its
+//! vote to all that are left: that is a witness's price, and it is checked that the core could not do without that vote.
 
 use std::collections::BTreeSet;
 
-use raft_core::{LogPosition, Membership, NodeId, ProposalId};
+use raft_core::{Body, LogPosition, Membership, Message, NodeId, ProposalId};
 
+use crate::Image;
 use crate::checker::broken;
 use crate::node::index_of;
 use crate::timeline::Mark;
@@ -14,13 +20,16 @@ use crate::{Machine, Violation};
 /// How many election timeouts the core has.
 const TIMEOUTS: u64 = 20;
 
+/// Within how many of them a leader outside must have been heard to be what kept the core.
+const TIMEOUTS_HEARD: u64 = 10;
+
 impl<M: Machine> World<'_, M> {
     /// Every configuration that may be in effect: the latest committed one, and those that some log has beyond it.
     pub(crate) fn live_memberships(&self) -> impl Iterator<Item = Membership> + '_ {
         let (at, committed) = self.checker.latest_membership();
         let committed = committed.clone();
         let logs = self.nodes.iter().flat_map(|node| [&node.log, &node.disk]);
-        let later = logs.flat_map(crate::Image::memberships);
+        let later = logs.flat_map(Image::memberships);
         let later = later
             .filter(move |(position, _)| {
                 position.index > at && self.checker.may_be_committed(*position)
@@ -37,7 +46,8 @@ impl<M: Machine> World<'_, M> {
         }
         let own = node.store.id;
         let known = node.disk.membership();
-        let is_founding = self.checker.committed().0 == 0 && known.contains(voter);
+        let is_founding =
+            self.checker.committed().0 == 0 && known.contains(voter) && known.stores.is_empty();
         let knows = known.stores.get(&voter) == Some(&own);
         membership.stores.get(&voter).is_none_or(|admitted| *admitted == own)
             && (knows || is_founding)
@@ -47,12 +57,6 @@ impl<M: Machine> World<'_, M> {
     /// and one of them that can lead has all that the others have.
     fn is_able(&self, core: &BTreeSet<usize>) -> bool {
         let memberships: Vec<Membership> = self.live_memberships().collect();
-        let has_quorums = memberships.iter().all(|membership| {
-            let counts = |voter: NodeId| {
-                core.contains(&index_of(voter)) && self.is_counted(membership, voter)
-            };
-            membership.has_quorum(counts) && self.has_zones(membership, core)
-        });
         let ends = |is_able: &dyn Fn(NodeId) -> bool| -> LogPosition {
             let nodes = core.iter().map(|node| &self.nodes[*node]);
             let ends = nodes.filter(|node| is_able(node.id)).map(|node| node.disk.last());
@@ -66,7 +70,25 @@ impl<M: Machine> World<'_, M> {
         };
         let votes = |id: NodeId| memberships.iter().any(|live| live.is_voter(id));
         let leads = memberships.iter().all(|live| live.members().any(can_lead));
-        has_quorums && leads && ends(&can_lead).is_up_to_date_with(ends(&votes))
+        let end = ends(&can_lead);
+        let has_quorums = memberships.iter().all(|membership| {
+            let counts = |voter: NodeId| {
+                core.contains(&index_of(voter))
+                    && self.is_counted(membership, voter)
+                    && !self.is_afraid(voter, end)
+            };
+            membership.has_quorum(counts) && self.has_zones(membership, core)
+        });
+        has_quorums && leads && end.is_up_to_date_with(ends(&votes))
+    }
+
+    /// Whether a blank member refuses its vote to who has a log: while no stores are recorded, it can not know that it was not wiped.
+    fn is_afraid(&self, voter: NodeId, end: LogPosition) -> bool {
+        let disk = &self.nodes[index_of(voter)].disk;
+        self.plan.has_stores
+            && disk.membership().stores.is_empty()
+            && disk.last().index.0 == 0
+            && end.index.0 > 0
     }
 
     /// Commit groups: enough zones must have a voter in the core.
@@ -168,10 +190,17 @@ impl<M: Machine> World<'_, M> {
         let marker = ProposalId(self.next_id);
         let reads = self.reads_answered;
         let done = self.run_until(deadline, |world| world.core_has_converged(marker, reads))?;
-        if done {
+        if !done && self.outside_leader_heard_at > begun && !self.is_able(&self.core) {
+            // It went on with a witness of the core, and nobody there that could lead has what the witness has seen.
+            self.coverage.hit("cores made unable by a leader outside");
+            return Ok(());
+        }
+        if done || self.converges_alone()? {
             self.coverage.hit("converged");
             let timeouts = (self.now_us() - begun).div_ceil(self.plan.election_us());
-            self.coverage.highest("slowest convergence, in election timeouts", timeouts);
+            if done {
+                self.coverage.highest("slowest convergence, in election timeouts", timeouts);
+            }
             return Ok(());
         }
         let why = self.what_blocks();
@@ -185,6 +214,34 @@ impl<M: Machine> World<'_, M> {
                 self.core
             ),
         )
+    }
+
+    /// The proof that a leader outside kept the core from converging, if one was heard: without it, the core does.
+    fn converges_alone(&mut self) -> Result<bool, Violation> {
+        let lately = self.now_us() - TIMEOUTS_HEARD * self.plan.election_us();
+        if self.outside_leader_heard_at < lately {
+            return Ok(false);
+        }
+        self.coverage.hit("convergence hindered by a leader outside");
+        self.say(|| "the core is cut off from everybody outside".to_owned());
+        self.is_severed = true;
+        let (marker, reads) = (ProposalId(self.next_id), self.reads_answered);
+        let deadline = self.now_us() + TIMEOUTS * self.plan.election_us();
+        self.run_until(deadline, |world| world.core_has_converged(marker, reads))
+    }
+
+    /// Whether the core no longer hears this node; notes it if it hears a leader outside.
+    pub(crate) fn is_unheard(&mut self, from: NodeId, to: usize, message: &Message) -> bool {
+        let leads = matches!(
+            message.body,
+            Body::Append { .. } | Body::Heartbeat { .. } | Body::SnapshotOffer { .. }
+        );
+        let is_inward =
+            self.calm && self.core.contains(&to) && !self.core.contains(&index_of(from));
+        if is_inward && leads && message.term >= self.nodes[to].log.hard_state.term {
+            self.outside_leader_heard_at = self.now_us();
+        }
+        is_inward && self.is_severed
     }
 
     fn core_has_converged(&self, marker: ProposalId, reads: u64) -> bool {

@@ -157,6 +157,7 @@ impl<M: Machine> World<'_, M> {
     ) -> Result<(), Violation> {
         let receiver = &self.nodes[to];
         let expected = receiver.is_running() && receiver.expecting.as_ref() == Some(&snapshot.meta);
+        let lost = lost || (self.is_severed && !self.core.contains(&from));
         let is_whole = !lost && self.nodes[from].life == life;
         let arrived = expected && (is_whole || mutated!(BrokenStreamTakenForWhole));
         if expected {

@@ -39,6 +39,10 @@ pub struct World<'a, M> {
     pub(crate) calm: bool,
     /// The nodes that work and hear each other in the liveness phase.
     pub(crate) core: BTreeSet<usize>,
+    /// When a leader outside the core was last heard in it.
+    pub(crate) outside_leader_heard_at: u64,
+    /// The core hears nobody outside any more.
+    pub(crate) is_severed: bool,
     pub(crate) checker: Checker,
     pub(crate) ledger: Ledger,
     pub(crate) clients: Clients,
@@ -49,6 +53,8 @@ pub struct World<'a, M> {
     pub(crate) is_beyond_drift: bool,
     pub(crate) next_id: u64,
     pub(crate) reads_answered: u64,
+    /// What a core took for committed while it is being polled, to be judged once that is over.
+    pub(crate) claims: Vec<raft_core::Index>,
     hash: u64,
     /// How many messages were sent.
     pub(crate) messages: u64,
@@ -94,6 +100,8 @@ impl<'a, M: Machine> World<'a, M> {
             graves: Vec::new(),
             calm: false,
             core: BTreeSet::new(),
+            outside_leader_heard_at: 0,
+            is_severed: false,
             operator: Operator::new((1..=count).map(NodeId).filter(|id| plan.is_witness(*id))),
             checker: Checker::new(membership),
             ledger: Ledger::default(),
@@ -103,6 +111,7 @@ impl<'a, M: Machine> World<'a, M> {
             is_beyond_drift: false,
             next_id: 1,
             reads_answered: 0,
+            claims: Vec::new(),
             hash: 0,
             messages: 0,
             observer,
@@ -341,6 +350,9 @@ impl<'a, M: Machine> World<'a, M> {
             self.observe(|at| Moment::of_message(at, Kind::Lost(way), &message, why));
             return Ok(());
         }
+        if self.is_unheard(from, to, &message) {
+            return Ok(());
+        }
         self.coverage.hit("messages delivered");
         self.observe(|at| Moment::of_message(at, Kind::Arrived(way), &message, None));
         self.tell(to, Input::Message { from, store, message })
@@ -413,6 +425,9 @@ impl<'a, M: Machine> World<'a, M> {
                 self.observe(|at| Moment::of_action(at, id, &action));
             }
             self.perform(node, action)?;
+        }
+        if let Some(highest) = self.claims.drain(..).max() {
+            self.on_commit_claim(node, highest)?;
         }
         let it = &self.nodes[node];
         let Some(at) = it.raft.as_ref().and_then(Raft::poll_timeout) else { return Ok(()) };
