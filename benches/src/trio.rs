@@ -172,6 +172,11 @@ impl Trio {
         store.copies.len() + store.runs.iter().map(Entries::len).sum::<usize>()
     }
 
+    /// The cores alone, the leader first: what a process keeps of a group, without what this driver adds.
+    pub fn into_cores(self) -> impl Iterator<Item = Raft> {
+        self.hosts.into_iter().map(|host| host.raft)
+    }
+
     fn handle(&mut self, host: usize, input: Input) {
         self.hosts[host].raft.handle(self.now, input).expect("honest inputs are taken");
         self.drain(host);
