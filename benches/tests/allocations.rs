@@ -38,7 +38,7 @@ fn a_batch_costs_as_many_allocations_however_many_entries_it_has() {
         "allocations per batch of 1, 64, 1,024, 8,192: {one}, {sixty_four}, {thousand}, {eight_thousand}"
     );
     // A large batch may leave as several appends, and a queue may double: more than for one, and far from one per entry.
-    assert!(one <= 8, "a batch of one costs {one} allocations");
+    assert!(one <= 12, "a batch of one costs {one} allocations");
     assert!(sixty_four <= one, "64 entries cost {sixty_four} allocations, one {one}");
     assert!(thousand <= one + 8, "1,024 entries cost {thousand} allocations, one {one}");
     assert!(eight_thousand <= 8192 / 100, "8,192 entries cost {eight_thousand} allocations");
@@ -59,7 +59,7 @@ fn bytes_per_member(groups: usize, member: usize, live: impl Fn(&mut Trio)) -> u
 }
 
 #[test]
-fn an_idle_follower_holds_less_than_four_kibibytes_and_an_idle_leader_less_than_nine() {
+fn an_idle_follower_holds_less_than_four_kibibytes_and_an_idle_leader_less_than_five_and_a_half() {
     const GROUPS: usize = 10_000;
     let heartbeats = |trio: &mut Trio| (0..3).for_each(|_| trio.heartbeat());
     let busy_once = |trio: &mut Trio| {
@@ -78,7 +78,10 @@ fn an_idle_follower_holds_less_than_four_kibibytes_and_an_idle_leader_less_than_
     println!(
         "the same after 8,192 entries, compacted: leader {leader_after}, follower {follower_after}"
     );
-    // The goal is 4 KiB for a leader too: what it knows of its peers is what is too large.
-    assert!(leader < 9 * 1024, "a leader holds {leader} bytes");
+    // The goal is 4 KiB for a leader too.
+    assert!(leader < 5632, "a leader holds {leader} bytes");
     assert!(follower < 4096, "a follower holds {follower} bytes");
+    // Queues stay as long as the burst made them; its entries are gone.
+    assert!(leader_after < 10 << 10, "a leader holds {leader_after} bytes after a burst");
+    assert!(follower_after < 4096, "a follower holds {follower_after} bytes after a burst");
 }

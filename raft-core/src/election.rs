@@ -1,5 +1,6 @@
 //! Elections: paper §5.2 and §5.4.1, pre-votes after dissertation §9.6, and the protection from disturbers of dissertation §4.2.3.
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
@@ -285,12 +286,12 @@ impl Raft {
         let next = self.log.last().next();
         let id = self.config.id;
         let membership = self.log.membership();
-        let peers: BTreeMap<NodeId, Peer> = membership
+        let peers: BTreeMap<NodeId, Box<Peer>> = membership
             .members()
             .filter(|&node| node != id)
             .map(|node| {
                 let is_witness = membership.is_witness(node);
-                (node, Peer { is_witness, ..Peer::new(next, now) })
+                (node, Box::new(Peer { is_witness, ..Peer::new(next, now) }))
             })
             .collect();
         self.transition(Role::Leader(Leader {

@@ -406,7 +406,7 @@ impl Raft {
 
     pub(crate) fn peer_mut(&mut self, node: NodeId) -> Option<&mut Peer> {
         match &mut self.role {
-            Role::Leader(leader) => leader.peers.get_mut(&node),
+            Role::Leader(leader) => leader.peers.get_mut(&node).map(|peer| &mut **peer),
             _ => None,
         }
     }

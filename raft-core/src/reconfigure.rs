@@ -4,6 +4,8 @@
 //! (scenarios 26 and 30). One change at a time; a joint configuration is left by itself once it is committed, by whichever
 //! leader finds it so (scenario 27).
 
+use alloc::boxed::Box;
+
 use crate::progress::Peer;
 use crate::role::Role;
 use crate::{
@@ -159,7 +161,7 @@ impl Raft {
         let membership = self.log.membership();
         let Role::Leader(leader) = &mut self.role else { return };
         for node in membership.members().filter(|node| *node != id) {
-            let peer = leader.peers.entry(node).or_insert_with(|| Peer::new(next, now));
+            let peer = leader.peers.entry(node).or_insert_with(|| Box::new(Peer::new(next, now)));
             peer.leaving = None;
             peer.is_witness = membership.is_witness(node);
         }

@@ -1,5 +1,6 @@
 //! What a member does at the moment. Each role carries what belongs to it and nothing else.
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
@@ -60,7 +61,8 @@ pub(crate) struct Candidate {
 /// Leads.
 #[derive(Debug)]
 pub(crate) struct Leader {
-    pub(crate) peers: BTreeMap<NodeId, Peer>,
+    /// Boxed: a map has room for eleven, and groups have three or five.
+    pub(crate) peers: BTreeMap<NodeId, Box<Peer>>,
     /// Its first entry: nothing is committed by counting, and no read is served, before it (paper §5.4.2, §8).
     pub(crate) term_start: Index,
     pub(crate) heartbeat_deadline: Instant,

@@ -186,6 +186,8 @@ impl Log {
     /// Forgets everything through `index`, on which nothing here depends any more; returns the new base.
     pub(crate) fn compact(&mut self, index: Index) -> LogPosition {
         self.shape.compact(index);
+        // Nobody is sent these any more, and they are applied: a group that was busy once must not hold them for ever.
+        self.tail.release(index.min(self.durable()));
         self.shape.base()
     }
 

@@ -103,6 +103,12 @@ impl Tail {
         }
     }
 
+    /// Drops whole batches that end at or before `index`, and the room that they needed.
+    pub(crate) fn release(&mut self, index: Index) {
+        self.evict(0, index);
+        self.batches.shrink_to(2 * self.batches.len());
+    }
+
     /// The number of the batch that `index` is in, if it is in one at all. Searches from the end in widening steps: nearly every question
     /// is about what was appended last, and there may be a hundred thousand batches, most of them long out of the cache.
     fn batch_of(&self, index: Index) -> usize {
