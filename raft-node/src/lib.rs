@@ -7,7 +7,7 @@
 //! | thread | owns | does |
 //! | --- | --- | --- |
 //! | storage | the [`LogStore`] | durable writes, in groups; compaction |
-//! | apply | the [`StateMachine`] | applies, answers, starts checkpoints, installs snapshots |
+//! | apply | the [`StateMachine`], which the driver borrows for small work of a [quick](StateMachine::IS_QUICK) one | applies, answers, starts checkpoints, installs snapshots |
 //! | fetch | a [`LogReader`] | older entries for peers that lag |
 //! | receive | a scratch folder | collects the snapshot that a leader streams |
 //! | one per stream | a [`SnapshotSource`] | streams a snapshot to a peer |
