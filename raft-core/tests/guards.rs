@@ -271,3 +271,25 @@ fn a_witness_gets_no_entry_that_the_leader_may_lose() {
     }
     assert_eq!(appends(&actions(&mut raft)), 1);
 }
+
+#[test]
+fn a_known_store_keeps_what_it_acknowledged_however_often_an_old_answer_denies_it() {
+    let stamp = |id| StoreStamp { id: StoreId(id), life: 1, nonce: 1 };
+    let mut raft = start(&voters(3), |config| config.store = Some(stamp(1)));
+    lead(&mut raft);
+    let now = raft.status().peers[0].last_contact;
+    let term = raft.status().term.0;
+    let answer = |raft: &mut Raft, outcome| {
+        let message = message(term, Body::AppendResponse(outcome));
+        let input = Input::Message { from: NodeId(2), store: Some(stamp(2)), message };
+        raft.handle(now, input).unwrap();
+        sent(raft);
+    };
+    answer(&mut raft, AppendOutcome::Accepted { matched: Index(1) });
+    raft.handle(now, Input::Unreachable(NodeId(2))).unwrap();
+    sent(&mut raft);
+    for _ in 0..3 {
+        answer(&mut raft, AppendOutcome::Rejected { prev: Index(1), hint: at(0, 0) });
+        assert_eq!(raft.status().peers[0].matched, Index(1));
+    }
+}
