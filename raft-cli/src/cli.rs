@@ -236,6 +236,9 @@ pub(crate) struct DumpArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
+    /// Let every node say why it leads or does not, and what its last entry waits for; otherwise only those that know of no leader do
+    #[arg(long)]
+    pub(crate) why: bool,
     /// A JSON object with a `nodes` array
     #[arg(long)]
     pub(crate) json: bool,

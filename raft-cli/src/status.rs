@@ -33,6 +33,8 @@ pub(crate) struct NodeRow {
     /// Of the state as of `applied`.
     pub(crate) state_digest: Option<String>,
     pub(crate) pid: Option<u32>,
+    /// Why it leads or does not, and what the last entry of its log waits for.
+    pub(crate) why: Option<String>,
     /// Whom it takes for the leader.
     pub(crate) leader: Option<u64>,
     /// It does not answer because one side does not accept the other's credentials.
@@ -45,6 +47,16 @@ impl ClusterStatus {
     pub(crate) fn leader(&self) -> Option<&NodeRow> {
         let leads = |row: &&NodeRow| row.role.as_deref() == Some("leader");
         self.nodes.iter().filter(leads).max_by_key(|row| row.term)
+    }
+
+    /// What the nodes say of themselves: all of them, or those that know of no leader and, if something waits to be committed, the leader.
+    fn reasons(&self, all: bool) -> impl Iterator<Item = (u64, &str)> {
+        let is_waiting = self.nodes.iter().any(|row| row.lag.is_some_and(|lag| lag > 0));
+        let of_interest = move |row: &&NodeRow| {
+            all || row.leader.is_none() || is_waiting && row.leader == Some(row.node)
+        };
+        let rows = self.nodes.iter().filter(of_interest);
+        rows.filter_map(|row| row.why.as_deref().map(|why| (row.node, why)))
     }
 
     /// Whether every node answers, has applied all that is committed, and holds the same state.
@@ -71,6 +83,9 @@ pub(crate) async fn run(args: StatusArgs) -> Outcome {
         say(serde_json::to_string_pretty(&status)?)?;
     } else {
         say(table(&status))?;
+        for (node, why) in status.reasons(args.why) {
+            say(format_args!("node {node}: {why}"))?;
+        }
     }
     if status.nodes.iter().all(|row| row.is_refused) {
         return Err(Failure::new(
@@ -110,6 +125,7 @@ fn row((node, address, report): (NodeId, String, Result<NodeReport, ClientError>
         health: String::new(),
         state_digest: None,
         pid: None,
+        why: None,
         leader: None,
         is_refused: false,
     };
@@ -131,6 +147,7 @@ fn row((node, address, report): (NodeId, String, Result<NodeReport, ClientError>
             },
             state_digest: report.stats.map(|stats| format!("{:032x}", stats.digest)),
             pid: Some(report.pid),
+            why: report.explanation,
             leader: report.leader.map(|leader| leader.0),
             ..silent
         },
@@ -203,6 +220,7 @@ mod tests {
             health: "ok".to_owned(),
             state_digest: Some(format!("digest at {applied}")),
             pid: Some(1),
+            why: Some("follows".to_owned()),
             leader: None,
             is_refused: false,
         }

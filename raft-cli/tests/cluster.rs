@@ -124,6 +124,23 @@ fn client_commands_against_three_processes() {
     }
     let table = assert_succeeds(&client(&["status"]));
     assert!(table.contains("STATE DIGEST") && table.contains("leader"), "{table}");
+    let why = assert_succeeds(&client(&["status", "--why"]));
+    assert_eq!(why.matches(": follows node ").count(), 2, "{why}");
+    assert_eq!(why.matches(": leads since index ").count(), 1, "{why}");
+}
+
+#[test]
+fn a_node_without_a_leader_says_why() {
+    let mut cluster = Cluster::start(3);
+    cluster.kill(2);
+    cluster.kill(3);
+    let said = wait_for("node 1 to give its leader up", || {
+        let said = assert_succeeds(&cluster.client(&["status"]));
+        said.contains("no, or no answer: 2, 3").then_some(said)
+    });
+    assert!(said.contains("node 1: asks whether it could be elected; yes: 1;"), "{said}");
+    let status = cluster.status();
+    assert!(status["nodes"][0]["why"].is_string() && status["nodes"][1]["why"].is_null());
 }
 
 #[test]

@@ -38,7 +38,7 @@ use crate::handover::{Fill, Handover};
 use crate::metrics::{Counters, count};
 use crate::snapshot_receive::{ReceiveWork, received_file};
 use crate::snapshot_send::{StreamControl, StreamGuard};
-use crate::status::{Health, NodeStatus};
+use crate::status::{Explanation, Health, NodeStatus};
 use crate::storage::StorageWork;
 use crate::tape::Tape;
 use crate::watchdog::Watchdog;
@@ -277,6 +277,16 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
                 count(&self.counters.commands_proposed, commands.len() as u64);
                 self.requests.proposals.insert(id, waiter);
                 self.handle(Input::Propose { id, commands });
+            }
+            Request::Explain(waiter) => {
+                let last = self.raft.status().last;
+                // Who asked may have gone.
+                let _ = waiter.reply.send(Explanation {
+                    now: self.now(),
+                    leadership: self.raft.explain_leadership(),
+                    last,
+                    commit: self.raft.explain_commit(last),
+                });
             }
             Request::Read(waiter, at) => self.requests.new_reads[at as usize].push(waiter),
             Request::Administer(request, waiter) => {

@@ -12,7 +12,7 @@ use crate::error::{CheckpointFailed, ProposeError, ReadFailed, RequestError, Shu
 use crate::handover::Handover;
 use crate::metrics::{Counters, Metrics, count};
 use crate::state_machine::StateMachine;
-use crate::status::NodeStatus;
+use crate::status::{Explanation, NodeStatus};
 
 /// A running node. Clones share it. When the last one is dropped, the node shuts down by itself, as by
 /// [`NodeHandle::shutdown`].
@@ -50,6 +50,7 @@ pub(crate) enum Request<M: StateMachine> {
     Propose { commands: Vec<Bytes>, waiter: ProposalWaiter<M> },
     Read(ReadWaiter<M>, ReadAt),
     Administer(AdminRequest, AdminWaiter),
+    Explain(ExplainWaiter),
 }
 
 /// What concerns the group itself.
@@ -61,6 +62,12 @@ pub(crate) enum AdminRequest {
 /// Somebody who waits for an administrative request. Dropped without an answer, it says that the node has stopped.
 pub(crate) struct AdminWaiter {
     pub(crate) reply: oneshot::Sender<Result<(), RequestError>>,
+    pub(crate) _permit: Permit,
+}
+
+/// Somebody who asks why. Dropped without an answer, it says that the node has stopped.
+pub(crate) struct ExplainWaiter {
+    pub(crate) reply: oneshot::Sender<Explanation>,
     pub(crate) _permit: Permit,
 }
 
@@ -210,6 +217,31 @@ impl<M: StateMachine> NodeHandle<M> {
     /// [`RequestError`]; if it was refused, this node leads on.
     pub async fn transfer_leadership(&self, to: Option<NodeId>) -> Result<(), RequestError> {
         self.administer(AdminRequest::Transfer(to)).await
+    }
+
+    /// Why this node leads or does not, and what the last entry of its log waits for. Changes nothing; answered from the node's own knowledge.
+    ///
+    /// # Errors
+    /// [`RequestError::Busy`] and [`RequestError::Stopped`].
+    pub async fn explain(&self) -> Result<Explanation, RequestError> {
+        let Some(permit) = Budget::acquire(&self.shared.queries, 1, 0) else {
+            return Err(self.count_busy(RequestError::Busy));
+        };
+        let (reply, answer) = oneshot::channel();
+        let waiter = ExplainWaiter { reply, _permit: permit };
+        match self.shared.requests.try_send(Request::Explain(waiter)) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                return Err(self.count_busy(RequestError::Busy));
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => {
+                return Err(RequestError::Stopped { why: self.why_stopped().await });
+            }
+        }
+        match answer.await {
+            Ok(explanation) => Ok(explanation),
+            Err(_) => Err(RequestError::Stopped { why: self.why_stopped().await }),
+        }
     }
 
     async fn administer(&self, request: AdminRequest) -> Result<(), RequestError> {

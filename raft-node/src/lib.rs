@@ -54,5 +54,5 @@ pub use node::Node;
 pub use peer_message::{PeerMessage, SnapshotChunk, SnapshotFrame};
 pub use raft_core;
 pub use state_machine::{CheckpointDone, MachineError, SnapshotSource, StateMachine};
-pub use status::{Health, NodeStatus};
+pub use status::{Explanation, Health, NodeStatus};
 pub use transport::{Delivery, Inbox, Transport, TransportError};

@@ -1,8 +1,9 @@
 //! A node seen from outside: what its core says, and whether it is well.
 
+use std::fmt;
 use std::sync::Arc;
 
-use raft_core::Status;
+use raft_core::{CommitReason, Index, Instant, LeadershipReason, Status};
 
 /// A node at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +12,26 @@ pub struct NodeStatus {
     pub raft: Status,
     /// Whether the node serves.
     pub health: Health,
+}
+
+/// Why a node does what it does, for an operator. As text, it is a sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// The time on the node's own clock, from its start: what the times in the reasons are to be compared with.
+    pub now: Instant,
+    /// Why it leads, or does not.
+    pub leadership: LeadershipReason,
+    /// The last entry of its log.
+    pub last: Index,
+    /// What that entry waits for.
+    pub commit: CommitReason,
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Explanation { now, leadership, last, commit } = self;
+        write!(f, "{leadership}; the last entry, {last}: {commit} (its clock shows {now:?})")
+    }
 }
 
 /// Whether a node serves.

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use common::{Group, PATIENCE, applied, command, until};
 use raft_node::raft_core::recording::Replay;
 use raft_node::raft_core::{
-    Action, Body, ChangeStep, HandleError, Message, NodeId, Refusal, RoleKind, Term,
+    Action, Body, ChangeStep, CommitReason, HandleError, LeadershipReason, Message, NodeId,
+    Refusal, RoleKind, Term,
 };
 use raft_node::{
     CheckpointFailed, Health, PeerMessage, ProposeError, ReadFailed, RecordingConfig, RequestError,
@@ -45,6 +46,33 @@ async fn three_nodes_elect_propose_and_read() {
     assert_eq!((metrics.batches_answered, metrics.commands_proposed), (52, 53));
     assert!(metrics.write_groups > 0 && metrics.write_latency.count() == metrics.write_groups);
     group.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_node_explains_itself() {
+    let mut group = Group::start(3, |_| {}).await;
+    let leader = group.leader_of(1..=3).await;
+    group.nodes[&leader].propose(command("a")).await.expect("committed");
+    let why = group.nodes[&leader].explain().await.expect("runs");
+    assert!(matches!(why.leadership, LeadershipReason::Leads { .. }), "{why}");
+    assert_eq!(why.commit, CommitReason::Committed { is_applied: true }, "{why}");
+    let (_, follower) = group.nodes.iter().find(|(id, _)| **id != leader).expect("there");
+    let follower = follower.clone();
+    let why = follower.explain().await.expect("runs");
+    assert!(
+        matches!(why.leadership, LeadershipReason::Follows { leader: led, .. } if led == leader),
+        "{why}"
+    );
+    let me = follower.status().raft.id;
+    for other in (1..=3).map(NodeId).filter(|id| *id != me) {
+        let stopped = group.nodes.remove(&other).expect("there");
+        stopped.shutdown().await.expect("stops in good order");
+    }
+    until(&follower, |status| status.raft.leader.is_none()).await;
+    let why = follower.explain().await.expect("runs").to_string();
+    assert!(!why.contains("leads since") && !why.contains("follows node"), "{why}");
+    follower.shutdown().await.expect("stops in good order");
+    assert!(matches!(follower.explain().await, Err(RequestError::Stopped { .. })));
 }
 
 #[tokio::test]

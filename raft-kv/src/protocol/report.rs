@@ -34,6 +34,8 @@ pub struct NodeReport {
     pub failure: Option<String>,
     /// Which peer it saw contradict what the group has agreed on; `None` if none.
     pub suspicion: Option<String>,
+    /// Why it leads or does not, and what the last entry of its log waits for, in words; `None` if its driver was too busy to say.
+    pub explanation: Option<String>,
     /// Its state, as it has it applied; `None` if the state machine could not be asked.
     pub stats: Option<Stats>,
     /// Its process.
@@ -75,6 +77,7 @@ impl NodeReport {
         put_text(out, &self.address);
         put_option(out, self.failure.as_deref(), put_text);
         put_option(out, self.suspicion.as_deref(), put_text);
+        put_option(out, self.explanation.as_deref(), put_text);
         put_option(out, self.stats.as_ref(), put_stats);
         out.put_u32(self.pid);
         out.put_u64(u64::try_from(self.uptime.as_millis()).unwrap_or(u64::MAX));
@@ -101,6 +104,7 @@ impl NodeReport {
             address: read_text(reader, WHAT)?,
             failure: read_option(reader, WHAT, |reader| read_text(reader, WHAT))?,
             suspicion: read_option(reader, WHAT, |reader| read_text(reader, WHAT))?,
+            explanation: read_option(reader, WHAT, |reader| read_text(reader, WHAT))?,
             stats: read_option(reader, WHAT, read_stats)?,
             pid: reader.u32(WHAT)?,
             uptime: Duration::from_millis(reader.u64(WHAT)?),

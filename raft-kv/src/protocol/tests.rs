@@ -82,13 +82,13 @@ fn report() -> impl Strategy<Value = NodeReport> {
         RoleKind::Leader,
     ];
     let peers = proptest::collection::vec(any::<(u64, u64)>(), 0..4);
-    let texts = (text(), proptest::option::of(text()), proptest::option::of(text()), text());
+    let texts = (text(), proptest::array::uniform3(proptest::option::of(text())), text());
     let numbers = (any::<[u64; 6]>(), any::<Option<u64>>(), any::<u32>(), any::<u32>());
     (proptest::sample::select(&ROLES[..]), texts, numbers, proptest::option::of(stats()), peers)
         .prop_map(
             |(
                 role,
-                (address, failure, suspicion, version),
+                (address, [failure, suspicion, explanation], version),
                 (n, leader, pid, uptime),
                 stats,
                 peers,
@@ -107,6 +107,7 @@ fn report() -> impl Strategy<Value = NodeReport> {
                     address,
                     failure,
                     suspicion,
+                    explanation,
                     stats,
                     pid,
                     uptime: Duration::from_millis(uptime.into()),

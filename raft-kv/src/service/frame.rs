@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use raft_core::NodeId;
@@ -17,6 +18,8 @@ use crate::query::{Answer, Query};
 
 /// How many ranges are answered at a time: a page holds many records, and all of them wait in memory until they are written.
 const RANGES_AT_ONCE: usize = 16;
+/// How long a status waits for the driver to explain itself: less than a client waits for the status.
+const EXPLAIN_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// What goes on by itself.
 pub(super) type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -203,6 +206,9 @@ impl Shared {
             Ok(Answer::Stats(stats)) => Some(stats),
             _ => None,
         };
+        // A node that waits for its disk takes no questions; the rest of the report is told all the same.
+        let explained = tokio::time::timeout(EXPLAIN_TIMEOUT, self.node.explain()).await;
+        let explanation = explained.ok().and_then(Result::ok).map(|why| why.to_string());
         let status = self.node.status();
         let raft = status.raft;
         let address = self.options.addresses.get(&raft.id).unwrap_or(&self.listening).clone();
@@ -219,6 +225,7 @@ impl Shared {
             address,
             failure: status.health.why_stopped().map(|why| why.to_string()),
             suspicion: status.health.suspicion().map(|why| why.to_string()),
+            explanation,
             stats,
             pid: std::process::id(),
             uptime: self.started.elapsed(),
