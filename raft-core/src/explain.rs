@@ -456,26 +456,26 @@ impl fmt::Display for LeadershipReason {
                 }
             }
             LeadershipReason::Follows { leader, until: Some(until) } => {
-                write!(f, "follows node {leader}, and gives it up at {until:?} if nothing is heard")
+                write!(f, "follows node {leader}, and gives it up at {until} if nothing is heard")
             }
             LeadershipReason::Follows { leader, until: None } => {
                 write!(f, "follows node {leader}, and may not campaign itself")
             }
             LeadershipReason::Waits { until } => {
-                write!(f, "knows of no leader, and campaigns at {until:?}")
+                write!(f, "knows of no leader, and campaigns at {until}")
             }
             LeadershipReason::MayNotCampaign(obstacle) => {
                 write!(f, "knows of no leader, and may not campaign: {obstacle}")
             }
             LeadershipReason::AsksForPreVotes { granted, missing, until } => write!(
                 f,
-                "asks whether it could be elected; yes: {}; no, or no answer: {}; tries anew at {until:?}",
+                "asks whether it could be elected; yes: {}; no, or no answer: {}; tries anew at {until}",
                 List(granted),
                 List(missing)
             ),
             LeadershipReason::Campaigns { granted, missing, until } => write!(
                 f,
-                "campaigns; votes: {}; refused, or no answer: {}; tries anew at {until:?}",
+                "campaigns; votes: {}; refused, or no answer: {}; tries anew at {until}",
                 List(granted),
                 List(missing)
             ),

@@ -1,5 +1,6 @@
 //! Time as the core knows it: a number that the caller passes in.
 
+use core::fmt;
 use core::ops::Add;
 use core::time::Duration;
 
@@ -12,6 +13,13 @@ impl Instant {
     /// The time from `earlier` to here; zero if `earlier` is later.
     pub fn since(self, earlier: Instant) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// Seconds since the origin, to the microsecond: `12.000345 s`.
+impl fmt::Display for Instant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:06} s", self.0 / 1_000_000, self.0 % 1_000_000)
     }
 }
 

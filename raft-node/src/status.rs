@@ -30,7 +30,7 @@ pub struct Explanation {
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Explanation { now, leadership, last, commit } = self;
-        write!(f, "{leadership}; the last entry, {last}: {commit} (its clock shows {now:?})")
+        write!(f, "{leadership}; the last entry, {last}: {commit} (at {now} on its clock)")
     }
 }
 
