@@ -17,6 +17,8 @@
 pub mod client;
 mod codec;
 pub mod command;
+#[cfg(test)]
+mod expiry_tests;
 pub mod limits;
 #[cfg(feature = "node")]
 mod machine;

@@ -39,15 +39,27 @@ pub(crate) enum Known {
 }
 
 /// All sessions.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Sessions {
+    /// [`SESSIONS_MAX`], but in tests. Equal on all members, since it decides whom they forget.
+    max: usize,
     open: BTreeMap<SessionId, Session>,
     outcomes: usize,
     /// What has changed since the last checkpoint.
     dirty: BTreeSet<SessionId>,
 }
 
+impl Default for Sessions {
+    fn default() -> Sessions {
+        Sessions::with_max(SESSIONS_MAX)
+    }
+}
+
 impl Sessions {
+    pub(crate) fn with_max(max: usize) -> Sessions {
+        Sessions { max, open: BTreeMap::new(), outcomes: 0, dirty: BTreeSet::new() }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.open.len()
     }
@@ -58,8 +70,11 @@ impl Sessions {
     }
 
     pub(crate) fn open(&mut self, id: SessionId, index: u64) {
-        if self.open.len() >= SESSIONS_MAX {
-            self.evict(|sessions| sessions.open.len() > SESSIONS_MAX - SESSIONS_MAX / 16, id);
+        if self.open.len() >= self.max {
+            self.evict(
+                |sessions| sessions.open.len() > sessions.max - sessions.max.div_ceil(16),
+                id,
+            );
         }
         self.open.entry(id).or_default().used_at = index;
         self.dirty.insert(id);
