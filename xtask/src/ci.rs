@@ -10,8 +10,8 @@ use anyhow::{Context, bail};
 use crate::{mutants, sim, tidy};
 
 /// How many seeds CI simulates, at most, and for how long.
-const SEEDS: u64 = 3_000;
-const SIM_SECONDS: u64 = 60;
+const SEEDS: u64 = 6_000;
+const SIM_SECONDS: u64 = 300;
 
 /// Runs every step; stops at the first that fails.
 pub(crate) fn run(root: &Path) -> anyhow::Result<()> {

@@ -1,10 +1,11 @@
-//! `cargo xtask sim`: runs whole clusters under faults. This file is its command line; `sweep` runs many seeds, `one` runs one, and replays and shrinks
+//! `cargo xtask sim`: runs whole clusters under faults. This file is its command line; `sweep` runs many seeds, `gates` says what they must have shown, `one` runs one, and replays and shrinks
 //! it, `report` shows a failure.
 
 use std::path::PathBuf;
 
 use raft_sim::Case;
 
+mod gates;
 mod one;
 mod report;
 mod sweep;
@@ -48,6 +49,9 @@ pub(crate) struct SimArgs {
     /// Stop after this many failures.
     #[arg(long, default_value_t = 10)]
     failures: usize,
+    /// How many of a sweep's seeds are run twice more, to see that they do the same.
+    #[arg(long, default_value_t = 100)]
+    twice: u64,
     /// How many of the last moments a failure's diagram shows.
     #[arg(long, default_value_t = 300)]
     rows: usize,
@@ -100,6 +104,7 @@ impl Default for SimArgs {
             jobs: None,
             seconds: None,
             failures: 10,
+            twice: 100,
             rows: 300,
             out: "target/sim".into(),
             corpus: "raft-sim/tests/corpus.txt".into(),

@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use raft_sim::{Case, Coverage, Failure, Outcome, corpus};
 
-use super::{SimArgs, report};
+use super::{SimArgs, gates, report};
 
 /// What a number of seeds came to.
 #[derive(Default)]
@@ -70,7 +70,7 @@ pub(super) fn run(args: &SimArgs) -> anyhow::Result<()> {
     let open = open_cases(&args.open)?;
     let tally = sweep(args, start, seeds, time, &open)?;
     let took = begun.elapsed();
-    print_tally(&tally, took, args.jobs());
+    print_tally(&tally, took, args.jobs(), args.dense);
     let mut failed = tally.failures;
     if args.minutes.is_some() && !failed.is_empty() {
         note_in_corpus(args, &failed)?;
@@ -78,7 +78,15 @@ pub(super) fn run(args: &SimArgs) -> anyhow::Result<()> {
     if !args.dense && failed.is_empty() {
         failed.extend(measure_dense(args, &open)?);
     }
-    verdict(tally.done, &failed)
+    verdict(tally.done, &failed)?;
+    if args.dense {
+        return Ok(());
+    }
+    gates::check_coverage(&tally.coverage, tally.done)?;
+    let again = (start..start + args.twice.min(tally.done)).map(|seed| args.case(seed));
+    let same = gates::check_determinism(again, |case| case.run(None).hash)?;
+    println!("sim: {same} seeds run twice do the same");
+    Ok(())
 }
 
 /// What is known to fail.
@@ -226,9 +234,12 @@ impl Progress {
     }
 }
 
-fn print_tally(tally: &Tally, took: Duration, jobs: u64) {
+fn print_tally(tally: &Tally, took: Duration, jobs: u64, is_dense: bool) {
     for (what, count) in tally.coverage.iter() {
-        println!("{count:>12} {what}");
+        match gates::floor(what, tally.done) {
+            Some(floor) if !is_dense => println!("{count:>12} {what} (at least {floor})"),
+            _ => println!("{count:>12} {what}"),
+        }
     }
     println!(
         "sim: {} seeds in {:.1} s on {jobs} threads ({}), {:.0} s simulated, {} faults, {} failed",

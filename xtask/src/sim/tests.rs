@@ -146,3 +146,44 @@ fn a_recording_is_lived_again_and_drawn() {
     let smaller = SimArgs { shrink: true, ..args };
     assert!(run(&smaller).is_err(), "what happened can not be made smaller");
 }
+
+#[test]
+fn a_sweep_that_did_too_little_fails() {
+    let nothing = raft_sim::Coverage::default();
+    assert!(gates::check_coverage(&nothing, gates::SEEDS_MIN - 1).is_ok(), "too few to judge");
+    let error = gates::check_coverage(&nothing, gates::SEEDS_MIN).expect_err("nothing happened");
+    let floor = gates::floor("one-way partitions", 2_000).expect("it has one");
+    assert!(floor > 0 && error.to_string().contains("one-way partitions: 0, at least"));
+    let mut some = raft_sim::Coverage::default();
+    some.add("one-way partitions", floor);
+    let short = |coverage, seeds| {
+        let short = gates::check_coverage(coverage, seeds).expect_err("of others");
+        short.to_string().contains("one-way partitions")
+    };
+    assert!(!short(&some, 2_000) && short(&some, 4_000), "floors grow with the seeds");
+}
+
+/// The names in the table are those that worlds count.
+#[test]
+fn every_floor_is_of_something_that_happens() {
+    let mut coverage = raft_sim::Coverage::default();
+    for seed in 0..200 {
+        coverage.merge(&Case::of_seed(seed).run(None).coverage);
+    }
+    let mut all = coverage;
+    // Rarer than a few times in a thousand seeds.
+    all.add("streams superseded", 1);
+    assert_eq!(gates::never(&all), Vec::<&str>::new());
+}
+
+#[test]
+fn a_seed_that_does_not_do_the_same_twice_is_named() {
+    let cases = || (3..6).map(Case::of_seed);
+    assert_eq!(gates::check_determinism(cases(), |case| case.run(None).hash).ok(), Some(3));
+    let calls = std::cell::Cell::new(0);
+    let error = gates::check_determinism(cases(), |case| {
+        calls.set(calls.get() + 1);
+        if case.seed == 4 { calls.get() } else { 0 }
+    });
+    assert!(error.is_err_and(|error| error.to_string().contains("[4]")));
+}

@@ -1,0 +1,175 @@
+//! What a sweep must have shown before it may pass: that everything happened often enough, and that a seed decides everything.
+//!
+//! A world that does nothing breaks nothing. So each kind of fault, recovery, role, snapshot step and change of the group has a floor, and a
+//! sweep in which one of them fired less often fails, although no seed did.
+
+use anyhow::bail;
+use raft_sim::{Case, Coverage};
+
+/// Below this many seeds chance decides too much, and no floor is asked for.
+pub(super) const SEEDS_MIN: u64 = 1_000;
+
+/// How often each kind must fire in 1,000 seeds: about a quarter of what it does. Rarer than that are only kinds that a proof counts.
+const FLOORS: &[(&str, u64)] = &[
+    // Faults of the network.
+    ("bridge partitions", 100),
+    ("clogged links", 90),
+    ("connections lost", 100),
+    ("flapping links", 100),
+    ("isolated leaders", 100),
+    ("messages cut off", 20_000),
+    ("messages dropped", 60_000),
+    ("messages duplicated", 60_000),
+    ("messages late", 30_000),
+    ("messages of a lost type", 1000),
+    ("messages replayed", 500),
+    ("one-way partitions", 100),
+    ("partitions", 100),
+    ("slow links", 85),
+    ("types lost", 100),
+    ("answers lost", 1000),
+    // Faults of processes and clocks.
+    ("clock steps", 50),
+    ("crashes", 900),
+    ("crashes in a joint configuration", 7),
+    ("crashes in a loop", 200),
+    ("crashes in recovery", 50),
+    ("crashes that lost writes", 50),
+    ("pauses", 100),
+    ("power losses of all", 70),
+    ("suspensions", 95),
+    ("echoes of earlier lives refused", 100),
+    // Faults of disks.
+    ("disk stalls", 100),
+    ("disks wiped", 55),
+    ("fetches failed", 3000),
+    ("fsync lies found", 65),
+    ("full disks", 75),
+    ("slow writes", 1000),
+    ("write errors", 95),
+    // Roles.
+    ("became candidate", 1000),
+    ("became follower", 1000),
+    ("became leader", 800),
+    ("became learner", 10),
+    ("became outsider", 30),
+    ("became pre-candidate", 1000),
+    ("witness starts", 200),
+    ("stores recorded", 200),
+    ("stores rejected", 65),
+    ("transfers asked for", 500),
+    // Replication.
+    ("appends rejected", 20_000),
+    ("batches abandoned", 10_000),
+    ("batches appended", 60_000),
+    ("batches forwarded", 2000),
+    ("batches refused", 40_000),
+    ("entries applied", 400_000),
+    ("fetches", 70_000),
+    ("truncations", 100),
+    ("writes", 200_000),
+    // Snapshots.
+    ("checkpoints", 20_000),
+    ("compactions", 10_000),
+    ("installs failed", 10),
+    ("log resets", 500),
+    ("snapshots installed", 500),
+    ("snapshots offered", 1000),
+    ("snapshots received", 500),
+    ("streams broken", 85),
+    ("streams superseded", 2),
+    // Membership.
+    ("asked to add a learner", 800),
+    ("asked to add a voter", 200),
+    ("asked to add a witness", 100),
+    ("asked to demote", 100),
+    ("asked to promote", 1000),
+    ("asked to remove", 700),
+    ("configurations in effect", 4000),
+    ("configurations rolled back", 10),
+    ("joint configurations begun", 45),
+    ("joint configurations left", 45),
+    ("learners changed", 100),
+    ("voters changed one at a time", 200),
+    // Clients, and what was judged.
+    ("converged", 900),
+    ("reads answered", 100_000),
+    ("reads answered elsewhere", 7000),
+    ("reads refused", 100_000),
+    ("requests abandoned", 55),
+    ("requests answered", 100_000),
+    ("requests done", 500),
+    ("requests judged", 100_000),
+    ("requests judged with an unknown outcome", 2000),
+    ("requests of clients", 300_000),
+    ("requests refused", 1000),
+    ("requests sent again", 200_000),
+];
+
+/// A kind that fired too rarely.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Shortfall {
+    what: &'static str,
+    count: u64,
+    floor: u64,
+}
+
+/// How often `what` must have fired in so many seeds; `None` if there is no floor.
+pub(super) fn floor(what: &str, seeds: u64) -> Option<u64> {
+    if seeds < SEEDS_MIN {
+        return None;
+    }
+    let (_, floor) = FLOORS.iter().find(|(name, _)| *name == what)?;
+    Some(floor.saturating_mul(seeds) / 1_000)
+}
+
+/// Every kind that fired less often than its floor.
+pub(super) fn shortfalls(coverage: &Coverage, seeds: u64) -> Vec<Shortfall> {
+    let all = FLOORS.iter().filter_map(|&(what, _)| {
+        let (count, floor) = (coverage.count(what), floor(what, seeds)?);
+        (count < floor).then_some(Shortfall { what, count, floor })
+    });
+    all.collect()
+}
+
+/// The kinds with a floor that never fired.
+#[cfg(test)]
+pub(super) fn never(coverage: &Coverage) -> Vec<&'static str> {
+    let all = FLOORS.iter().filter(|(what, _)| coverage.count(what) == 0);
+    all.map(|(what, _)| *what).collect()
+}
+
+/// Fails if a kind fired too rarely.
+pub(super) fn check_coverage(coverage: &Coverage, seeds: u64) -> anyhow::Result<()> {
+    let short = shortfalls(coverage, seeds);
+    if short.is_empty() {
+        return Ok(());
+    }
+    let short: Vec<String> = short
+        .iter()
+        .map(|Shortfall { what, count, floor }| format!("{what}: {count}, at least {floor}"))
+        .collect();
+    bail!("{seeds} seeds did not do enough of: {}", short.join("; "));
+}
+
+/// Runs every case twice, and fails if two runs of one differ in any action. `run` gives the hash of all actions.
+pub(super) fn check_determinism(
+    cases: impl Iterator<Item = Case>,
+    run: impl Fn(&Case) -> u64,
+) -> anyhow::Result<u64> {
+    let mut done = 0;
+    let mut differing = Vec::new();
+    for case in cases {
+        if run(&case) != run(&case) {
+            differing.push(case.seed);
+        }
+        done += 1;
+    }
+    if differing.is_empty() {
+        return Ok(done);
+    }
+    bail!(
+        "seeds that do not do the same twice: {differing:?}; compare two runs of `cargo xtask sim --seed {} --verbose`",
+        differing[0]
+    );
+}
