@@ -10,9 +10,9 @@ use redb::{BackendError, StorageBackend};
 
 use super::BLOCK_BYTES;
 use super::checkpoint::Checkpoint;
-use super::record::{Note, Record};
+use super::record::Record;
+use super::records::Records;
 use super::recover::Recovered;
-use super::ring::{Ring, Span};
 
 /// Which part of the journal a record may take. A commit larger than that is written through.
 const RECORD_PART: u64 = 8;
@@ -22,8 +22,6 @@ const RECORD_BYTES_MAX: u64 = 1 << 20;
 const CHECKPOINT_PART: u64 = 4;
 /// Every commit of redb writes its header, which is this long; nothing else does while the log is in use.
 const REDB_HEADER_BYTES: u64 = 320;
-/// How much of the buffer of records is kept.
-const KEPT_BYTES: usize = 256 << 10;
 
 /// Where the file is synced when the journal fills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,30 +40,94 @@ pub(crate) enum Checkpoints {
 #[derive(Debug)]
 pub(crate) struct Journaled<M, J> {
     file: Arc<Checkpoint<M>>,
-    writer: Mutex<Writer<J>>,
+    writer: Arc<Mutex<Writer<J>>>,
+    records: Arc<Records<J>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     was_closed: bool,
+    log: Option<LogPart>,
+}
+
+/// What the log uses of the journal.
+#[derive(Debug)]
+pub(crate) struct LogPart {
+    pub(crate) journal: Arc<dyn LogJournal>,
+    /// The writes that redb may lack, in order, with their numbers.
+    pub(crate) writes: Vec<(u64, Vec<u8>)>,
+    pub(crate) checkpoints: Checkpoints,
 }
 
 #[derive(Debug)]
 struct Writer<J> {
-    journal: J,
-    id: [u8; 16],
-    ring: Ring,
+    records: Arc<Records<J>>,
     record: Record,
     record_bytes_max: usize,
     /// More was written than a record holds.
     overflown: bool,
+    /// All goes to the file, without records: while what the journal holds is being brought into redb after a crash.
+    is_direct: bool,
     /// Since the last sync, redb wrote its header: the sync is that of a commit.
     commits: bool,
     /// The number of the commit that is under way or was the last: who commits says so here.
     expected: Arc<AtomicU64>,
-    /// The number of the last commit that is durable.
-    sequence: u64,
-    /// How many blocks were written since the last checkpoint began.
-    since_start: u64,
     start_blocks: u64,
     failed: bool,
+}
+
+/// The journal as the log uses it: beside redb, not through it.
+pub(crate) trait LogJournal: std::fmt::Debug + Send + Sync {
+    /// Makes a write durable, as one record. `false` if it is too large or there is no room: then nothing was done.
+    fn append(&self, number: u64, write: &[u8]) -> io::Result<bool>;
+    /// redb holds the writes up to this one, durable.
+    fn settled(&self, number: u64);
+    /// redb holds all that the journal held when it was opened.
+    fn replayed(&self) -> io::Result<()>;
+    /// How many blocks of a record count for one of that many bytes.
+    fn blocks(&self, bytes: usize) -> u64;
+    /// How many blocks there are.
+    fn capacity(&self) -> u64;
+}
+
+#[derive(Debug)]
+struct Handle<M, J> {
+    file: Arc<Checkpoint<M>>,
+    writer: Arc<Mutex<Writer<J>>>,
+    records: Arc<Records<J>>,
+    record_bytes_max: usize,
+    blocks: u64,
+    record: Mutex<Record>,
+}
+
+impl<M: StorageBackend, J: StorageBackend> LogJournal for Handle<M, J> {
+    fn append(&self, number: u64, write: &[u8]) -> io::Result<bool> {
+        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        record.clear();
+        if record.bytes_with(write.len()) > self.record_bytes_max {
+            return Ok(false);
+        }
+        record.push_log_write(number, write);
+        let pages = (self.record_bytes_max / BLOCK_BYTES) as u64;
+        self.records.append(number, &mut record, pages, self.file.done()?)
+    }
+
+    fn settled(&self, number: u64) {
+        self.records.settled(number);
+    }
+
+    fn replayed(&self) -> io::Result<()> {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if !std::mem::take(&mut writer.is_direct) {
+            return Ok(());
+        }
+        writer.change(Writer::free)
+    }
+
+    fn blocks(&self, bytes: usize) -> u64 {
+        Record::default().bytes_with(bytes).div_ceil(BLOCK_BYTES) as u64
+    }
+
+    fn capacity(&self) -> u64 {
+        self.blocks
+    }
 }
 
 impl<M: StorageBackend, J: StorageBackend> Journaled<M, J> {
@@ -75,7 +137,10 @@ impl<M: StorageBackend, J: StorageBackend> Journaled<M, J> {
         recovered: Recovered,
         checkpoints: Checkpoints,
     ) -> io::Result<Journaled<M, J>> {
-        let Recovered { id, blocks, ring, stamp, sequence, was_closed } = recovered;
+        let Recovered { id, blocks, ring, stamp, note, was_closed, unsettled, writes } = recovered;
+        let is_direct = !writes.is_empty();
+        let sequence = note.sequence;
+        let records = Arc::new(Records::new(journal, id, ring, note, unsettled));
         let inline = checkpoints != Checkpoints::Background;
         let file = Arc::new(Checkpoint::new(file, stamp, inline));
         let thread = match checkpoints {
@@ -89,16 +154,13 @@ impl<M: StorageBackend, J: StorageBackend> Journaled<M, J> {
         };
         let part = (blocks / RECORD_PART).max(1) * BLOCK_BYTES as u64;
         let writer = Writer {
-            journal,
-            id,
-            ring,
+            records: records.clone(),
             record: Record::default(),
             record_bytes_max: part.min(RECORD_BYTES_MAX) as usize,
             overflown: false,
+            is_direct,
             commits: false,
             expected: Arc::new(AtomicU64::new(sequence)),
-            sequence,
-            since_start: 0,
             start_blocks: match checkpoints {
                 #[cfg(test)]
                 Checkpoints::InlineWhenFull => u64::MAX,
@@ -106,7 +168,22 @@ impl<M: StorageBackend, J: StorageBackend> Journaled<M, J> {
             },
             failed: false,
         };
-        Ok(Journaled { file, writer: Mutex::new(writer), thread: Mutex::new(thread), was_closed })
+        let handle = Arc::new(Handle {
+            file: file.clone(),
+            record_bytes_max: writer.record_bytes_max,
+            writer: Arc::new(Mutex::new(writer)),
+            records: records.clone(),
+            blocks,
+            record: Mutex::default(),
+        });
+        let (writer, thread) = (handle.writer.clone(), Mutex::new(thread));
+        let log = Some(LogPart { journal: handle, writes, checkpoints });
+        Ok(Journaled { file, writer, records, thread, was_closed, log })
+    }
+
+    /// What the log uses beside redb. Once.
+    pub(crate) fn take_log_part(&mut self) -> Option<LogPart> {
+        self.log.take()
     }
 
     /// Whether redb takes the file for whole because it was closed, and so checks nothing by itself.
@@ -156,27 +233,34 @@ impl<J: StorageBackend> Writer<J> {
     /// Makes durable what was written since the last call.
     fn commit<M: StorageBackend>(&mut self, file: &Checkpoint<M>) -> io::Result<()> {
         if std::mem::take(&mut self.commits) {
-            self.sequence = self.expected.load(Ordering::Relaxed);
+            let sequence = self.expected.load(Ordering::Relaxed);
+            self.records.state().note.sequence = sequence;
+        }
+        let through = self.records.state().ring.last();
+        if self.is_direct {
+            return file.sync(through, false);
         }
         if self.overflown {
             // Everything is in the file; the record says that no earlier one is needed. Should the power go in between, the
             // earlier ones are replayed over parts of this commit: it was not acknowledged.
-            file.sync(self.ring.last(), false)?;
+            file.sync(through, false)?;
             self.record.clear();
-            self.since_start = 0;
+            self.records.state().since_start = 0;
             return self.free();
         }
         // A cut that nobody synced may be on the disk all the same; the replay undoes it.
         self.record.push_length(file.file.len()?);
-        self.record.push_note(Note { sequence: self.sequence, writes_through: false });
+        let mut state = self.records.state();
+        self.record.push_note(state.note);
         let blocks = self.record.bytes.len().div_ceil(BLOCK_BYTES) as u64;
         let start =
-            self.ring.next(blocks).ok_or_else(|| io::Error::other("the journal has no room"))?;
-        self.put(start, file.done()? + 1)?;
-        self.since_start += blocks;
-        if self.since_start >= self.start_blocks && file.is_idle() {
-            self.since_start = 0;
-            file.start(self.ring.last())?;
+            state.ring.next(blocks).ok_or_else(|| io::Error::other("the journal has no room"))?;
+        state.put(&mut self.record, start, file.done()? + 1)?;
+        if state.since_start >= self.start_blocks && file.is_idle() {
+            state.since_start = 0;
+            let through = state.ring.last();
+            drop(state);
+            file.start(through)?;
         }
         Ok(())
     }
@@ -184,45 +268,40 @@ impl<J: StorageBackend> Writer<J> {
     /// Sees to it that the journal has room for the largest record. Before the first change of a commit, so that the file
     /// gets no part of one that is not durable.
     fn make_room<M: StorageBackend>(&mut self, file: &Checkpoint<M>) -> io::Result<()> {
-        if self.ring.next((self.record_bytes_max / BLOCK_BYTES) as u64).is_some() {
+        let blocks = (self.record_bytes_max / BLOCK_BYTES) as u64;
+        if self.records.state().ring.next_leaving(blocks, 2).is_some() {
             return Ok(());
         }
         file.wait()?;
-        if file.done()? < self.ring.last() {
-            file.start(self.ring.last())?;
+        let through = self.records.state().ring.last();
+        if file.done()? < through {
+            file.start(through)?;
             file.wait()?;
         }
-        self.since_start = 0;
+        self.records.state().since_start = 0;
         self.free()
     }
 
-    /// Writes a record that says that the file needs none of those before it.
+    /// Writes a record that says that the file needs none of those before it, but for the writes that redb lacks.
     fn free(&mut self) -> io::Result<()> {
-        let start = self.ring.next_that_frees();
+        let mut state = self.records.state();
+        let start = state.ring.next_that_frees();
         let start = start.ok_or_else(|| io::Error::other("the journal has no room"))?;
+        state.note.writes_through = false;
+        self.record.push_note(state.note);
         // The record holds no change, so it is not needed either.
-        self.record.push_note(Note { sequence: self.sequence, writes_through: false });
-        self.put(start, self.ring.last() + 2)
+        let oldest = state.ring.last() + 2;
+        state.put(&mut self.record, start, oldest)
     }
 
     /// Writes a record that says that what follows goes straight to the file.
     fn announce<M: StorageBackend>(&mut self, file: &Checkpoint<M>) -> io::Result<()> {
-        let start = self.ring.next(1).ok_or_else(|| io::Error::other("the journal has no room"))?;
-        self.record.push_note(Note { sequence: self.sequence, writes_through: true });
-        self.put(start, file.done()? + 1)
-    }
-
-    /// Writes the record, and syncs it.
-    fn put(&mut self, start: u64, oldest: u64) -> io::Result<()> {
-        let sequence = self.ring.last() + 1;
-        self.record.seal(&self.id, sequence, oldest);
-        self.journal.write((1 + start) * BLOCK_BYTES as u64, &self.record.bytes)?;
-        self.journal.sync_data()?;
-        let blocks = (self.record.bytes.len() / BLOCK_BYTES) as u64;
-        self.ring.push(Span { sequence, start, blocks }, oldest);
-        self.record.clear();
-        self.record.bytes.shrink_to(KEPT_BYTES);
-        Ok(())
+        let mut state = self.records.state();
+        let start =
+            state.ring.next(1).ok_or_else(|| io::Error::other("the journal has no room"))?;
+        state.note.writes_through = true;
+        self.record.push_note(state.note);
+        state.put(&mut self.record, start, file.done()? + 1)
     }
 
     /// Says whether a change of `bytes` goes into the record. If it is too much for one, everything goes to the file from
@@ -232,6 +311,10 @@ impl<J: StorageBackend> Writer<J> {
         file: &Checkpoint<M>,
         bytes: usize,
     ) -> io::Result<bool> {
+        if self.is_direct {
+            self.overflown = true;
+            return Ok(false);
+        }
         if self.record.is_empty() && !self.overflown {
             self.make_room(file)?;
         }
@@ -307,16 +390,17 @@ impl<M: StorageBackend, J: StorageBackend> StorageBackend for Journaled<M, J> {
         let all_durable = writer.record.is_empty() && !writer.overflown;
         let outcome = writer.change(|writer| {
             self.file.wait()?;
-            if all_durable {
+            if all_durable && !writer.is_direct && self.records.state().is_settled() {
+                let through = self.records.state().ring.last();
                 self.file.write_out()?;
                 // First the pages: a stamp that says that they are there must not be there before them.
-                self.file.sync(writer.ring.last(), false)?;
-                self.file.sync(writer.ring.last(), true)?;
+                self.file.sync(through, false)?;
+                self.file.sync(through, true)?;
             }
             Ok(())
         });
         self.stop_thread();
-        let closed = writer.journal.close();
+        let closed = self.records.state().journal.close();
         outcome.and(self.file.file.close()).and(closed)
     }
 

@@ -33,11 +33,12 @@ mod checkpoint;
 pub(crate) mod file;
 mod overlay;
 pub(crate) mod record;
+mod records;
 pub(crate) mod recover;
 mod ring;
 pub(crate) mod stamp;
 
-pub(crate) use backend::{Checkpoints, Journaled};
+pub(crate) use backend::{Checkpoints, Journaled, LogJournal, LogPart};
 
 /// Records begin at multiples of this, so that writing one never touches a block of the one before it.
 pub(crate) const BLOCK_BYTES: usize = 4096;

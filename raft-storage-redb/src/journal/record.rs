@@ -9,9 +9,9 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::BLOCK_BYTES;
 
 /// The version of the journal and of the stamps. A change to any of them raises it.
-pub(crate) const JOURNAL_VERSION: u16 = 2;
-/// Without notes in its records; otherwise the same.
-const JOURNAL_VERSION_BEFORE: u16 = 1;
+pub(crate) const JOURNAL_VERSION: u16 = 3;
+/// Without notes in its records; version 2 is without writes of the log; otherwise the same.
+const JOURNAL_VERSION_FIRST: u16 = 1;
 const JOURNAL_MAGIC: [u8; 8] = *b"RAFTJRN\n";
 const RECORD_MAGIC: [u8; 8] = *b"RAFTREC\n";
 const OWNER_BYTES: usize = 66;
@@ -22,6 +22,10 @@ const CHANGE_HEADER_BYTES: usize = 16;
 const IS_LENGTH: u32 = u32::MAX;
 /// The same: what follows is no change but a note.
 const IS_NOTE: u32 = u32::MAX - 1;
+/// The same: what follows is a write of the log.
+const IS_LOG_WRITE: u32 = u32::MAX - 2;
+/// The same: from which record on the pages may be needed.
+const IS_PAGES: u32 = u32::MAX - 3;
 /// No change that is written down is larger: it must fit a record.
 const CHANGE_BYTES_MAX: usize = 1 << 30;
 /// No file is larger.
@@ -75,7 +79,7 @@ impl Owner {
             return Err(OwnerFault::Magic);
         }
         let version = le(header, 8).map(u16::from_le_bytes).ok_or(OwnerFault::Damaged)?;
-        if !(JOURNAL_VERSION_BEFORE..=JOURNAL_VERSION).contains(&version) {
+        if !(JOURNAL_VERSION_FIRST..=JOURNAL_VERSION).contains(&version) {
             return Err(OwnerFault::Version(version));
         }
         let decoded = || {
@@ -148,15 +152,25 @@ impl Record {
         self.push_header(note.sequence, u32::from(note.writes_through), IS_NOTE);
     }
 
+    pub(crate) fn push_pages(&mut self, oldest: u64) {
+        self.push_header(oldest, 0, IS_PAGES);
+    }
+
+    /// The write of the log with that number, as whoever reads it again encoded it.
+    pub(crate) fn push_log_write(&mut self, number: u64, write: &[u8]) {
+        self.push_header(number, write.len() as u32, IS_LOG_WRITE);
+        self.bytes.extend_from_slice(write);
+    }
+
     fn push_header(&mut self, offset: u64, length: u32, stored: u32) {
         self.bytes.extend_from_slice(&offset.to_le_bytes());
         self.bytes.extend_from_slice(&length.to_le_bytes());
         self.bytes.extend_from_slice(&stored.to_le_bytes());
     }
 
-    /// How many bytes it would have with a write of `length` more, and with the file's length and a note at the end.
+    /// How many bytes it would have with a write of `length` more, and with the file's length, a note and the oldest pages at the end.
     pub(crate) fn bytes_with(&self, length: usize) -> usize {
-        self.bytes.len() + 3 * CHANGE_HEADER_BYTES + length
+        self.bytes.len() + 4 * CHANGE_HEADER_BYTES + length
     }
 
     /// Fills in the header, and zeros up to the next block.
@@ -235,6 +249,10 @@ pub(crate) enum Change<'a> {
     },
     Length(u64),
     Note(Note),
+    /// Of the records before this one, the file needs no pages.
+    Pages(u64),
+    /// A write of the log, and its number.
+    LogWrite(u64, &'a [u8]),
 }
 
 /// What a record says beside its changes.
@@ -260,6 +278,16 @@ pub(crate) fn changes(mut body: &[u8]) -> Option<Vec<Change<'_>>> {
         }
         if stored == IS_NOTE {
             changes.push(Change::Note(Note { sequence: offset, writes_through: length == 1 }));
+            continue;
+        }
+        if stored == IS_PAGES {
+            changes.push(Change::Pages(offset));
+            continue;
+        }
+        if stored == IS_LOG_WRITE {
+            let (write, rest) = body.split_at_checked(length as usize)?;
+            changes.push(Change::LogWrite(offset, write));
+            body = rest;
             continue;
         }
         let (data, rest) = body.split_at_checked(stored as usize)?;

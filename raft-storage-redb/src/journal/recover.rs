@@ -1,6 +1,6 @@
 //! Opening: which records there are, whether they and the file belong together, and writing over the file what it may lack.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 
 use redb::StorageBackend;
@@ -21,8 +21,12 @@ pub(crate) struct Recovered {
     pub(crate) blocks: u64,
     pub(crate) ring: Ring,
     pub(crate) stamp: Stamp,
-    /// The last commit of the log that is known to be in the file; 0 if none is known.
-    pub(crate) sequence: u64,
+    /// The last commit of the log that is known to be in the file, 0 if none is known; and whether the file is written to directly.
+    pub(crate) note: Note,
+    /// The writes that redb may lack: their numbers, and those of their records.
+    pub(crate) unsettled: VecDeque<(u64, u64)>,
+    /// The same, with what they say.
+    pub(crate) writes: Vec<(u64, Vec<u8>)>,
     /// The file was closed and is as it was then: redb will take it for whole without looking.
     pub(crate) was_closed: bool,
 }
@@ -129,11 +133,15 @@ pub(crate) fn recover(
     };
     let number = stamp.map_or(0, |stamp| stamp.number);
     let mut note = Note::default();
+    let (mut unsettled, mut writes) = (VecDeque::new(), Vec::new());
+    let mut needs_no_pages = false;
     let (spans, last) = match stamp {
         Some(stamp) if stamp.journal == owner.journal && !stamp.closed => {
             let replayed = replay(file, &found, &stamp)?;
-            note = replayed.2;
-            (replayed.0, replayed.1)
+            note = replayed.note;
+            (unsettled, writes) = (replayed.unsettled, replayed.writes);
+            needs_no_pages = replayed.needs_no_pages;
+            (replayed.spans, replayed.last)
         }
         Some(stamp) if stamp.journal == owner.journal => {
             let last = found.last().ok().flatten();
@@ -163,29 +171,39 @@ pub(crate) fn recover(
     file.sync_data()?;
     let blocks = owner.bytes / BLOCK_BYTES as u64 - 1;
     let mut ring = Ring::new(blocks, spans);
-    start_anew(journal, owner, &mut ring, note.sequence)?;
+    // While the writes are being brought into redb, all goes straight to the file; the record that says so is written once, so that no
+    // number of crashes fills the journal.
+    let is_announced = needs_no_pages && note.writes_through;
+    note.writes_through = !writes.is_empty();
+    if writes.is_empty() || !is_announced {
+        start_anew(journal, owner, &mut ring, note, unsettled.front().map(|(_, record)| *record))?;
+    }
     let was_closed = known.is_none_or(|stamp| stamp.closed);
-    Ok(Recovered { id: owner.journal, blocks, ring, stamp, sequence: note.sequence, was_closed })
+    let id = owner.journal;
+    Ok(Recovered { id, blocks, ring, stamp, note, was_closed, unsettled, writes })
 }
 
 const OLDER: Refusal = Refusal::Mismatch("the log file is an older copy than its journal");
 const OTHERS: Refusal = Refusal::Mismatch("the journal is of another log file");
 
-/// Writes a record that says that the file needs none of those before it.
+/// Writes a record that says that the file needs none of those before it, but for the writes that redb lacks.
 fn start_anew(
     journal: &impl StorageBackend,
     owner: &Owner,
     ring: &mut Ring,
-    log_sequence: u64,
+    note: Note,
+    unsettled: Option<u64>,
 ) -> Result<(), Refusal> {
     let start = ring.next_that_frees().ok_or_else(|| Refusal::Damaged("it has no room".into()))?;
     let sequence = ring.last() + 1;
     let mut record = Record::default();
-    record.push_note(Note { sequence: log_sequence, writes_through: false });
-    record.seal(&owner.journal, sequence, sequence + 1);
+    record.push_note(note);
+    record.push_pages(sequence + 1);
+    let oldest = unsettled.unwrap_or(sequence + 1);
+    record.seal(&owner.journal, sequence, oldest);
     journal.write((1 + start) * BLOCK_BYTES as u64, &record.bytes)?;
     journal.sync_data()?;
-    ring.push(Span { sequence, start, blocks: 1 }, sequence + 1);
+    ring.push(Span { sequence, start, blocks: 1 }, oldest);
     Ok(())
 }
 
@@ -194,12 +212,23 @@ fn afresh(journal: &impl StorageBackend, owner: &Owner) -> Result<(Vec<Span>, u6
     Ok((vec![Span { sequence: 1, start: 0, blocks: 1 }], 1))
 }
 
+/// What a replay found.
+struct Replayed {
+    spans: Vec<Span>,
+    last: u64,
+    note: Note,
+    unsettled: VecDeque<(u64, u64)>,
+    writes: Vec<(u64, Vec<u8>)>,
+    /// The last record says that the file needs the pages of none.
+    needs_no_pages: bool,
+}
+
 /// Writes over the file what it may lack. Everything is checked before anything is written.
 fn replay<J: StorageBackend>(
     file: &impl StorageBackend,
     found: &Found<'_, J>,
     stamp: &Stamp,
-) -> Result<(Vec<Span>, u64, Note), Refusal> {
+) -> Result<Replayed, Refusal> {
     let Some((last, header, note)) = found.last()? else {
         return Err(Refusal::Damaged("it holds no records".into()));
     };
@@ -209,20 +238,31 @@ fn replay<J: StorageBackend>(
     if stamp.synced + 1 < header.oldest.min(last.sequence) {
         return Err(OLDER);
     }
-    let mut spans = Vec::new();
+    let (mut spans, mut pages) = (Vec::new(), header.oldest);
+    let (mut unsettled, mut writes) = (VecDeque::new(), Vec::new());
     for sequence in header.oldest.min(last.sequence)..=last.sequence {
         let (span, _, body) = found.whole(sequence)?.ok_or_else(|| broken(sequence))?;
-        if changes(&body).is_none() {
+        let Some(changes) = changes(&body) else {
             return Err(Refusal::Damaged(format!("its record {sequence} makes no sense")));
+        };
+        for change in changes {
+            match change {
+                Change::Pages(oldest) => pages = pages.max(oldest),
+                Change::LogWrite(number, write) if number > note.sequence => {
+                    unsettled.push_back((number, sequence));
+                    writes.push((number, write.to_vec()));
+                }
+                _ => {}
+            }
         }
         spans.push(span);
     }
-    for sequence in header.oldest..=last.sequence {
+    for sequence in pages..=last.sequence {
         let Some((_, _, body)) = found.whole(sequence)? else { return Err(broken(sequence)) };
         for change in changes(&body).unwrap_or_default() {
             match change {
                 Change::Length(length) => file.set_len(length)?,
-                Change::Note(_) => {}
+                Change::Note(_) | Change::Pages(_) | Change::LogWrite(..) => {}
                 Change::Write { offset, data, zeros } => {
                     let mut data = data.to_vec();
                     data.resize(data.len() + zeros, 0);
@@ -238,7 +278,8 @@ fn replay<J: StorageBackend>(
     if note.writes_through {
         write_again(file)?;
     }
-    Ok((spans, last.sequence, note))
+    let needs_no_pages = pages > last.sequence;
+    Ok(Replayed { spans, last: last.sequence, note, unsettled, writes, needs_no_pages })
 }
 
 /// Writes all of the file over itself. A commit was being written to it without a record. If a sync of it failed, what it wrote may

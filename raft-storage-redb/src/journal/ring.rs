@@ -56,6 +56,12 @@ impl Ring {
         self.place(start + blocks, 1).is_some().then_some(start)
     }
 
+    /// The same, but with room for another record of `reserve` blocks after it.
+    pub(crate) fn next_leaving(&self, blocks: u64, reserve: u64) -> Option<u64> {
+        let start = self.place(self.head(), blocks)?;
+        self.place(start + blocks, reserve).is_some().then_some(start)
+    }
+
     /// Where a record goes that frees all others: one block that is always left.
     pub(crate) fn next_that_frees(&self) -> Option<u64> {
         self.place(self.head(), 1)
