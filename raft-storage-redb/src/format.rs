@@ -4,9 +4,11 @@
 
 use bytes::Bytes;
 use raft_core::{
-    Entry, HardState, Index, LogPosition, Membership, NodeId, Payload, SnapshotMeta, StoreId, Term,
+    Entries, Entry, HardState, Index, LogPosition, Membership, NodeId, Payload, SnapshotMeta, StoreId, Term,
 };
 use xxhash_rust::xxh3::xxh3_64;
+
+use crate::plan::{Logged, Plan};
 
 /// The version of every row. A change to any of them raises it.
 pub(crate) const FORMAT_VERSION: u16 = 1;
@@ -471,6 +473,88 @@ impl<'a> Chunk<'a> {
         }
         (taken, bytes)
     }
+}
+
+const HAS_STATE: u8 = 1;
+const HAS_COMPACTION: u8 = 2;
+const HAS_RESET: u8 = 4;
+const HAS_TRUNCATION: u8 = 8;
+const HAS_ENTRIES: u8 = 16;
+
+fn push_position(bytes: &mut Vec<u8>, position: &LogPosition) {
+    bytes.extend_from_slice(&position.index.0.to_le_bytes());
+    bytes.extend_from_slice(&position.term.0.to_le_bytes());
+}
+
+fn take_position(cursor: &mut Cursor<'_>) -> Result<LogPosition, Malformed> {
+    Ok(LogPosition { index: Index(cursor.u64()?), term: Term(cursor.u64()?) })
+}
+
+/// Encodes a write for the journal. `row` is used on the way.
+pub(crate) fn encode_write(bytes: &mut Vec<u8>, row: &mut Vec<u8>, write: &Logged) {
+    let Logged { sequence, compacted, plan } = write;
+    let flags = [
+        (plan.hard_state.is_some(), HAS_STATE),
+        (compacted.is_some(), HAS_COMPACTION),
+        (plan.reset.is_some(), HAS_RESET),
+        (plan.truncate_from.is_some(), HAS_TRUNCATION),
+        (!plan.entries.is_empty(), HAS_ENTRIES),
+    ];
+    bytes.clear();
+    bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+    bytes.push(flags.iter().filter(|flag| flag.0).map(|flag| flag.1).sum());
+    if let Some(hard_state) = plan.hard_state {
+        push_state(bytes, &NumberedState { sequence: *sequence, hard_state });
+    }
+    if let Some(through) = compacted {
+        push_position(bytes, through);
+    }
+    if let Some(snapshot) = &plan.reset {
+        push_position(bytes, &snapshot.position);
+        row.clear();
+        push_membership(row, &snapshot.membership);
+        bytes.extend_from_slice(&(row.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(row);
+    }
+    if let Some(from) = plan.truncate_from {
+        bytes.extend_from_slice(&from.0.to_le_bytes());
+    }
+    if !plan.entries.is_empty() {
+        encode_chunk(row, plan.entries.iter(), None);
+        bytes.extend_from_slice(row);
+        row.shrink_to(1 << 20);
+    }
+}
+
+/// Decodes what [`encode_write`] wrote.
+pub(crate) fn decode_write(sequence: u64, bytes: &[u8]) -> Result<Logged, Malformed> {
+    let mut cursor = Cursor(bytes);
+    check_version(cursor.u16()?)?;
+    let flags = cursor.u8()?;
+    let mut plan = Plan::default();
+    if flags & HAS_STATE != 0 {
+        plan.hard_state = Some(take_state(&mut cursor)?.hard_state);
+    }
+    let compacted =
+        if flags & HAS_COMPACTION == 0 { None } else { Some(take_position(&mut cursor)?) };
+    if flags & HAS_RESET != 0 {
+        let position = take_position(&mut cursor)?;
+        let length = cursor.u32()? as usize;
+        let membership = decode_membership(cursor.take(length)?)?;
+        plan.reset = Some(SnapshotMeta { position, membership });
+    }
+    if flags & HAS_TRUNCATION != 0 {
+        plan.truncate_from = Some(Index(cursor.u64()?));
+    }
+    if flags & HAS_ENTRIES == 0 {
+        cursor.finish()?;
+    } else {
+        let chunk = Chunk::parse(cursor.0)?;
+        let (mut entries, mut unlimited) = (Vec::new(), usize::MAX);
+        chunk.decode_into(chunk.first(), chunk.last(), &mut unlimited, &mut entries)?;
+        plan.entries = Entries::try_from_vec(entries).map_err(|_| Malformed::Value)?;
+    }
+    Ok(Logged { sequence, compacted, plan })
 }
 
 fn le_u64(bytes: &[u8]) -> u64 {

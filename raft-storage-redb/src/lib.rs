@@ -8,8 +8,10 @@ mod error;
 mod format;
 mod journal;
 mod open;
+mod overlay;
 mod plan;
 mod reader;
+mod settle;
 mod store;
 mod tables;
 #[cfg(any(test, feature = "testing"))]

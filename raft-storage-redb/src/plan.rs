@@ -19,6 +19,17 @@ pub(crate) struct Plan {
     pub(crate) entries: Entries,
 }
 
+/// A group of writes, as it stands in the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Logged {
+    /// Rises by one with each.
+    pub(crate) sequence: u64,
+    /// What the log was compacted through since the one before, before this one's `plan`.
+    pub(crate) compacted: Option<LogPosition>,
+    /// What changes.
+    pub(crate) plan: Plan,
+}
+
 /// Why a group of writes does not fit the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Misfit {
@@ -53,6 +64,17 @@ impl Plan {
             plan.append(shape, &write.entries)?;
         }
         Ok(plan)
+    }
+
+    /// The same as one write.
+    pub(crate) fn to_persist(&self) -> Persist {
+        Persist {
+            ticket: raft_core::Ticket(0),
+            hard_state: self.hard_state,
+            reset: self.reset.clone(),
+            truncate_from: self.truncate_from,
+            entries: self.entries.clone(),
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {

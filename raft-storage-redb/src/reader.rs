@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use raft_core::{Entries, Entry, Index};
@@ -11,6 +11,7 @@ use redb::{Database, ReadTransaction, ReadableDatabase, WriteTransaction};
 
 use crate::error::{damaged, storage_error};
 use crate::format::Chunk;
+use crate::overlay::Overlay;
 use crate::tables::LOG;
 
 /// What a store shares with its readers.
@@ -21,11 +22,12 @@ pub(crate) struct Shared {
     pub(crate) path: PathBuf,
     /// Entries up to here are compacted, though their rows may still be there.
     pub(crate) base: AtomicU64,
+    pub(crate) overlay: RwLock<Overlay>,
 }
 
 impl Shared {
     pub(crate) fn new(database: Database, path: PathBuf, base: Index) -> Shared {
-        Shared { database: Some(database), path, base: base.0.into() }
+        Shared { database: Some(database), path, base: base.0.into(), overlay: RwLock::default() }
     }
 
     pub(crate) fn begin_write(&self) -> Result<WriteTransaction, redb::Error> {
@@ -75,7 +77,22 @@ impl RedbLogReader {
         mut budget: usize,
     ) -> Result<Entries, ReadError> {
         let path: &Path = &self.shared.path;
-        let transaction = self.shared.begin_read().map_err(|e| reading(path, e))?;
+        // Both of one moment: what has left the overlay is in what redb shows.
+        let (transaction, cut, tail) = {
+            let overlay = self.shared.overlay.read().unwrap_or_else(PoisonError::into_inner);
+            let (cut, tail) = overlay.view(first, last);
+            let needs_rows = cut.is_none_or(|cut| first < cut);
+            let transaction = if needs_rows { Some(self.shared.begin_read()) } else { None };
+            (transaction, cut, tail)
+        };
+        let Some(transaction) = transaction else {
+            if tail.first().is_none_or(|entry| entry.index != first) {
+                return Err(ReadError::NotThere { first });
+            }
+            return Ok(fitting(tail, budget, true));
+        };
+        let transaction = transaction.map_err(|e| reading(path, e))?;
+        let last = cut.map_or(last, |cut| last.min(cut.prev()));
         let log = transaction.open_table(LOG).map_err(|e| reading(path, e))?;
         let start = match log.range(..=first.0).map_err(|e| reading(path, e))?.next_back() {
             Some(row) => row.map_err(|e| reading(path, e))?.0.value(),
@@ -109,9 +126,29 @@ impl RedbLogReader {
             }
             wanted = to.next();
         }
-        Entries::try_from_vec(entries)
-            .map_err(|fault| damaged(path, format!("from entry {first} on: {fault}")).into())
+        let is_whole = entries.last().is_some_and(|entry| entry.index == last);
+        let mut entries = Entries::try_from_vec(entries)
+            .map_err(|fault| damaged(path, format!("from entry {first} on: {fault}")))?;
+        if is_whole && tail.first().is_some_and(|entry| entry.index == last.next()) {
+            entries.extend(fitting(tail, budget, false));
+        }
+        Ok(entries)
     }
+}
+
+/// As many as fit; one at least, if `one`.
+fn fitting(mut entries: Entries, mut budget: usize, one: bool) -> Entries {
+    let mut is_first = one;
+    let beyond = entries.iter().find(|entry| {
+        let fits = entry.size_bytes() <= budget || std::mem::take(&mut is_first);
+        budget = budget.saturating_sub(entry.size_bytes());
+        is_first = false;
+        !fits
+    });
+    if let Some(index) = beyond.map(|entry| entry.index) {
+        entries.truncate_from(index);
+    }
+    entries
 }
 
 fn reading(path: &Path, error: impl Into<redb::Error>) -> StorageError {

@@ -235,9 +235,6 @@ fn replay<J: StorageBackend>(
     if last.sequence < stamp.synced {
         return Err(Refusal::Mismatch("the journal is an older copy than the log file"));
     }
-    if stamp.synced + 1 < header.oldest.min(last.sequence) {
-        return Err(OLDER);
-    }
     let (mut spans, mut pages) = (Vec::new(), header.oldest);
     let (mut unsettled, mut writes) = (VecDeque::new(), Vec::new());
     for sequence in header.oldest.min(last.sequence)..=last.sequence {
@@ -256,6 +253,9 @@ fn replay<J: StorageBackend>(
             }
         }
         spans.push(span);
+    }
+    if stamp.synced + 1 < pages.min(last.sequence) {
+        return Err(OLDER);
     }
     for sequence in pages..=last.sequence {
         let Some((_, _, body)) = found.whole(sequence)? else { return Err(broken(sequence)) };
