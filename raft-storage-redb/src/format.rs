@@ -4,7 +4,8 @@
 
 use bytes::Bytes;
 use raft_core::{
-    Entries, Entry, HardState, Index, LogPosition, Membership, NodeId, Payload, SnapshotMeta, StoreId, Term,
+    Entries, Entry, HardState, Index, LogPosition, Membership, NodeId, Payload, SnapshotMeta,
+    StoreId, Term,
 };
 use xxhash_rust::xxh3::xxh3_64;
 

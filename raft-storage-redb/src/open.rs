@@ -12,7 +12,8 @@ use crate::OpenError;
 use crate::backend::LogFile;
 use crate::format::{FORMAT_VERSION, Head, Identity, Malformed, NumberedState};
 use crate::journal::{Checkpoints, Journaled, file as journal_file};
-use crate::store::{RedbLogStore, write_head};
+use crate::settle::write_head;
+use crate::store::RedbLogStore;
 use crate::tables::{IDENTITY_KEY, LOG, MEMBERSHIPS, META, RowFault, TERMS};
 
 /// How every redb file begins.
@@ -97,10 +98,13 @@ impl RedbLogStore {
     /// Opens a complete log behind its journal.
     pub(crate) fn open_backend<M: StorageBackend, J: StorageBackend>(
         options: &Options,
-        backend: Journaled<M, J>,
+        mut backend: Journaled<M, J>,
     ) -> Result<RedbLogStore, OpenError> {
         let path = options.path.as_path();
         let (expected, was_closed) = (backend.expected(), backend.was_closed());
+        let log = backend
+            .take_log_part()
+            .ok_or_else(|| OpenError::damaged(path, "its journal is in use"))?;
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let mut database = Database::builder()
                 .set_cache_size(options.cache_bytes)
@@ -113,15 +117,15 @@ impl RedbLogStore {
             }
             let identity = read_identity(path, &database)?;
             check_identity(options, &identity)?;
-            RedbLogStore::new(database, path.to_path_buf(), identity, expected).map_err(|fault| {
-                match fault {
+            RedbLogStore::new(database, path.to_path_buf(), identity, expected, log).map_err(
+                |fault| match fault {
                     RowFault::Malformed { fault: Malformed::Version { found }, .. } => {
                         unknown_version(path, found)
                     }
                     RowFault::Redb(error) => OpenError::redb(path, error),
                     fault => OpenError::damaged(path, fault),
-                }
-            })
+                },
+            )
         }));
         opened.unwrap_or_else(|_| Err(OpenError::damaged(path, "its pages make no sense")))
     }

@@ -1,57 +1,48 @@
-//! The store: one transaction, one fdatasync, per group of writes.
+//! The store: one record of the journal, one fdatasync, per group of writes.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLockWriteGuard};
+use std::thread::JoinHandle;
 
-use raft_core::{Entry, Index, LogPosition, Membership, Persist, RestoredLog, SnapshotMeta};
+use raft_core::{Index, LogPosition, Membership, Persist, RestoredLog};
 use raft_node::{LogStore, StorageError};
-use redb::{ReadableDatabase, ReadableTable, Table, WriteTransaction};
+use redb::ReadableDatabase;
 
-use crate::chunking::next_cut;
-use crate::error::{damaged, misuse, storage_error};
-use crate::format::{self, Chunk, Head, Identity, NumberedState};
-use crate::plan::{self, Additions, Plan};
+use crate::error::{misuse, storage_error};
+use crate::format::{self, Identity};
+use crate::journal::{Checkpoints, LogPart};
+use crate::overlay::Overlay;
+use crate::plan::{self, Logged, Misfit, Plan};
 use crate::reader::{RedbLogReader, Shared};
-use crate::tables::{HEAD_KEY, LOG, MEMBERSHIPS, META, RowFault, TERMS, Tables, remove_from};
+use crate::settle::Settling;
+use crate::tables::{LOG, MEMBERSHIPS, META, RowFault, TERMS, Tables};
 
-/// How many rows that a compaction left behind one write takes away: more than it adds, so that the file stops growing,
-/// and few enough that no write is slow for it.
-const PURGED_ROWS_PER_WRITE: usize = 16;
-/// The same in bytes.
-const PURGED_BYTES_PER_WRITE: usize = 4 << 20;
+/// Part of the journal that writes may fill before redb gets them.
+const SETTLE_PART: u64 = 8;
+/// The same in blocks, at most.
+const SETTLE_BLOCKS_MAX: u64 = 512;
 
 /// A durable log in a redb file. See the crate's documentation.
 #[derive(Debug)]
 pub struct RedbLogStore {
     shared: Arc<Shared>,
+    settling: Arc<Settling>,
+    thread: Option<JoinHandle<()>>,
+    checkpoints: Checkpoints,
+    /// From how many blocks of writes that redb lacks it gets them.
+    settle_blocks: u64,
     identity: Identity,
-    /// As the driver sees the log; ahead of the file only in what a compaction forgot.
+    /// As the driver sees the log.
     shape: RestoredLog,
     sequence: u64,
-    /// The number of the commit that is under way, for the journal: see `Journaled::expected`.
-    expected: Arc<AtomicU64>,
-    /// The head row says less than `shape`: the base has moved.
-    head_is_stale: bool,
-    /// Rows at or below the base may still be there.
-    purging: bool,
+    /// What the log was compacted through since the last write.
+    compacted: Option<LogPosition>,
     /// Whether an earlier call failed. A failed fsync may have lost pages silently, so that is final.
     poisoned: bool,
-    /// Kept to encode chunks into.
+    /// Kept to encode writes into.
+    bytes: Vec<u8>,
     row: Vec<u8>,
-}
-
-/// Why a transaction could not be carried out.
-enum WriteFault {
-    Redb(redb::Error),
-    Damaged(String),
-}
-
-impl<E: Into<redb::Error>> From<E> for WriteFault {
-    fn from(error: E) -> WriteFault {
-        WriteFault::Redb(error.into())
-    }
 }
 
 impl RedbLogStore {
@@ -61,6 +52,7 @@ impl RedbLogStore {
         path: PathBuf,
         identity: Identity,
         expected: Arc<AtomicU64>,
+        log: LogPart,
     ) -> Result<RedbLogStore, RowFault> {
         let (shape, state) = {
             let transaction = database.begin_read().map_err(redb::Error::from)?;
@@ -80,18 +72,77 @@ impl RedbLogStore {
                 state.sequence
             )));
         }
+        let LogPart { journal, writes, checkpoints } = log;
         let shared = Arc::new(Shared::new(database, path, shape.base.index));
-        Ok(RedbLogStore {
+        let settle_blocks = (journal.capacity() / SETTLE_PART).clamp(1, SETTLE_BLOCKS_MAX);
+        let (sequence, settled) = (state.sequence, shape.clone());
+        let settling = Settling::new(shared.clone(), journal, settled, sequence, expected);
+        let mut store = RedbLogStore {
             shared,
+            settling: Arc::new(settling),
+            thread: None,
+            checkpoints,
+            settle_blocks,
             identity,
             shape,
-            sequence: state.sequence,
-            expected,
-            head_is_stale: false,
-            purging: true,
+            sequence,
+            compacted: None,
             poisoned: false,
+            bytes: Vec::new(),
             row: Vec::new(),
-        })
+        };
+        store.replay(writes)?;
+        if checkpoints == Checkpoints::Background {
+            let settling = store.settling.clone();
+            let thread = std::thread::Builder::new().name("log-settle".into());
+            let thread = thread.spawn(move || settling.work());
+            store.thread = Some(thread.map_err(redb::Error::Io)?);
+        }
+        Ok(store)
+    }
+
+    /// Brings into redb the writes that only the journal holds.
+    fn replay(&mut self, writes: Vec<(u64, Vec<u8>)>) -> Result<(), RowFault> {
+        if writes.is_empty() {
+            return Ok(());
+        }
+        for (number, bytes) in writes {
+            if number <= self.sequence {
+                continue;
+            }
+            if number != self.sequence + 1 {
+                return Err(RowFault::Contradiction(format!(
+                    "its last write is number {}, but its journal goes on with number {number}",
+                    self.sequence
+                )));
+            }
+            let row = || format!("write {number} in its journal");
+            let write = format::decode_write(number, &bytes)
+                .map_err(|fault| RowFault::Malformed { row: row(), fault })?;
+            let misfit = |misfit: Misfit| RowFault::Contradiction(format!("{}: {misfit}", row()));
+            if let Some(through) = write.compacted {
+                plan::compact(&mut self.shape, through).map_err(misfit)?;
+            }
+            let plan = Plan::merge(&self.shape, &[write.plan.to_persist()]).map_err(misfit)?;
+            let added = plan.additions(&self.shape);
+            plan.apply(&mut self.shape, added);
+            self.sequence = number;
+            self.overlay().push(Arc::new(write), 0);
+        }
+        let unusable = |error: StorageError| match error.source.map(|e| e.downcast::<redb::Error>())
+        {
+            Some(Ok(error)) => RowFault::Redb(*error),
+            _ => RowFault::Contradiction(error.message),
+        };
+        self.settling.settle(None).map_err(unusable)?;
+        self.settling.journal.settled(self.sequence);
+        self.settling.journal.replayed().map_err(redb::Error::Io)?;
+        self.shared.base.store(self.shape.base.index.0, Ordering::Release);
+        Ok(())
+    }
+
+    fn overlay(&self) -> RwLockWriteGuard<'_, Overlay> {
+        self.shared.overlay.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The random identity that the file got when it was created: another file, even of the same node, has another.
@@ -105,7 +156,7 @@ impl RedbLogStore {
     }
 
     fn check_usable(&self) -> Result<(), StorageError> {
-        if !self.poisoned {
+        if !self.poisoned && !self.settling.has_failed() {
             return Ok(());
         }
         Err(StorageError {
@@ -118,208 +169,51 @@ impl RedbLogStore {
         })
     }
 
-    /// Runs a transaction; any failure poisons the store.
-    fn transact(
-        &mut self,
-        change: impl FnOnce(&mut RedbLogStore, &WriteTransaction) -> Result<(), WriteFault>,
-    ) -> Result<(), StorageError> {
-        self.poisoned = true;
-        self.expected.store(self.sequence + 1, Ordering::Relaxed);
-        let shared = self.shared.clone();
-        let path = &shared.path;
-        // redb is hardened against damaged files, but does not promise never to panic on one.
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
-            let transaction = shared.begin_write()?;
-            change(self, &transaction)?;
-            transaction.commit()?;
-            Ok(())
-        }));
-        if !matches!(outcome, Ok(Ok(()))) {
-            // What redb may still write while it closes is no commit of the log.
-            self.expected.store(self.sequence, Ordering::Relaxed);
+    /// Makes a write durable: as a record of the journal, or if it is too large for that, in redb.
+    fn log(&mut self, write: Logged) -> Result<(), StorageError> {
+        format::encode_write(&mut self.bytes, &mut self.row, &write);
+        let blocks = self.settling.journal.blocks(self.bytes.len());
+        let path = &self.shared.path;
+        let waiting = self.overlay().blocks();
+        let is_full = waiting + blocks > 2 * self.settle_blocks;
+        let is_logged = !is_full
+            && self
+                .settling
+                .journal
+                .append(write.sequence, &self.bytes)
+                .map_err(|error| storage_error(path, "writing", redb::Error::Io(error)))?;
+        self.bytes.shrink_to(1 << 20);
+        if !is_logged {
+            return self.settling.settle(Some(write));
         }
-        match outcome {
-            Ok(Ok(())) => {
-                self.poisoned = false;
-                Ok(())
+        self.overlay().push(Arc::new(write), blocks);
+        if waiting + blocks >= self.settle_blocks {
+            match self.checkpoints {
+                Checkpoints::Background => self.settling.wake(),
+                #[cfg(any(test, feature = "testing"))]
+                Checkpoints::Inline => self.settling.settle(None)?,
+                #[cfg(test)]
+                Checkpoints::InlineWhenFull => {}
             }
-            Ok(Err(WriteFault::Redb(error))) => Err(storage_error(path, "writing", error)),
-            Ok(Err(WriteFault::Damaged(what))) => Err(damaged(path, what)),
-            Err(_) => Err(damaged(path, "a write met rows that make no sense")),
         }
+        Ok(())
     }
+}
 
-    fn carry_out(
-        &mut self,
-        transaction: &WriteTransaction,
-        plan: &Plan,
-        added: &Additions,
-    ) -> Result<(), WriteFault> {
-        let state = NumberedState {
-            sequence: self.sequence + 1,
-            hard_state: plan.hard_state.unwrap_or(self.shape.hard_state),
-        };
-        if plan.reset.is_some() {
-            transaction.delete_table(LOG)?;
-            transaction.delete_table(TERMS)?;
-            transaction.delete_table(MEMBERSHIPS)?;
-            transaction.open_table(MEMBERSHIPS)?;
-            transaction.open_table(TERMS)?;
+impl Drop for RedbLogStore {
+    /// Leaves a file that needs no journal, unless something failed.
+    fn drop(&mut self) {
+        self.settling.stop();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // it does not panic; and if it did, nothing waits for what it did
         }
+        if !self.poisoned
+            && !self.settling.has_failed()
+            && let Err(error) = self.settling.settle(None)
         {
-            let mut log = transaction.open_table(LOG)?;
-            if let Some(from) = plan.truncate_from {
-                self.truncate(transaction, &mut log, from)?;
-            }
-            self.append(&mut log, plan, &state)?;
-            if self.purging && plan.reset.is_none() {
-                self.purge(transaction, &mut log)?;
-            }
+            tracing::error!(%error, "the log file could not be brought up to date: its journal is needed");
         }
-        if !added.terms.is_empty() {
-            let mut terms = transaction.open_table(TERMS)?;
-            for run in &added.terms {
-                terms.insert(run.first.0, run.term.0)?;
-            }
-        }
-        if !added.memberships.is_empty() {
-            let mut memberships = transaction.open_table(MEMBERSHIPS)?;
-            for (index, membership) in &added.memberships {
-                let row = format::encode_membership_row(membership);
-                memberships.insert(index.0, row.as_slice())?;
-            }
-        }
-        // A write that appends carries the hard state in its chunk; so it touches one table only.
-        if plan.entries.is_empty() || plan.reset.is_some() || self.head_is_stale {
-            let base = plan.reset.clone().unwrap_or_else(|| SnapshotMeta {
-                position: self.shape.base,
-                membership: self.shape.base_membership.clone(),
-            });
-            write_head(transaction, &Head { state, base })?;
-        }
-        Ok(())
     }
-
-    fn append(
-        &mut self,
-        log: &mut Table<'_, u64, &'static [u8]>,
-        plan: &Plan,
-        state: &NumberedState,
-    ) -> Result<(), WriteFault> {
-        let entries: Vec<&Entry> = plan.entries.iter().collect();
-        let mut left: usize = entries.iter().map(|entry| format::encoded_bytes(entry)).sum();
-        let mut rest = entries.as_slice();
-        while let Some(first) = rest.first() {
-            let (chunk, after) = rest.split_at(next_cut(rest, left));
-            left -= chunk.iter().map(|entry| format::encoded_bytes(entry)).sum::<usize>();
-            let carried = after.is_empty().then_some(state);
-            format::encode_chunk(&mut self.row, chunk.iter().copied(), carried);
-            log.insert(first.index.0, self.row.as_slice())?;
-            rest = after;
-        }
-        // One huge group must not be held for ever.
-        self.row.shrink_to(1 << 20);
-        Ok(())
-    }
-
-    /// Takes away everything from `from` on. The chunk that it cuts through is written anew.
-    fn truncate(
-        &mut self,
-        transaction: &WriteTransaction,
-        log: &mut Table<'_, u64, &'static [u8]>,
-        from: Index,
-    ) -> Result<(), WriteFault> {
-        let cut = match log.range(..from.0)?.next_back() {
-            Some(row) => {
-                let (key, row) = row?;
-                cut_chunk(row.value(), key.value(), from)?
-            }
-            None => None,
-        };
-        remove_from(log, from.0)?;
-        if let Some(kept) = cut {
-            format::encode_chunk(&mut self.row, kept.iter(), None);
-            log.insert(kept[0].index.0, self.row.as_slice())?;
-        }
-        if self.shape.terms.last().is_some_and(|run| run.first >= from) {
-            transaction.open_table(TERMS)?.retain_in(from.0.., |_, _| false)?;
-        }
-        if self.shape.memberships.last().is_some_and(|(index, _)| *index >= from) {
-            transaction.open_table(MEMBERSHIPS)?.retain_in(from.0.., |_, _| false)?;
-        }
-        Ok(())
-    }
-
-    /// Takes away some of the rows that lie wholly at or below the base.
-    fn purge(
-        &mut self,
-        transaction: &WriteTransaction,
-        log: &mut Table<'_, u64, &'static [u8]>,
-    ) -> Result<(), WriteFault> {
-        let base = self.shape.base.index;
-        let mut bytes = 0;
-        for _ in 0..PURGED_ROWS_PER_WRITE {
-            let Some((key, last, length)) = first_row(log)? else { break };
-            if last > base {
-                break;
-            }
-            log.remove(key)?;
-            bytes += length;
-            if bytes > PURGED_BYTES_PER_WRITE {
-                return Ok(());
-            }
-        }
-        if first_row(log)?.is_some_and(|(_, last, _)| last <= base) {
-            return Ok(());
-        }
-        self.purging = false;
-        // Of the runs of terms, the one that holds the first entry after the base stays.
-        let mut terms = transaction.open_table(TERMS)?;
-        let border = match terms.range(..=base.next().0)?.next_back() {
-            Some(run) => run?.0.value(),
-            None => 0,
-        };
-        let stale = terms.first()?.is_some_and(|(first, _)| first.value() < border);
-        if stale {
-            terms.retain_in(..border, |_, _| false)?;
-        }
-        drop(terms);
-        let mut memberships = transaction.open_table(MEMBERSHIPS)?;
-        let stale = memberships.first()?.is_some_and(|(index, _)| index.value() <= base.0);
-        if stale {
-            memberships.retain_in(..=base.0, |_, _| false)?;
-        }
-        Ok(())
-    }
-}
-
-/// The first row of the log: its key, its last index, its length.
-fn first_row(
-    log: &Table<'_, u64, &'static [u8]>,
-) -> Result<Option<(u64, Index, usize)>, WriteFault> {
-    let Some((key, row)) = log.first()? else { return Ok(None) };
-    let (_, last) = format::peek_span(row.value()).map_err(|fault| {
-        WriteFault::Damaged(format!("the chunk of entry {} is malformed: {fault}", key.value()))
-    })?;
-    Ok(Some((key.value(), last, row.value().len())))
-}
-
-/// The entries of a chunk that stand before `from`, if it also holds others.
-fn cut_chunk(row: &[u8], key: u64, from: Index) -> Result<Option<Vec<Entry>>, WriteFault> {
-    let bad =
-        |fault| WriteFault::Damaged(format!("the chunk of entry {key} is malformed: {fault}"));
-    let chunk = Chunk::parse(row).map_err(bad)?;
-    if chunk.last() < from {
-        return Ok(None);
-    }
-    let (mut kept, mut unlimited) = (Vec::new(), usize::MAX);
-    chunk.decode_into(chunk.first(), from.prev(), &mut unlimited, &mut kept).map_err(bad)?;
-    Ok(Some(kept))
-}
-
-pub(crate) fn write_head(transaction: &WriteTransaction, head: &Head) -> Result<(), redb::Error> {
-    transaction.open_table(META)?.insert(HEAD_KEY, head.encode().as_slice())?;
-    Ok(())
 }
 
 impl LogStore for RedbLogStore {
@@ -336,11 +230,11 @@ impl LogStore for RedbLogStore {
         if !empty || !self.shape.base_membership.is_empty() {
             return Err(misuse(self.path(), "a log that is not empty was to be founded"));
         }
-        let state =
-            NumberedState { sequence: self.sequence + 1, hard_state: self.shape.hard_state };
-        let base = SnapshotMeta { position: self.shape.base, membership: membership.clone() };
-        self.transact(|_, transaction| Ok(write_head(transaction, &Head { state, base })?))?;
-        self.sequence = state.sequence;
+        self.poisoned = true;
+        self.settling.settle(None)?;
+        self.settling.found(self.sequence + 1, membership)?;
+        self.poisoned = false;
+        self.sequence += 1;
         self.shape.base_membership = membership.clone();
         Ok(())
     }
@@ -354,11 +248,12 @@ impl LogStore for RedbLogStore {
             return Ok(());
         }
         let added = plan.additions(&self.shape);
-        self.transact(|store, transaction| store.carry_out(transaction, &plan, &added))?;
-        self.sequence += 1;
-        if plan.entries.is_empty() || plan.reset.is_some() || self.head_is_stale {
-            self.head_is_stale = false;
-        }
+        let sequence = self.sequence + 1;
+        self.poisoned = true;
+        self.log(Logged { sequence, compacted: self.compacted, plan: plan.clone() })?;
+        self.poisoned = false;
+        self.compacted = None;
+        self.sequence = sequence;
         plan.apply(&mut self.shape, added);
         self.shared.base.store(self.shape.base.index.0, Ordering::Release);
         Ok(())
@@ -372,8 +267,7 @@ impl LogStore for RedbLogStore {
             .map_err(|misfit| misuse(self.path(), misfit))
             .inspect_err(|_| self.poisoned = true)?;
         if moved {
-            self.head_is_stale = true;
-            self.purging = true;
+            self.compacted = Some(through);
             self.shared.base.store(self.shape.base.index.0, Ordering::Release);
         }
         Ok(())
