@@ -521,7 +521,8 @@ pub(crate) fn encode_write(bytes: &mut Vec<u8>, row: &mut Vec<u8>, write: &Logge
         bytes.extend_from_slice(&from.0.to_le_bytes());
     }
     if !plan.entries.is_empty() {
-        encode_chunk(row, plan.entries.iter(), None);
+        let entries: Vec<&Entry> = plan.entries.iter().collect();
+        encode_chunk(row, entries.iter().copied(), None);
         bytes.extend_from_slice(row);
         row.shrink_to(1 << 20);
     }
