@@ -132,7 +132,7 @@ impl Settling {
         change: impl FnOnce(&mut Settler, &WriteTransaction) -> Result<(), WriteFault>,
     ) -> Result<(), StorageError> {
         let path = &self.shared.path;
-        if self.failed.swap(true, Ordering::AcqRel) {
+        if self.has_failed() {
             return Err(damaged(path, "an earlier transaction failed"));
         }
         settler.expected.store(last, Ordering::Relaxed);
@@ -144,6 +144,7 @@ impl Settling {
             Ok(())
         }));
         if !matches!(outcome, Ok(Ok(()))) {
+            self.failed.store(true, Ordering::Release);
             // What redb may still write while it closes is no commit of the log.
             settler.expected.store(settler.sequence, Ordering::Relaxed);
         }
@@ -151,7 +152,6 @@ impl Settling {
             Ok(Ok(())) => {
                 settler.sequence = last;
                 self.journal.settled(last);
-                self.failed.store(false, Ordering::Release);
                 Ok(())
             }
             Ok(Err(WriteFault::Redb(error))) => Err(storage_error(path, "writing", error)),

@@ -244,7 +244,7 @@ fn replay<J: StorageBackend>(
         };
         for change in changes {
             match change {
-                Change::Pages(oldest) => pages = pages.max(oldest),
+                Change::Pages(oldest) => pages = oldest,
                 Change::LogWrite(number, write) if number > note.sequence => {
                     unsettled.push_back((number, sequence));
                     writes.push((number, write.to_vec()));
