@@ -87,11 +87,13 @@ impl RedbLogStore {
             shape,
             sequence,
             compacted: None,
-            poisoned: false,
+            // Until all is replayed: if it is refused, nothing of it is brought into the file.
+            poisoned: true,
             bytes: Vec::new(),
             row: Vec::new(),
         };
         store.replay(writes)?;
+        store.poisoned = false;
         if checkpoints == Checkpoints::Background {
             let settling = store.settling.clone();
             let thread = std::thread::Builder::new().name("log-settle".into());
