@@ -481,6 +481,7 @@ const HAS_COMPACTION: u8 = 2;
 const HAS_RESET: u8 = 4;
 const HAS_TRUNCATION: u8 = 8;
 const HAS_ENTRIES: u8 = 16;
+const KNOWN_FLAGS: u8 = 31;
 
 fn push_position(bytes: &mut Vec<u8>, position: &LogPosition) {
     bytes.extend_from_slice(&position.index.0.to_le_bytes());
@@ -533,6 +534,9 @@ pub(crate) fn decode_write(sequence: u64, bytes: &[u8]) -> Result<Logged, Malfor
     let mut cursor = Cursor(bytes);
     check_version(cursor.u16()?)?;
     let flags = cursor.u8()?;
+    if flags & !KNOWN_FLAGS != 0 {
+        return Err(Malformed::Value);
+    }
     let mut plan = Plan::default();
     if flags & HAS_STATE != 0 {
         plan.hard_state = Some(take_state(&mut cursor)?.hard_state);

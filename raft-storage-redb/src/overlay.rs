@@ -63,7 +63,9 @@ impl Overlay {
         self.blocks = self.pending.iter().map(|(_, blocks)| blocks).sum();
         (self.cut, self.tail) = (None, Entries::new());
         let pending = std::mem::take(&mut self.pending);
-        pending.iter().for_each(|(write, _)| self.show(write));
+        for (write, _) in &pending {
+            self.show(write);
+        }
         self.pending = pending;
     }
 

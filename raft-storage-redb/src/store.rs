@@ -131,10 +131,12 @@ impl RedbLogStore {
             self.sequence = number;
             self.overlay().push(Arc::new(write), 0);
         }
-        let unusable = |error: StorageError| match error.source.map(|e| e.downcast::<redb::Error>())
-        {
-            Some(Ok(error)) => RowFault::Redb(*error),
-            _ => RowFault::Contradiction(error.message),
+        let unusable = |error: StorageError| {
+            let StorageError { message, source } = error;
+            match source.and_then(|source| source.downcast::<redb::Error>().ok()) {
+                Some(error) => RowFault::Redb(*error),
+                None => RowFault::Contradiction(message),
+            }
         };
         self.settling.settle(None).map_err(unusable)?;
         self.settling.journal.settled(self.sequence);

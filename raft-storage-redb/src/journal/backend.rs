@@ -57,6 +57,7 @@ pub(crate) struct LogPart {
 }
 
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // four facts that do not depend on each other
 struct Writer<J> {
     records: Arc<Records<J>>,
     record: Record,

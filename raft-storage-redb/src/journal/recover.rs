@@ -180,7 +180,7 @@ pub(crate) fn recover(
     }
     let was_closed = known.is_none_or(|stamp| stamp.closed);
     let id = owner.journal;
-    Ok(Recovered { id, blocks, ring, stamp, note, was_closed, unsettled, writes })
+    Ok(Recovered { id, blocks, ring, stamp, note, unsettled, writes, was_closed })
 }
 
 const OLDER: Refusal = Refusal::Mismatch("the log file is an older copy than its journal");
