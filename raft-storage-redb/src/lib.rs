@@ -1,4 +1,9 @@
-//! A durable Raft log in a [redb] file and a journal of its pages: `raft-node`'s [`LogStore`](raft_node::LogStore).
+//! A durable Raft log in a [redb] file and a journal beside it: `raft-node`'s [`LogStore`](raft_node::LogStore).
+//!
+//! A group of writes is one record of the journal and one `fdatasync`; many of them reach redb later, as one transaction.
+//!
+//! In the order in which to read it: `format` (the bytes), `plan` (what a group of writes amounts to), `store` (a write's way into the journal), `overlay` and
+//! `reader` (who reads what redb lacks yet), `settle` (its way into redb), `journal` (records and pages), `open`.
 //!
 //! What it is not: it decides nothing about the protocol, and stores no state of the application.
 

@@ -104,7 +104,7 @@ impl RedbLogStore {
     }
 
     /// Brings into redb the writes that only the journal holds.
-    fn replay(&mut self, writes: Vec<(u64, Vec<u8>)>) -> Result<(), RowFault> {
+    pub(crate) fn replay(&mut self, writes: Vec<(u64, Vec<u8>)>) -> Result<(), RowFault> {
         if writes.is_empty() {
             return Ok(());
         }

@@ -253,7 +253,7 @@ impl<J: StorageBackend> Writer<J> {
         self.record.push_length(file.file.len()?);
         let mut state = self.records.state();
         self.record.push_note(state.note);
-        let blocks = self.record.bytes.len().div_ceil(BLOCK_BYTES) as u64;
+        let blocks = self.record.blocks();
         let start =
             state.ring.next(blocks).ok_or_else(|| io::Error::other("the journal has no room"))?;
         state.put(&mut self.record, start, file.done()? + 1)?;

@@ -1,4 +1,5 @@
-//! A page journal beneath redb: what makes a durable commit one sequential write instead of many scattered ones.
+//! The journal: what makes a durable commit one sequential write instead of many scattered ones. It holds writes of the log, which `store` puts there and
+//! brings into redb later, and the pages that redb writes then.
 //!
 //! redb commits by writing 7 to 10 pages all over its file and syncing it once. A disk needs more than twice as long for
 //! that as for the same bytes in a row. So the pages go to the file with plain writes only, and a copy of them goes, as one
@@ -24,9 +25,13 @@
 //! - Each record says up to which commit of the log all is durable. redb goes back by one commit if the last one is damaged;
 //!   what it then shows is older than the journal says, and refused.
 //!
+//! - A write of the log is a record of its own kind, with a number. It stays until redb says in its state that it holds that number: the *oldest* of a record
+//!   heeds that as well as the pages. Bringing writes into redb at the start goes straight to the file, announced once, so that no number of crashes
+//!   meanwhile fills the ring.
+//!
 //! A failed sync, of either file, is final, as everywhere in this crate: nothing is acknowledged after it.
 //!
-//! What it is not: it knows nothing of redb's pages or of logs; to it there are bytes at offsets.
+//! What it is not: it knows nothing of redb's pages or of what a write of the log says; to it there are bytes at offsets, and numbered bytes.
 
 mod backend;
 mod checkpoint;

@@ -173,6 +173,11 @@ impl Record {
         self.bytes.len() + 4 * CHANGE_HEADER_BYTES + length
     }
 
+    /// How many blocks it takes once [`Record::push_pages`] has said its part.
+    pub(crate) fn blocks(&self) -> u64 {
+        (self.bytes.len() + CHANGE_HEADER_BYTES).div_ceil(BLOCK_BYTES) as u64
+    }
+
     /// Fills in the header, and zeros up to the next block.
     pub(crate) fn seal(&mut self, journal: &[u8; 16], sequence: u64, oldest: u64) {
         let body = &self.bytes[RECORD_HEADER_BYTES..];

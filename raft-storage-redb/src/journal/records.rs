@@ -68,7 +68,7 @@ impl<J: StorageBackend> Records<J> {
     ) -> io::Result<bool> {
         let mut state = self.state();
         record.push_note(state.note);
-        let blocks = record.bytes.len().div_ceil(BLOCK_BYTES) as u64;
+        let blocks = record.blocks();
         let reserve = page_blocks_max + RESERVED_BLOCKS;
         let Some(start) = state.ring.next_leaving(blocks, reserve) else { return Ok(false) };
         let number = state.ring.last() + 1;
@@ -101,9 +101,15 @@ impl<J: StorageBackend> State<J> {
         }
         self.failed = true;
         let sequence = self.ring.last() + 1;
+        let place = record.blocks();
         record.push_pages(oldest);
         let needed = self.unsettled.front().map_or(oldest, |(_, number)| oldest.min(*number));
         record.seal(&self.id, sequence, needed);
+        if (record.bytes.len() / BLOCK_BYTES) as u64 != place {
+            return Err(io::Error::other(
+                "a record is larger than the place that was found for it",
+            ));
+        }
         self.journal.write((1 + start) * BLOCK_BYTES as u64, &record.bytes)?;
         self.journal.sync_data()?;
         let blocks = (record.bytes.len() / BLOCK_BYTES) as u64;
