@@ -116,18 +116,10 @@ impl<M: StateMachine> NodeHandle<M> {
         };
         let (reply, answer) = oneshot::channel();
         let waiter = ProposalWaiter { reply, _permit: permit };
-        match self.shared.requests.try_send(Request::Propose { commands, waiter }) {
-            Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                return Err(self.count_busy(ProposeError::Busy));
-            }
-            Err(mpsc::error::TrySendError::Closed(_)) => {
-                return Err(ProposeError::Stopped { why: self.why_stopped().await });
-            }
-        }
-        match answer.await {
+        match self.ask(Request::Propose { commands, waiter }, answer).await {
             Ok(result) => result,
-            Err(_) => Err(ProposeError::Stopped { why: self.why_stopped().await }),
+            Err(Unanswered::Busy) => Err(ProposeError::Busy),
+            Err(Unanswered::Stopped { why }) => Err(ProposeError::Stopped { why }),
         }
     }
 
@@ -167,18 +159,10 @@ impl<M: StateMachine> NodeHandle<M> {
         at: ReadAt,
     ) -> Result<Vec<M::Answer>, ReadFailed> {
         let (waiter, answer) = self.read_waiter(queries)?;
-        match self.shared.requests.try_send(Request::Read(waiter, at)) {
-            Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                return Err(self.count_busy(ReadFailed::Busy));
-            }
-            Err(mpsc::error::TrySendError::Closed(_)) => {
-                return Err(ReadFailed::Stopped { why: self.why_stopped().await });
-            }
-        }
-        match answer.await {
+        match self.ask(Request::Read(waiter, at), answer).await {
             Ok(result) => result,
-            Err(_) => Err(ReadFailed::Stopped { why: self.why_stopped().await }),
+            Err(Unanswered::Busy) => Err(ReadFailed::Busy),
+            Err(Unanswered::Stopped { why }) => Err(ReadFailed::Stopped { why }),
         }
     }
 
@@ -229,19 +213,7 @@ impl<M: StateMachine> NodeHandle<M> {
         };
         let (reply, answer) = oneshot::channel();
         let waiter = ExplainWaiter { reply, _permit: permit };
-        match self.shared.requests.try_send(Request::Explain(waiter)) {
-            Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                return Err(self.count_busy(RequestError::Busy));
-            }
-            Err(mpsc::error::TrySendError::Closed(_)) => {
-                return Err(RequestError::Stopped { why: self.why_stopped().await });
-            }
-        }
-        match answer.await {
-            Ok(explanation) => Ok(explanation),
-            Err(_) => Err(RequestError::Stopped { why: self.why_stopped().await }),
-        }
+        Ok(self.ask(Request::Explain(waiter), answer).await?)
     }
 
     async fn administer(&self, request: AdminRequest) -> Result<(), RequestError> {
@@ -250,19 +222,7 @@ impl<M: StateMachine> NodeHandle<M> {
         };
         let (reply, answer) = oneshot::channel();
         let waiter = AdminWaiter { reply, _permit: permit };
-        match self.shared.requests.try_send(Request::Administer(request, waiter)) {
-            Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                return Err(self.count_busy(RequestError::Busy));
-            }
-            Err(mpsc::error::TrySendError::Closed(_)) => {
-                return Err(RequestError::Stopped { why: self.why_stopped().await });
-            }
-        }
-        match answer.await {
-            Ok(result) => result,
-            Err(_) => Err(RequestError::Stopped { why: self.why_stopped().await }),
-        }
+        self.ask(Request::Administer(request, waiter), answer).await?
     }
 
     /// Makes everything applied so far durable in the state machine, now, and waits for it. For backups and dumps; the
@@ -318,6 +278,27 @@ impl<M: StateMachine> NodeHandle<M> {
         while ended.changed().await.is_ok() {}
     }
 
+    /// Puts a request to the driver, and waits for what it answers.
+    async fn ask<T>(
+        &self,
+        request: Request<M>,
+        answer: oneshot::Receiver<T>,
+    ) -> Result<T, Unanswered> {
+        match self.shared.requests.try_send(request) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                return Err(self.count_busy(Unanswered::Busy));
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => {
+                return Err(Unanswered::Stopped { why: self.why_stopped().await });
+            }
+        }
+        match answer.await {
+            Ok(answer) => Ok(answer),
+            Err(_) => Err(Unanswered::Stopped { why: self.why_stopped().await }),
+        }
+    }
+
     fn read_waiter(&self, queries: Vec<M::Query>) -> Result<PendingRead<M>, ReadFailed> {
         let Some(permit) = Budget::acquire(&self.shared.queries, queries.len().max(1), 0) else {
             return Err(self.count_busy(ReadFailed::Busy));
@@ -337,6 +318,21 @@ impl<M: StateMachine> NodeHandle<M> {
         let published = status.wait_for(|status| status.health.why_stopped().is_some()).await;
         let why = published.ok().and_then(|status| status.health.why_stopped());
         why.unwrap_or_else(|| "its task was cancelled with its runtime".into())
+    }
+}
+
+/// Why the driver gave no answer of its own.
+enum Unanswered {
+    Busy,
+    Stopped { why: Arc<str> },
+}
+
+impl From<Unanswered> for RequestError {
+    fn from(unanswered: Unanswered) -> RequestError {
+        match unanswered {
+            Unanswered::Busy => RequestError::Busy,
+            Unanswered::Stopped { why } => RequestError::Stopped { why },
+        }
     }
 }
 
