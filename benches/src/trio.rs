@@ -151,7 +151,10 @@ impl Trio {
             let host = &self.hosts[number];
             let position = LogPosition { index: host.applied, term: Term(1) };
             let membership = host.raft.membership().clone();
-            self.handle(number, Input::SnapshotTaken(SnapshotMeta { position, membership }));
+            self.handle(
+                number,
+                Input::SnapshotTaken(SnapshotMeta { position, membership: membership.into() }),
+            );
         }
         self.settle();
     }

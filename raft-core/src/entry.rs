@@ -58,8 +58,67 @@ impl Entry {
 #[derive(Clone, Default)]
 pub struct Entries {
     parts: Parts,
-    /// The sum of the entries' sizes: asked for whenever the run is sent, and too long to count each time.
-    bytes: usize,
+    /// What is asked of a run at each of its stations, and would be too long to count each time.
+    sums: Sums,
+}
+
+/// What a run holds as a whole, in one word, since runs are moved a lot: the sum of [`Entry::size_bytes`], and in the lowest bits the
+/// [`Kinds`] of payload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sums(u64);
+
+impl Sums {
+    const ZERO: Sums = Sums(0);
+
+    fn new(bytes: usize, kinds: Kinds) -> Sums {
+        // No memory holds so many bytes that the shift loses one.
+        Sums((bytes as u64) << Kinds::BITS | kinds.0)
+    }
+
+    fn of<'a>(entries: impl Iterator<Item = &'a Entry>) -> Sums {
+        entries.fold(Sums::ZERO, |sums, entry| {
+            sums.and(Sums::new(entry.size_bytes(), Kinds::of(&entry.payload)))
+        })
+    }
+
+    fn and(self, other: Sums) -> Sums {
+        let kinds = Kinds(self.kinds().0 | other.kinds().0);
+        Sums::new(self.bytes() + other.bytes(), kinds)
+    }
+
+    fn bytes(self) -> usize {
+        usize::try_from(self.0 >> Kinds::BITS).unwrap_or(usize::MAX)
+    }
+
+    fn kinds(self) -> Kinds {
+        Kinds(self.0 & Kinds::ALL)
+    }
+}
+
+/// A set of kinds of payload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Kinds(u64);
+
+impl Kinds {
+    const BITS: u32 = 4;
+    const ALL: u64 = (1 << Kinds::BITS) - 1;
+    const EMPTY: Kinds = Kinds(1);
+    pub(crate) const COMMAND: Kinds = Kinds(2);
+    pub(crate) const MEMBERSHIP: Kinds = Kinds(4);
+    pub(crate) const WITHHELD: Kinds = Kinds(8);
+
+    fn of(payload: &Payload) -> Kinds {
+        match payload {
+            Payload::Empty => Kinds::EMPTY,
+            Payload::Command(_) => Kinds::COMMAND,
+            Payload::Membership(_) => Kinds::MEMBERSHIP,
+            Payload::Withheld => Kinds::WITHHELD,
+        }
+    }
+
+    pub(crate) fn may_include(self, kind: Kinds) -> bool {
+        self.0 & kind.0 != 0
+    }
 }
 
 /// Nearly every run is one piece, which needs no vector: cloning it allocates nothing.
@@ -171,7 +230,7 @@ pub enum NotARun {
 impl Entries {
     /// No entries.
     pub const fn new() -> Entries {
-        Entries { parts: Parts::None, bytes: 0 }
+        Entries { parts: Parts::None, sums: Sums::ZERO }
     }
 
     /// Checks that `entries` is a run (consecutive indexes from 1 on, terms that never fall) and shares it.
@@ -198,10 +257,40 @@ impl Entries {
     /// Shares entries that are known to be a run.
     pub(crate) fn from_run(entries: impl IntoIterator<Item = Entry>) -> Entries {
         let batch: Arc<[Entry]> = entries.into_iter().collect();
-        let bytes = batch.iter().map(Entry::size_bytes).sum();
+        let sums = Sums::of(batch.iter());
+        Self::whole(batch, sums)
+    }
+
+    /// Shares commands of one term from `first` on, which are known to count `bytes` together ([`Entry::size_bytes`]).
+    pub(crate) fn of_commands(
+        term: Term,
+        first: Index,
+        commands: Vec<Bytes>,
+        bytes: usize,
+    ) -> Entries {
+        let batch: Arc<[Entry]> = commands
+            .into_iter()
+            .zip(first.0..)
+            .map(|(command, index)| Entry {
+                term,
+                index: Index(index),
+                payload: Payload::Command(command),
+            })
+            .collect();
+        let sums = Sums::new(bytes, Kinds::COMMAND);
+        debug_assert_eq!(sums, Sums::of(batch.iter()), "what the commands count is known");
+        Self::whole(batch, sums)
+    }
+
+    fn whole(batch: Arc<[Entry]>, sums: Sums) -> Entries {
         let end = batch.len();
         let parts = if end == 0 { Parts::None } else { Parts::One(Part { batch, start: 0, end }) };
-        Entries { parts, bytes }
+        Entries { parts, sums }
+    }
+
+    /// The kinds of payload that are in the run.
+    pub(crate) fn kinds(&self) -> Kinds {
+        self.sums.kinds()
     }
 
     fn parts(&self) -> &[Part] {
@@ -240,7 +329,7 @@ impl Entries {
 
     /// The sum of [`Entry::size_bytes`].
     pub fn size_bytes(&self) -> usize {
-        self.bytes
+        self.sums.bytes()
     }
 
     /// The entry at `index`, if it is in the run.
@@ -261,7 +350,7 @@ impl Entries {
                 "a run of entries must be continued by its successor"
             );
         }
-        self.bytes += other.bytes;
+        self.sums = self.sums.and(other.sums);
         match other.parts {
             Parts::None => {}
             Parts::One(part) => self.parts.push(part),
@@ -273,7 +362,7 @@ impl Entries {
     pub fn drop_before(&mut self, index: Index) {
         if self.first().is_some_and(|first| first.index < index) {
             self.parts.retain_mut(|part| part.keep_from(index));
-            self.bytes = self.iter().map(Entry::size_bytes).sum();
+            self.sums = Sums::of(self.iter());
         }
     }
 
@@ -281,7 +370,7 @@ impl Entries {
     pub fn truncate_from(&mut self, index: Index) {
         if self.last().is_some_and(|last| last.index >= index) {
             self.parts.retain_mut(|part| part.keep_before(index));
-            self.bytes = self.iter().map(Entry::size_bytes).sum();
+            self.sums = Sums::of(self.iter());
         }
     }
 }

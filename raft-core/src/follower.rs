@@ -1,5 +1,6 @@
 //! The receiving side of replication: paper §5.3 and figure 2, "`AppendEntries` RPC".
 
+use crate::entry::Kinds;
 use crate::lease::Promise;
 use crate::role::{Acks, Role};
 use crate::{
@@ -112,6 +113,10 @@ impl Raft {
     /// A full member has every command of its log, and a witness none. So who says that it has an entry has what the group counts on,
     /// whatever its leader takes it for.
     fn check_commands(&self, entries: &Entries) -> Result<(), PeerFault> {
+        let refused = if self.config.is_witness { Kinds::COMMAND } else { Kinds::WITHHELD };
+        if !entries.kinds().may_include(refused) {
+            return Ok(());
+        }
         for entry in entries.iter() {
             let index = entry.index;
             match entry.payload {
@@ -241,7 +246,9 @@ fn check_content(term: Term, body: &Body) -> Result<(), PeerFault> {
                 return Err(PeerFault::EntryFromTheFuture { entry_term: last.term, term });
             }
             let is_valid = |payload: &Payload| !matches!(payload, Payload::Membership(members) if !members.is_valid());
-            if !entries.iter().all(|entry| is_valid(&entry.payload)) {
+            if entries.kinds().may_include(Kinds::MEMBERSHIP)
+                && !entries.iter().all(|entry| is_valid(&entry.payload))
+            {
                 return Err(PeerFault::ImpossibleMembership);
             }
         }

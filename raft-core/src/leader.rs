@@ -9,8 +9,8 @@ use crate::progress::{Peer, Progress, Sent};
 use crate::quorum::{quorum_reached, zones_reached};
 use crate::role::Role;
 use crate::{
-    Action, AppendOutcome, Body, Entries, Index, Instant, LogPosition, Message, NodeId, PeerFault,
-    ProposalId, Raft, Refusal, Resolution,
+    Action, AppendOutcome, Body, Config, Entries, Index, Instant, LogPosition, Message, NodeId,
+    PeerFault, ProposalId, Raft, Refusal, Resolution,
 };
 
 impl Raft {
@@ -51,7 +51,7 @@ impl Raft {
             return Err(Refusal::QuotaExceeded { uncommitted_bytes, max_bytes });
         }
         let count = commands.len() as u64;
-        let first = self.log.append_commands(self.term, commands);
+        let first = self.log.append_commands(self.term, commands, bytes);
         leader.proposals.push(id, self.log.last(), bytes);
         Ok((first, count))
     }
@@ -60,6 +60,9 @@ impl Raft {
     /// one of our own (paper §5.4.2, figure 8; scenario 10). The leader counts itself only as far as its own disk is.
     pub(crate) fn advance_commit(&mut self) {
         let Role::Leader(leader) = &mut self.role else { return };
+        if self.commit == self.log.last() {
+            return;
+        }
         let (id, durable) = (self.config.id, self.log.durable());
         let membership = self.log.membership();
         let reached = |node: NodeId| {
@@ -90,18 +93,23 @@ impl Raft {
 
     /// Gives every peer what it may have now.
     pub(crate) fn make_appends(&mut self) {
-        let Role::Leader(leader) = &mut self.role else { return };
-        let peers: Vec<NodeId> = leader.peers.keys().copied().collect();
-        for peer in peers {
+        let Role::Leader(leader) = &self.role else { return };
+        let last = self.log.last();
+        let mut peers = core::mem::take(&mut self.due);
+        let is_due = |peer: &Peer| peer.next_to_send(last).is_some();
+        peers.extend(leader.peers.iter().filter(|(_, peer)| is_due(peer)).map(|(node, _)| *node));
+        for peer in peers.drain(..) {
             self.make_appends_to(peer);
         }
+        self.due = peers;
     }
 
     fn make_appends_to(&mut self, to: NodeId) {
         loop {
             let (last, base) = (self.log.last(), self.log.base().index);
             let durable = self.log.durable();
-            let Some(peer) = self.peer_mut(to) else { return };
+            let Role::Leader(leader) = &self.role else { return };
+            let Some(peer) = leader.peers.get(&to) else { return };
             let is_witness = peer.is_witness;
             // A witness alone with an entry that was lost here would let nobody be elected: what it has, this disk has too.
             let is_bounded = is_witness && !mutated!(WitnessAheadOfTheLeadersDisk);
@@ -112,10 +120,7 @@ impl Raft {
                 self.offer_snapshot(to);
                 return;
             }
-            if !self.has_window(to) {
-                return;
-            }
-            let budget = self.append_budget(to);
+            let Some(budget) = peer.append_budget(&self.config) else { return };
             if is_witness && !mutated!(WitnessGetsCommands) {
                 let entries = self.log.without_commands(next, last, budget);
                 self.send_append(to, next, entries);
@@ -123,7 +128,7 @@ impl Raft {
             }
             let tail_first = self.log.tail_first();
             if next <= last && next < tail_first {
-                self.fetch(to, next, tail_first.prev());
+                self.fetch(to, next, tail_first.prev(), budget);
                 return;
             }
             let entries = self.log.slice(next, last, budget);
@@ -131,36 +136,7 @@ impl Raft {
         }
     }
 
-    fn has_window(&self, to: NodeId) -> bool {
-        let (messages_max, bytes_max) =
-            (self.config.in_flight_messages_max, self.config.in_flight_bytes_max);
-        match &self.role {
-            Role::Leader(leader) => {
-                leader.peers.get(&to).is_some_and(|peer| match &peer.progress {
-                    Progress::Replicate { in_flight, .. } => {
-                        in_flight.has_room(messages_max, bytes_max)
-                    }
-                    Progress::Probe { outstanding, .. } => {
-                        outstanding.is_none() && peer.fetching.is_none()
-                    }
-                    Progress::Snapshot { .. } => false,
-                })
-            }
-            _ => false,
-        }
-    }
-
-    /// The most bytes of entries in the next append to a peer.
-    fn append_budget(&mut self, to: NodeId) -> usize {
-        let max = self.config.append_bytes_max;
-        match self.peer_mut(to).map(|peer| &peer.progress) {
-            Some(Progress::Replicate { in_flight, .. }) => in_flight.budget_bytes(max),
-            _ => max,
-        }
-    }
-
-    fn fetch(&mut self, to: NodeId, first: Index, last: Index) {
-        let budget_bytes = self.append_budget(to);
+    fn fetch(&mut self, to: NodeId, first: Index, last: Index, budget_bytes: usize) {
         let Some(peer) = self.peer_mut(to) else { return };
         if peer.fetching.is_none() {
             peer.fetching = Some(first);
@@ -206,7 +182,8 @@ impl Raft {
             self.on_fetch_failed(to);
             return;
         }
-        if self.has_window(to) {
+        let Role::Leader(leader) = &self.role else { return };
+        if leader.peers.get(&to).is_some_and(|peer| peer.append_budget(&self.config).is_some()) {
             self.send_append(to, first, entries);
         }
     }
@@ -430,6 +407,20 @@ impl Peer {
     fn next(&self) -> Option<Index> {
         match &self.progress {
             Progress::Probe { next, .. } | Progress::Replicate { next, .. } => Some(*next),
+            Progress::Snapshot { .. } => None,
+        }
+    }
+
+    /// The most bytes of entries in the next append; `None` if none may leave now.
+    fn append_budget(&self, config: &Config) -> Option<usize> {
+        let max = config.append_bytes_max;
+        match &self.progress {
+            Progress::Replicate { in_flight, .. } => in_flight
+                .has_room(config.in_flight_messages_max, config.in_flight_bytes_max)
+                .then(|| in_flight.budget_bytes(max)),
+            Progress::Probe { outstanding, .. } => {
+                (outstanding.is_none() && self.fetching.is_none()).then_some(max)
+            }
             Progress::Snapshot { .. } => None,
         }
     }

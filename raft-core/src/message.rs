@@ -1,5 +1,6 @@
 //! What peers say to each other.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use bytes::Bytes;
@@ -172,7 +173,7 @@ pub struct SnapshotMeta {
     /// The last entry that the snapshot includes.
     pub position: LogPosition,
     /// The configuration as of that entry. It is always a committed one.
-    pub membership: Membership,
+    pub membership: Arc<Membership>,
 }
 
 /// Which traffic a message belongs to. A transport keeps the classes apart, so that elections and heartbeats never wait

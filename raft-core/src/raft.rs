@@ -79,7 +79,9 @@ pub struct Raft {
     pub(crate) actions: VecDeque<Action>,
     /// Whether anything was handled since actions were made last.
     is_stale: bool,
+    // Room that is kept for the next time.
     pub(crate) scratch: Vec<Index>,
+    pub(crate) due: Vec<NodeId>,
 }
 
 impl Raft {
@@ -172,6 +174,7 @@ impl Raft {
             actions: VecDeque::new(),
             is_stale: true,
             scratch: Vec::new(),
+            due: Vec::new(),
         })
     }
 

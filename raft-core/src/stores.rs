@@ -53,7 +53,7 @@ impl Raft {
         from: NodeId,
         stamp: Option<StoreStamp>,
     ) -> Result<(), PeerFault> {
-        let (Some(stamp), true) = (stamp, self.log.membership().contains(from)) else {
+        let Some(stamp) = stamp.filter(|_| self.log.membership().contains(from)) else {
             return Ok(());
         };
         let before = self.stores.seen.insert(from, stamp);

@@ -140,7 +140,7 @@ impl Story {
         let entry = disk.entries.iter().find(|entry| entry.index == applied);
         if let Some(position) = entry.map(Entry::position) {
             let membership = disk.membership_at(applied).clone();
-            let meta = SnapshotMeta { position, membership };
+            let meta = SnapshotMeta { position, membership: membership.into() };
             disk.snapshot = Some(meta.clone());
             self.cluster.handle(id, Input::SnapshotTaken(meta));
         }

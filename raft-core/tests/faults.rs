@@ -91,7 +91,7 @@ fn witnessed(matched: u64) -> Body {
 #[test]
 fn every_fault_is_refused_by_name_and_changes_nothing() {
     const MAX: u64 = u64::MAX;
-    let nobody = SnapshotMeta { position: at(5, 3), membership: Membership::default() };
+    let nobody = SnapshotMeta { position: at(5, 3), membership: Membership::default().into() };
     let matched = SnapshotOutcome::Matched(Index(MAX));
     let table: [Row; 25] = [
         ("OwnId", follower, 1, message(3, append((0, 0), &[], 0))),

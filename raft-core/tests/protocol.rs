@@ -349,7 +349,7 @@ fn a_follower_beyond_the_compacted_log_gets_the_snapshot() {
     cluster.settle();
     let status = cluster.host(1).raft.status();
     let position = LogPosition { index: status.applied, term: status.term };
-    let meta = SnapshotMeta { position, membership: status.membership };
+    let meta = SnapshotMeta { position, membership: status.membership.into() };
     cluster.host(1).disk.snapshot = Some(meta.clone());
     cluster.handle(1, Input::SnapshotTaken(meta));
     assert_eq!(cluster.host(1).raft.status().base, position.index);
@@ -403,7 +403,7 @@ fn a_snapshot_that_the_log_holds_is_acknowledged_once_it_is_durable_and_not_befo
     let [Action::Persist(persist)] = &drained[..] else { panic!("{drained:?}") };
     let position = LogPosition { index: Index(2), term: Term(1) };
     let snapshot =
-        SnapshotMeta { position, membership: Membership::of_voters([1, 2, 3].map(NodeId)) };
+        SnapshotMeta { position, membership: Membership::of_voters([1, 2, 3].map(NodeId)).into() };
     feed(&mut raft, Body::SnapshotOffer { snapshot });
     assert!(!actions(&mut raft).iter().any(|action| matches!(action, Action::Send { .. })));
     raft.handle(Instant(0), Input::Persisted(persist.ticket)).unwrap();
@@ -439,7 +439,7 @@ fn entries_that_were_compacted_while_they_were_fetched_are_not_missed() {
         .any(|action| matches!(action, Action::Fetch { peer: NodeId(3), .. }));
     assert!(wants, "the tail is too small to serve it");
     let position = LogPosition { index: status.applied, term: status.term };
-    let meta = SnapshotMeta { position, membership: status.membership };
+    let meta = SnapshotMeta { position, membership: status.membership.into() };
     raft.handle(later, Input::SnapshotTaken(meta)).unwrap();
     raft.handle(later, Input::Fetched { peer: NodeId(3), entries: fetched }).unwrap();
     let offers = actions(raft).into_iter().any(|action| {

@@ -102,7 +102,7 @@ impl Maker {
     }
 
     fn snapshot(&mut self) -> SnapshotMeta {
-        SnapshotMeta { position: self.position(), membership: self.membership() }
+        SnapshotMeta { position: self.position(), membership: self.membership().into() }
     }
 
     fn entries(&mut self) -> Entries {
@@ -472,7 +472,7 @@ fn a_busy_life(size: u64) -> (Cluster, Vec<Recorded>) {
     let status = cluster.host(leader).raft.status();
     let term = cluster.host(leader).applied.last().expect("an entry").term;
     let position = LogPosition { index: status.applied, term };
-    let meta = SnapshotMeta { position, membership: status.membership };
+    let meta = SnapshotMeta { position, membership: status.membership.into() };
     cluster.host(leader).disk.snapshot = Some(meta.clone());
     cluster.handle(leader, Input::SnapshotTaken(meta));
     cluster.heal();

@@ -48,7 +48,7 @@ fn payload() -> impl Strategy<Value = Payload> {
 
 fn snapshot() -> impl Strategy<Value = SnapshotMeta> {
     (position(), membership())
-        .prop_map(|(position, membership)| SnapshotMeta { position, membership })
+        .prop_map(|(position, membership)| SnapshotMeta { position, membership: membership.into() })
 }
 
 fn append() -> impl Strategy<Value = Body> {

@@ -232,7 +232,7 @@ mod tests {
     fn meta(index: u64) -> SnapshotMeta {
         SnapshotMeta {
             position: LogPosition { index: Index(index), term: Term(1) },
-            membership: Membership::of_voters([NodeId(1)]),
+            membership: Membership::of_voters([NodeId(1)]).into(),
         }
     }
 

@@ -138,7 +138,7 @@ mod tests {
 
     fn meta(index: u64) -> SnapshotMeta {
         let position = LogPosition { index: Index(index), term: Term(1) };
-        SnapshotMeta { position, membership: Membership::of_voters([NodeId(1)]) }
+        SnapshotMeta { position, membership: Membership::of_voters([NodeId(1)]).into() }
     }
 
     fn command(number: u64) -> bytes::Bytes {

@@ -41,7 +41,7 @@ impl Head {
         out.put_u64(self.meta.position.term.0);
         out.put_u64(self.revision);
         out.put_u128(self.digest);
-        let Membership { voters, outgoing, learners, witnesses, stores } = &self.meta.membership;
+        let Membership { voters, outgoing, learners, witnesses, stores } = &*self.meta.membership;
         for nodes in [voters, outgoing, learners, witnesses] {
             out.put_u32(nodes.len() as u32);
             for node in nodes {
@@ -76,7 +76,10 @@ impl Head {
         let membership = Membership { voters, outgoing, learners, witnesses, stores };
         reader.finish()?;
         Ok(Head {
-            meta: SnapshotMeta { position: LogPosition { index, term }, membership },
+            meta: SnapshotMeta {
+                position: LogPosition { index, term },
+                membership: membership.into(),
+            },
             revision,
             digest,
         })

@@ -55,7 +55,9 @@ fn every_kind() -> Vec<PeerMessage> {
         Body::AppendResponse(AppendOutcome::Rejected { prev: Index(8), hint: at(7) }),
         Body::Heartbeat { commit: Index(8), read_context: 77 },
         Body::HeartbeatResponse { read_context: 77 },
-        Body::SnapshotOffer { snapshot: SnapshotMeta { position: at(5), membership } },
+        Body::SnapshotOffer {
+            snapshot: SnapshotMeta { position: at(5), membership: membership.into() },
+        },
         response(SnapshotOutcome::Wanted),
         response(SnapshotOutcome::Matched(Index(5))),
         response(SnapshotOutcome::Failed),

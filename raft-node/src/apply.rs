@@ -127,7 +127,7 @@ pub(crate) struct Applier<M: StateMachine> {
     stream: StreamSettings,
     /// The last applied position, and the configuration as of there.
     applied: LogPosition,
-    membership: Membership,
+    membership: Arc<Membership>,
     batches: WaitingBatches<M::Response, ProposalWaiter<M>>,
     reads: BTreeMap<Index, Vec<ReadWaiter<M>>>,
     checkpoints: Checkpoints,
@@ -144,7 +144,7 @@ impl<M: StateMachine> Applier<M> {
         let checkpoints = Checkpoints::new(parts.checkpoint_log_bytes, parts.restored.clone());
         let (applied, membership) = match parts.restored {
             Some(snapshot) => (snapshot.position, snapshot.membership),
-            None => (LogPosition::ORIGIN, parts.base_membership),
+            None => (LogPosition::ORIGIN, parts.base_membership.into()),
         };
         Applier {
             machine: parts.machine,
@@ -256,7 +256,7 @@ impl<M: StateMachine> Applier<M> {
             bytes += entry.size_bytes() as u64;
             commands += usize::from(is_command(entry));
             if let Payload::Membership(membership) = &entry.payload {
-                self.membership = (**membership).clone();
+                self.membership = membership.clone();
             }
         }
         if self.responses.len() != commands {

@@ -82,7 +82,7 @@ mod tests {
 
     fn meta(index: u64) -> SnapshotMeta {
         let position = LogPosition { index: Index(index), term: Term(1) };
-        SnapshotMeta { position, membership: Membership::default() }
+        SnapshotMeta { position, membership: Membership::default().into() }
     }
 
     #[test]

@@ -23,7 +23,7 @@ const TERM: Term = Term(3);
 
 fn meta() -> SnapshotMeta {
     let position = LogPosition { index: Index(7), term: Term(2) };
-    SnapshotMeta { position, membership: Membership::of_voters([LEADER, FOLLOWER]) }
+    SnapshotMeta { position, membership: Membership::of_voters([LEADER, FOLLOWER]).into() }
 }
 
 /// What the network makes of one frame on its way.

@@ -247,7 +247,7 @@ impl Checker {
     /// The configuration, and its place, that a write's entries follow. Who joined knows none before the first that it receives.
     fn configuration_before(&self, write: &Persist, log: &Image) -> (Index, Membership) {
         if let Some(snapshot) = &write.reset {
-            return (Index(0), snapshot.membership.clone());
+            return (Index(0), (*snapshot.membership).clone());
         }
         let first = write.entries.first().map_or(Index(u64::MAX), |entry| entry.index);
         let last = log.memberships().take_while(|(at, _)| at.index < first).last();
@@ -276,7 +276,7 @@ impl Checker {
             );
         }
         let expected = self.configurations.committed_at(snapshot.position.index);
-        if snapshot.membership != *expected {
+        if *snapshot.membership != *expected {
             return broken(
                 "snapshots carry the configuration",
                 format!(

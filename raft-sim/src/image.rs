@@ -85,7 +85,7 @@ impl Image {
         }
         if let Some(snapshot) = &write.reset {
             self.base = snapshot.position;
-            self.base_membership = snapshot.membership.clone();
+            self.base_membership = (*snapshot.membership).clone();
             self.entries.clear();
             self.configurations.clear();
         }

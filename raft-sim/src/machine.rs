@@ -122,7 +122,7 @@ impl<M: Machine> Progress<M> {
     /// What a checkpoint leaves.
     pub(crate) fn restore(meta: &SnapshotMeta, data: &[u8]) -> Result<Progress<M>, String> {
         let state = M::restore(meta, data)?;
-        Ok(Progress { applied: meta.position, membership: meta.membership.clone(), state })
+        Ok(Progress { applied: meta.position, membership: (*meta.membership).clone(), state })
     }
 }
 

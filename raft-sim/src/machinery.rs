@@ -104,7 +104,7 @@ impl<M: Machine> World<'_, M> {
         } else {
             it.machine.membership.clone()
         };
-        let meta = SnapshotMeta { position: it.machine.applied, membership };
+        let meta = SnapshotMeta { position: it.machine.applied, membership: membership.into() };
         let data = it.machine.state.checkpoint(&meta);
         it.checkpointing = Some(Snapshot { meta, data });
         let delay = self.takes(self.plan.disk.write_us * 4);

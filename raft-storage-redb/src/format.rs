@@ -190,7 +190,7 @@ impl Head {
         let state = take_state(&mut cursor)?;
         let position = LogPosition { index: Index(cursor.u64()?), term: Term(cursor.u64()?) };
         let membership = decode_membership(cursor.0)?;
-        Ok(Head { state, base: SnapshotMeta { position, membership } })
+        Ok(Head { state, base: SnapshotMeta { position, membership: membership.into() } })
     }
 }
 
@@ -547,7 +547,7 @@ pub(crate) fn decode_write(sequence: u64, bytes: &[u8]) -> Result<Logged, Malfor
         let position = take_position(&mut cursor)?;
         let length = cursor.u32()? as usize;
         let membership = decode_membership(cursor.take(length)?)?;
-        plan.reset = Some(SnapshotMeta { position, membership });
+        plan.reset = Some(SnapshotMeta { position, membership: membership.into() });
     }
     if flags & HAS_TRUNCATION != 0 {
         plan.truncate_from = Some(Index(cursor.u64()?));

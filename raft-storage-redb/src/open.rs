@@ -244,7 +244,7 @@ pub(crate) fn initialize(
     transaction.open_table(MEMBERSHIPS)?;
     let base = SnapshotMeta {
         position: raft_core::LogPosition::ORIGIN,
-        membership: raft_core::Membership::default(),
+        membership: raft_core::Membership::default().into(),
     };
     write_head(&transaction, &Head { state: NumberedState::default(), base })?;
     transaction.commit()?;

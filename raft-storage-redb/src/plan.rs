@@ -1,6 +1,8 @@
 //! What the log looks like (without its payloads), and what a group of writes does to it as a whole: a later truncation
 //! cancels earlier entries before anything reaches the file. Pure; knows neither redb nor bytes.
 
+use std::sync::Arc;
+
 use raft_core::{
     Entries, HardState, Index, LogPosition, Membership, Payload, Persist, RestoredLog,
     SnapshotMeta, Term, TermRun,
@@ -153,7 +155,7 @@ impl Plan {
         }
         if let Some(snapshot) = self.reset {
             shape.base = snapshot.position;
-            shape.base_membership = snapshot.membership;
+            shape.base_membership = Arc::unwrap_or_clone(snapshot.membership);
             shape.last = snapshot.position.index;
             shape.terms.clear();
             shape.memberships.clear();

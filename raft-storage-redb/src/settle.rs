@@ -118,8 +118,10 @@ impl Settling {
         self.transact(&mut settler, sequence, |settler, transaction| {
             settler.shape.base_membership = membership.clone();
             let state = NumberedState { sequence, hard_state: settler.shape.hard_state };
-            let base =
-                SnapshotMeta { position: settler.shape.base, membership: membership.clone() };
+            let base = SnapshotMeta {
+                position: settler.shape.base,
+                membership: membership.clone().into(),
+            };
             Ok(write_head(transaction, &Head { state, base })?)
         })
     }
@@ -270,7 +272,7 @@ impl Settler {
         if plan.entries.is_empty() || plan.reset.is_some() || self.head_is_stale {
             let base = plan.reset.clone().unwrap_or_else(|| SnapshotMeta {
                 position: self.shape.base,
-                membership: self.shape.base_membership.clone(),
+                membership: self.shape.base_membership.clone().into(),
             });
             write_head(transaction, &Head { state, base })?;
         }

@@ -1,5 +1,7 @@
 //! The tables of the file, and the few operations on them that are shared by opening, writing and reading.
 
+use std::sync::Arc;
+
 use raft_core::{Index, RestoredLog, SnapshotMeta, Term, TermRun};
 use redb::{ReadableTable, Table, TableDefinition};
 
@@ -75,7 +77,7 @@ where
         let Head { mut state, base: SnapshotMeta { position: base, membership } } = head;
         let mut shape = RestoredLog {
             base,
-            base_membership: membership,
+            base_membership: Arc::unwrap_or_clone(membership),
             last: base.index,
             ..RestoredLog::default()
         };

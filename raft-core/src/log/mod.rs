@@ -12,6 +12,7 @@ mod shape;
 mod tail;
 mod writes;
 
+use alloc::sync::Arc;
 use core::time::Duration;
 
 use bytes::Bytes;
@@ -30,6 +31,8 @@ pub(crate) struct Log {
     tail: Tail,
     writes: Writes,
     unsaved: Unsaved,
+    /// The last index that is durable here; brought up to date by whatever changes it, since it is asked for much more often.
+    durable: Index,
 }
 
 /// What the next write must carry.
@@ -42,15 +45,22 @@ struct Unsaved {
 
 impl Unsaved {
     fn touches_from(&self) -> Option<Index> {
-        let reset = self.reset.as_ref().map(|_| Index(1));
-        [reset, self.truncate_from, self.append_from].into_iter().flatten().min()
+        if self.reset.is_some() {
+            return Some(Index(1));
+        }
+        match (self.truncate_from, self.append_from) {
+            (Some(truncate), Some(append)) => Some(truncate.min(append)),
+            (truncate, append) => truncate.or(append),
+        }
     }
 }
 
 impl Log {
     pub(crate) fn restore(restored: RestoredLog) -> Result<Log, RestoreError> {
+        let shape = LogShape::restore(restored)?;
         Ok(Log {
-            shape: LogShape::restore(restored)?,
+            durable: shape.last(),
+            shape,
             tail: Tail::default(),
             writes: Writes::default(),
             unsaved: Unsaved::default(),
@@ -71,9 +81,13 @@ impl Log {
 
     /// The last index that is durable here.
     pub(crate) fn durable(&self) -> Index {
+        self.durable
+    }
+
+    fn find_durable(&mut self) {
         let saved = self.writes.durable_end(self.last());
         let unwritten = self.unsaved.touches_from().filter(|_| !mutated!(UnwrittenCountsAsDurable));
-        unwritten.map_or(saved, |from| saved.min(from.prev()))
+        self.durable = unwritten.map_or(saved, |from| saved.min(from.prev()));
     }
 
     pub(crate) fn term_at(&self, index: Index) -> Option<Term> {
@@ -112,7 +126,7 @@ impl Log {
         self.shape.membership_version()
     }
 
-    pub(crate) fn membership_as_of(&self, index: Index) -> &Membership {
+    pub(crate) fn membership_as_of(&self, index: Index) -> &Arc<Membership> {
         self.shape.membership_as_of(index)
     }
 
@@ -140,20 +154,23 @@ impl Log {
         self.shape.append(index, term, &payload);
         self.tail.stage(term, index, payload);
         self.unsaved.append_from.get_or_insert(index);
+        self.find_durable();
         index
     }
 
-    /// Appends a batch of commands; returns the index of the first.
+    /// Appends a batch of commands, which count `bytes` together; returns the index of the first.
     pub(crate) fn append_commands(
         &mut self,
         term: Term,
         commands: alloc::vec::Vec<Bytes>,
+        bytes: usize,
     ) -> Index {
         let (first, count) = (self.last().next(), commands.len() as u64);
         if count > 0 {
             self.shape.append_run(first, term, count);
-            self.tail.stage_all(term, first, commands);
+            self.tail.stage_all(term, first, commands, bytes);
             self.unsaved.append_from.get_or_insert(first);
+            self.find_durable();
         }
         first
     }
@@ -164,6 +181,7 @@ impl Log {
             self.unsaved.append_from.get_or_insert(first.index);
             self.shape.append_all(&entries);
             self.tail.extend(entries);
+            self.find_durable();
         }
     }
 
@@ -174,6 +192,7 @@ impl Log {
         let earliest = self.unsaved.truncate_from.map_or(index, |before| before.min(index));
         self.unsaved.truncate_from = Some(earliest).filter(|_| !mutated!(TruncationNotPersisted));
         self.unsaved.append_from = self.unsaved.append_from.filter(|from| *from < index);
+        self.find_durable();
     }
 
     /// Replaces everything by a snapshot.
@@ -181,6 +200,7 @@ impl Log {
         self.shape.reset(snapshot);
         self.tail.clear();
         self.unsaved = Unsaved { reset: Some(snapshot.clone()), ..Unsaved::default() };
+        self.find_durable();
     }
 
     /// Forgets everything through `index`, on which nothing here depends any more; returns the new base.
@@ -205,6 +225,7 @@ impl Log {
     pub(crate) fn take_unsaved(&mut self, hard_state: Option<HardState>, now: Instant) -> Persist {
         let unsaved = core::mem::take(&mut self.unsaved);
         let ticket = self.writes.issue(unsaved.touches_from(), now);
+        self.find_durable();
         let last = self.last();
         let entries = unsaved
             .append_from
@@ -220,7 +241,9 @@ impl Log {
     }
 
     pub(crate) fn complete_write(&mut self, ticket: Ticket, now: Instant) -> bool {
-        self.writes.complete(ticket, now)
+        let is_known = self.writes.complete(ticket, now);
+        self.find_durable();
+        is_known
     }
 
     /// How long a write takes, on average of late.

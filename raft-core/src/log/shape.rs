@@ -5,6 +5,7 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use crate::entry::Kinds;
 use crate::{
     Entries, Entry, Index, LogPosition, Membership, NodeId, Payload, RestoreError, RestoredLog,
     SnapshotMeta, Term, TermRun,
@@ -126,6 +127,13 @@ impl LogShape {
     }
 
     pub(crate) fn append_all(&mut self, entries: &Entries) {
+        if let (Some(first), Some(last)) = (entries.first(), entries.last())
+            && first.term == last.term
+            && !entries.kinds().may_include(Kinds::MEMBERSHIP)
+        {
+            self.append_run(first.index, first.term, entries.len() as u64);
+            return;
+        }
         for entry in entries.iter() {
             self.append(entry.index, entry.term, &entry.payload);
         }
@@ -168,7 +176,7 @@ impl LogShape {
     /// Replaces the whole log by a snapshot.
     pub(crate) fn reset(&mut self, snapshot: &SnapshotMeta) {
         self.base = snapshot.position;
-        self.base_membership = Arc::new(snapshot.membership.clone());
+        self.base_membership = snapshot.membership.clone();
         self.runs.clear();
         self.memberships.clear();
         self.membership_version += 1;
@@ -190,7 +198,7 @@ impl LogShape {
     }
 
     /// The configuration as of `index`, which must not lie before the base.
-    pub(crate) fn membership_as_of(&self, index: Index) -> &Membership {
+    pub(crate) fn membership_as_of(&self, index: Index) -> &Arc<Membership> {
         let latest = self.memberships.iter().rev().find(|(at, _)| *at <= index);
         latest.map_or(&self.base_membership, |(_, membership)| membership)
     }

@@ -31,20 +31,24 @@ impl Tail {
         self.staged.push(Entry { term, index, payload });
     }
 
-    /// Appends commands from `first` on.
-    pub(crate) fn stage_all(&mut self, term: Term, first: Index, commands: Vec<Bytes>) {
-        let is_large = commands.len() >= SEALED_AT_ONCE;
-        let entries = commands.into_iter().enumerate().map(|(offset, command)| Entry {
-            term,
-            index: first.plus(offset as u64),
-            payload: Payload::Command(command),
-        });
-        if is_large {
+    /// Appends commands from `first` on, which count `bytes` together.
+    pub(crate) fn stage_all(
+        &mut self,
+        term: Term,
+        first: Index,
+        commands: Vec<Bytes>,
+        bytes: usize,
+    ) {
+        if commands.len() >= SEALED_AT_ONCE {
             self.seal();
-            self.push(Entries::from_run(entries));
-        } else {
-            self.staged.extend(entries);
+            self.push(Entries::of_commands(term, first, commands, bytes));
+            return;
         }
+        self.staged.extend(commands.into_iter().zip(first.0..).map(|(command, index)| Entry {
+            term,
+            index: Index(index),
+            payload: Payload::Command(command),
+        }));
     }
 
     /// Appends a run that continues the tail, sharing it.
@@ -140,6 +144,14 @@ impl Tail {
     /// Empty if `first` is not in memory.
     pub(crate) fn slice(&mut self, first: Index, last: Index, budget_bytes: usize) -> Entries {
         self.seal();
+        // Nearly always the whole of the latest batch is wanted: by the disk, by each peer, and by the state machine.
+        if let Some(batch) = self.batches.back()
+            && batch.size_bytes() <= budget_bytes
+            && batch.first().is_some_and(|entry| entry.index == first)
+            && batch.last().is_some_and(|entry| entry.index <= last)
+        {
+            return batch.clone();
+        }
         let mut result = Entries::new();
         if self.first().is_none_or(|start| start > first) {
             return result;

@@ -50,7 +50,7 @@ impl Disk {
         if let Some(reset) = &persist.reset {
             self.entries.clear();
             self.base = reset.position;
-            self.base_membership = reset.membership.clone();
+            self.base_membership = (*reset.membership).clone();
         }
         if let Some(from) = persist.truncate_from {
             self.entries.retain(|entry| entry.index < from);

@@ -19,7 +19,7 @@ pub fn voters(size: u64) -> Membership {
 }
 
 pub fn snapshot(index: u64, term: u64) -> SnapshotMeta {
-    SnapshotMeta { position: at(index, term), membership: voters(3) }
+    SnapshotMeta { position: at(index, term), membership: voters(3).into() }
 }
 
 pub fn follower_of_three() -> Raft {

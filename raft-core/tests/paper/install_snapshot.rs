@@ -170,7 +170,7 @@ fn rule_7_is_finished_after_a_crash() {
 fn rule_8_the_snapshots_configuration_is_in_force() {
     let mut raft = with_log(&[1, 1], 2);
     let membership = Membership::of_voters([1, 2, 3, 4, 5].map(NodeId));
-    let meta = SnapshotMeta { position: at(5, 2), membership: membership.clone() };
+    let meta = SnapshotMeta { position: at(5, 2), membership: membership.clone().into() };
     exchange(&mut raft, 2, 2, Body::SnapshotOffer { snapshot: meta.clone() });
     tell(&mut raft, Input::SnapshotReceived(meta.clone()));
     tell(&mut raft, Input::SnapshotInstalled(meta));

@@ -1,5 +1,7 @@
 //! From bytes to messages. Everything is checked before it is believed; payloads are slices of the frame.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use raft_core::{
     AppendOutcome, Body as CoreBody, Entries, Entry, ForwardId, ForwardOutcome, Index, LogPosition,
@@ -123,7 +125,10 @@ fn raft_body(
             outcome: ForwardOutcome::Refused(refusal.into()),
         },
         A::SnapshotOffer { position, members } => CoreBody::SnapshotOffer {
-            snapshot: SnapshotMeta { position: position.into(), membership: members.try_into()? },
+            snapshot: SnapshotMeta {
+                position: position.into(),
+                membership: Arc::new(members.try_into()?),
+            },
         },
         A::SnapshotWanted { position } => response(position, SnapshotOutcome::Wanted),
         A::SnapshotMatched { position, matched } => {

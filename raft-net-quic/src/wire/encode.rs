@@ -295,7 +295,7 @@ fn raft_body(body: &CoreBody) -> Result<Body, WireError> {
             at_most("members", snapshot.membership.len(), MEMBERS_MAX)?;
             Body::SnapshotOffer {
                 position: snapshot.position.into(),
-                members: (&snapshot.membership).into(),
+                members: (&*snapshot.membership).into(),
             }
         }
         CoreBody::SnapshotResponse { position, outcome } => {

@@ -141,7 +141,7 @@ fn body() -> impl Strategy<Value = Body> {
         }),
         any::<u64>().prop_map(|read_context| Body::HeartbeatResponse { read_context }),
         (position(), membership()).prop_map(|(position, membership)| Body::SnapshotOffer {
-            snapshot: SnapshotMeta { position, membership }
+            snapshot: SnapshotMeta { position, membership: membership.into() }
         }),
         (position(), outcome)
             .prop_map(|(position, outcome)| Body::SnapshotResponse { position, outcome }),

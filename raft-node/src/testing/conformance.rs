@@ -232,14 +232,14 @@ fn a_reset_replaces_the_log<L: LogStore>(case: &mut Case<'_, L>) {
     case.restore();
     let write = case.append(1, 20, 1);
     case.write(&[write]);
-    let snapshot = SnapshotMeta { position: position(100, 7), membership: membership(50) };
+    let snapshot = SnapshotMeta { position: position(100, 7), membership: membership(50).into() };
     let reset = Persist { reset: Some(snapshot.clone()), ..case.persist() };
     case.write(&[reset]);
     case.assert_absent(5);
     case.assert_absent(100);
     let expected = RestoredLog {
         base: snapshot.position,
-        base_membership: snapshot.membership.clone(),
+        base_membership: (*snapshot.membership).clone(),
         last: Index(100),
         ..RestoredLog::default()
     };
@@ -247,7 +247,7 @@ fn a_reset_replaces_the_log<L: LogStore>(case: &mut Case<'_, L>) {
     // A snapshot over a conflicting log at its own index (scenario 34), with entries in the same write.
     let write = case.append(101, 130, 8);
     case.write(&[write]);
-    let snapshot = SnapshotMeta { position: position(120, 9), membership: membership(60) };
+    let snapshot = SnapshotMeta { position: position(120, 9), membership: membership(60).into() };
     let reset = Persist { reset: Some(snapshot.clone()), ..case.append(121, 123, 9) };
     case.write(&[reset]);
     let restored = case.reopened();

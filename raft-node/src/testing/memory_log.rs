@@ -215,7 +215,7 @@ impl Log {
         }
         if let Some(reset) = &write.reset {
             self.base = reset.position;
-            self.base_membership = reset.membership.clone();
+            self.base_membership = (*reset.membership).clone();
             self.entries = Entries::new();
         }
         if let Some(from) = write.truncate_from {

@@ -46,7 +46,7 @@ fn logged() -> impl Strategy<Value = Logged> {
             |(sequence, compacted, hard_state, reset, truncate_from, (first, count, term))| {
                 let reset = reset.map(|(position, voters)| SnapshotMeta {
                     position,
-                    membership: Membership::of_voters((1..=voters).map(NodeId)),
+                    membership: Membership::of_voters((1..=voters).map(NodeId)).into(),
                 });
                 let truncate_from = truncate_from.map(Index);
                 let entries = run(first, count, term);

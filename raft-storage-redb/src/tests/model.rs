@@ -62,11 +62,11 @@ impl Model {
                 index: self.last().plus(u64::from(ahead) % 9),
                 term: Term(self.term),
             },
-            membership: Membership::of_voters([NodeId(u64::from(ahead)), NodeId(7)]),
+            membership: Membership::of_voters([NodeId(u64::from(ahead)), NodeId(7)]).into(),
         });
         if let Some(snapshot) = &reset {
             self.base = snapshot.position;
-            self.base_membership = snapshot.membership.clone();
+            self.base_membership = (*snapshot.membership).clone();
             self.entries.clear();
         }
         let truncate_from = step.truncate.map(|from| {

@@ -141,8 +141,10 @@ impl Runner {
         }
         if let Some(at) = args.text("snapshot") {
             let position = parse::position(&at)?;
-            disk.snapshot =
-                Some(raft_core::SnapshotMeta { position, membership: self.world.founding.clone() });
+            disk.snapshot = Some(raft_core::SnapshotMeta {
+                position,
+                membership: self.world.founding.clone().into(),
+            });
         }
         let terms = args.text("log").unwrap_or_default();
         for term in terms.split_whitespace() {

@@ -270,7 +270,7 @@ fn granted(args: &mut Args<'_>) -> Result<bool> {
 /// `at=INDEX@TERM [members={1,2,3}]`.
 pub(crate) fn snapshot(args: &mut Args<'_>, members: &Membership) -> Result<SnapshotMeta> {
     let members = args.text("members").map_or(Ok(members.clone()), |text| membership(&text))?;
-    Ok(SnapshotMeta { position: args.position("at")?, membership: members })
+    Ok(SnapshotMeta { position: args.position("at")?, membership: members.into() })
 }
 
 /// An input that a script gives by hand, by its name.

@@ -312,7 +312,7 @@ impl World {
         let applied = node.raft.as_ref().ok_or("it is down")?.status().applied;
         let index = index.map_or(applied, Index);
         let position = node.disk.position_at(index).ok_or("it has no such entry")?;
-        let meta = SnapshotMeta { position, membership: node.disk.membership_at(index) };
+        let meta = SnapshotMeta { position, membership: node.disk.membership_at(index).into() };
         let content = node.machine.iter().filter(|entry| entry.index <= index).cloned().collect();
         node.disk.snapshot = Some(meta.clone());
         self.snapshots.insert((position.index, position.term), content);
