@@ -96,8 +96,11 @@ impl Raft {
         let Role::Leader(leader) = &self.role else { return };
         let last = self.log.last();
         let mut peers = core::mem::take(&mut self.due);
-        let is_due = |peer: &Peer| peer.next_to_send(last).is_some();
-        peers.extend(leader.peers.iter().filter(|(_, peer)| is_due(peer)).map(|(node, _)| *node));
+        for (node, peer) in &leader.peers {
+            if peer.next_to_send(last).is_some() {
+                peers.push(*node);
+            }
+        }
         for peer in peers.drain(..) {
             self.make_appends_to(peer);
         }

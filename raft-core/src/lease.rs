@@ -115,8 +115,10 @@ impl Raft {
 
     /// A leader is to be back within a heartbeat interval. If it was away for longer, it was paused (scenario 24).
     pub(crate) fn detect_pause(&mut self, now: Instant) {
-        let is_paused = now.since(self.now) > self.config.heartbeat_interval * 2;
-        if self.config.lease.is_some() && is_paused && !mutated!(LeaseOutlivesAPause) {
+        if self.config.lease.is_some()
+            && now.since(self.now) > self.config.heartbeat_interval * 2
+            && !mutated!(LeaseOutlivesAPause)
+        {
             self.on_clock_suspect();
         }
     }

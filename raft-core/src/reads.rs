@@ -119,15 +119,15 @@ impl Raft {
     /// Follower: asks the leader for an index, for all reads that wait. Contexts are unique, across restarts too: an old
     /// answer must never pass for a new one (scenario 21).
     pub(crate) fn ask_for_index(&mut self) {
-        let deadline = self.now + self.config.election_timeout;
-        let nonce = if mutated!(QuestionsOfAllLivesAlike) { 0 } else { self.nonce };
-        let context = nonce.wrapping_add(self.questions_asked);
         let Role::Follower(follower) = &mut self.role else { return };
         let Some(leader) = follower.leader else { return };
         let Questions { waiting, asked } = &mut follower.questions;
         if waiting.is_empty() || asked.len() >= Questions::ASKED_MAX {
             return;
         }
+        let deadline = self.now + self.config.election_timeout;
+        let nonce = if mutated!(QuestionsOfAllLivesAlike) { 0 } else { self.nonce };
+        let context = nonce.wrapping_add(self.questions_asked);
         asked.push_back(Question { context, reads: core::mem::take(waiting), deadline });
         self.questions_asked += 1;
         self.send(leader, Body::ReadIndex { context });

@@ -20,7 +20,6 @@ pub(crate) struct Snapshot {
 
 /// What waits for a disk, in order.
 #[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "nearly all of them are writes")]
 pub(crate) enum DiskOp {
     Write(Persist),
     Compact(LogPosition),

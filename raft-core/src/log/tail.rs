@@ -123,6 +123,9 @@ impl Tail {
                 .is_none_or(|entry| entry.index > index)
         };
         let count = self.batches.len();
+        if count > 0 && !starts_after(count - 1) {
+            return count - 1;
+        }
         let (mut high, mut step) = (count, 1);
         while step <= count && starts_after(count - step) {
             high = count - step;
@@ -144,20 +147,21 @@ impl Tail {
     /// Empty if `first` is not in memory.
     pub(crate) fn slice(&mut self, first: Index, last: Index, budget_bytes: usize) -> Entries {
         self.seal();
-        // Nearly always the whole of the latest batch is wanted: by the disk, by each peer, and by the state machine.
-        if let Some(batch) = self.batches.back()
-            && batch.size_bytes() <= budget_bytes
-            && batch.first().is_some_and(|entry| entry.index == first)
-            && batch.last().is_some_and(|entry| entry.index <= last)
+        let number = self.batch_of(first);
+        let mut result = Entries::new();
+        let Some(batch) = self.batches.get(number) else { return result };
+        let Some((start, end)) = batch.first().zip(batch.last()) else { return result };
+        if start.index > first {
+            return result;
+        }
+        // Nearly always one batch as a whole is wanted: by the disk, by each peer, and by the state machine.
+        let is_all = end.index == last || number + 1 == self.batches.len();
+        if is_all && start.index == first && end.index <= last && batch.size_bytes() <= budget_bytes
         {
             return batch.clone();
         }
-        let mut result = Entries::new();
-        if self.first().is_none_or(|start| start > first) {
-            return result;
-        }
         let mut left = budget_bytes;
-        for batch in self.batches.range(self.batch_of(first)..) {
+        for batch in self.batches.range(number..) {
             if batch.first().is_none_or(|entry| entry.index > last) {
                 break;
             }
