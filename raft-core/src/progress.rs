@@ -5,7 +5,7 @@ use alloc::collections::VecDeque;
 use core::time::Duration;
 
 use crate::reconfigure::Leaving;
-use crate::window::Window;
+use crate::window::{BYTES_MIN, Window};
 use crate::{Index, Instant, LogPosition, ReplicationKind};
 
 /// One peer, as its leader sees it.
@@ -192,9 +192,11 @@ impl InFlight {
             && self.bytes < bytes_max.min(self.window.bytes())
     }
 
-    /// The most bytes of the next message. A message as large as the window would be a queue of its own.
+    /// The most bytes of the next message. A message as large as the window would be a queue of its own, unless the window is at its least:
+    /// cutting up what fits into that would only cost messages.
     pub(crate) fn budget_bytes(&self, append_bytes_max: usize) -> usize {
-        append_bytes_max.min(self.window.bytes() / 4)
+        let least = BYTES_MIN.saturating_sub(self.bytes);
+        append_bytes_max.min(least.max(self.window.bytes() / 4))
     }
 
     pub(crate) fn add(&mut self, last: Index, bytes: usize, at: Instant) {

@@ -34,7 +34,7 @@ use crate::Instant;
 /// Two messages: one on its way while the other is being written.
 pub(crate) const MESSAGES_MIN: u64 = 2;
 /// Less would cost more in messages than it saves in waiting.
-pub(crate) const BYTES_MIN: u64 = 32 << 10;
+pub(crate) const BYTES_MIN: usize = 32 << 10;
 /// What schedulers and timers alone may add to a round trip.
 const SLACK_MIN: Duration = Duration::from_micros(500);
 /// For how long the least round trip is believed.
@@ -98,7 +98,7 @@ impl Window {
     pub(crate) fn new() -> Window {
         Window {
             messages: Size::at_least(MESSAGES_MIN),
-            bytes: Size::at_least(BYTES_MIN),
+            bytes: Size::at_least(BYTES_MIN as u64),
             base: None,
             streak: STREAK_MAX,
             resume: None,
@@ -240,6 +240,8 @@ fn micros(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const BYTES_LEAST: u64 = BYTES_MIN as u64;
     use alloc::collections::VecDeque;
     use proptest::prelude::*;
 
@@ -319,8 +321,8 @@ mod tests {
 
         /// The longest queue that is within the rule: twice the slack, and what fills the least windows.
         fn queue_max(&self) -> u64 {
-            let slack = (self.delay + BYTES_MIN * 1000 / self.rate).max(1000);
-            2 * slack + 2 * BYTES_MIN * 1000 / self.rate
+            let slack = (self.delay + BYTES_LEAST * 1000 / self.rate).max(1000);
+            2 * slack + 2 * BYTES_LEAST * 1000 / self.rate
         }
     }
 
@@ -338,7 +340,7 @@ mod tests {
         // 1 MB/s over 10 ms: ten kilobytes under way, less than the least window.
         let mut line = Line::new(1_000, 10_000);
         line.run(5_000_000);
-        assert!(line.window.bytes() as u64 <= 3 * BYTES_MIN, "{:?}", line.window);
+        assert!(line.window.bytes() as u64 <= 3 * BYTES_LEAST, "{:?}", line.window);
         assert!(line.utilization(5_000_000) >= 90);
     }
 
@@ -397,7 +399,7 @@ mod tests {
             prop_assert!(line.utilization(3_000_000) >= 75, "{:?}", line.window);
             // Right after a cut the queue may be as long as a round of growth made it; the windows are never beyond that.
             let held = rate * (delay + line.queue_max()) / 1000;
-            prop_assert!(line.window.bytes() as u64 <= 2 * held + 2 * BYTES_MIN, "{} {:?}", held, line.window);
+            prop_assert!(line.window.bytes() as u64 <= 2 * held + 2 * BYTES_LEAST, "{} {:?}", held, line.window);
             prop_assert!(line.window.messages() as u64 >= MESSAGES_MIN);
         }
 
@@ -411,7 +413,7 @@ mod tests {
                 let count = count.min(window.sent - window.answered);
                 window.on_answered(count, Instant(sent_at), Instant(now), Duration::from_micros(write_time));
                 prop_assert!(window.messages.now >= MESSAGES_MIN && window.messages.now <= SIZE_MAX);
-                prop_assert!(window.bytes.now >= BYTES_MIN && window.bytes.now <= SIZE_MAX);
+                prop_assert!(window.bytes.now >= BYTES_LEAST && window.bytes.now <= SIZE_MAX);
             }
         }
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use common::{Group, PATIENCE, applied, command, until};
 use raft_node::raft_core::recording::Replay;
 use raft_node::raft_core::{
-    Action, Body, ChangeStep, CommitReason, HandleError, LeadershipReason, Message, NodeId,
+    Action, Body, ChangeStep, CommitReason, HandleError, Index, LeadershipReason, Message, NodeId,
     Refusal, RoleKind, Term,
 };
 use raft_node::{
@@ -53,6 +53,8 @@ async fn a_node_explains_itself() {
     let mut group = Group::start(3, |_| {}).await;
     let leader = group.leader_of(1..=3).await;
     group.nodes[&leader].propose(command("a")).await.expect("committed");
+    // The answer comes from the state machine; the core hears of it a moment later.
+    until(&group.nodes[&leader], |status| status.raft.applied >= Index(2)).await;
     let why = group.nodes[&leader].explain().await.expect("runs");
     assert!(matches!(why.leadership, LeadershipReason::Leads { .. }), "{why}");
     assert_eq!(why.commit, CommitReason::Committed { is_applied: true }, "{why}");
