@@ -1,12 +1,12 @@
 //! Elections: paper §5.2 and §5.4.1, pre-votes after dissertation §9.6, and the protection from disturbers of dissertation §4.2.3.
 
-use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use core::time::Duration;
 
 use crate::lease::Lease;
+use crate::peers::Peers;
 use crate::progress::Peer;
 use crate::rng::Rng;
 use crate::role::{Candidate, Leader, PreCandidate, Proposals, Reads, Role};
@@ -286,12 +286,12 @@ impl Raft {
         let next = self.log.last().next();
         let id = self.config.id;
         let membership = self.log.membership();
-        let peers: BTreeMap<NodeId, Box<Peer>> = membership
+        let peers: Peers = membership
             .members()
             .filter(|&node| node != id)
             .map(|node| {
                 let is_witness = membership.is_witness(node);
-                (node, Box::new(Peer { is_witness, ..Peer::new(next, now) }))
+                (node, Peer { is_witness, ..Peer::new(next, now) })
             })
             .collect();
         self.transition(Role::Leader(Leader {
@@ -322,7 +322,7 @@ impl Raft {
         let (now, id, window) = (self.now, self.config.id, self.config.election_timeout);
         let membership = self.log.membership();
         let is_heard = |node: NodeId| {
-            let peer = leader.peers.get(&node);
+            let peer = leader.peers.get(node);
             node == id
                 || (self.stores.counts(membership, node)
                     && peer.is_some_and(|peer| now.since(peer.last_contact) < window))

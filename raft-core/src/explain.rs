@@ -286,7 +286,7 @@ impl Raft {
             Refusal::TransferInProgress { to: node }
             | Refusal::TransferTimedOut { to: node }
             | Refusal::NotCaughtUp { node, .. } => match &self.role {
-                Role::Leader(leader) if leader.peers.contains_key(node) => {
+                Role::Leader(leader) if leader.peers.contains(*node) => {
                     RefusalReason::Member(self.missing(leader, *node))
                 }
                 _ => RefusalReason::Leadership(Box::new(self.explain_leadership())),
@@ -321,7 +321,7 @@ impl Raft {
     fn is_heard(&self, leader: &Leader, node: NodeId) -> bool {
         node == self.config.id
             || (self.stores.counts(self.log.membership(), node)
-                && leader.peers.get(&node).is_some_and(|peer| !self.is_silent(peer)))
+                && leader.peers.get(node).is_some_and(|peer| !self.is_silent(peer)))
     }
 
     fn is_silent(&self, peer: &Peer) -> bool {
@@ -333,14 +333,14 @@ impl Raft {
         if node == self.config.id {
             self.log.durable()
         } else if self.stores.counts(self.log.membership(), node) {
-            leader.peers.get(&node).map_or(Index(0), |peer| peer.matched)
+            leader.peers.get(node).map_or(Index(0), |peer| peer.matched)
         } else {
             Index(0)
         }
     }
 
     fn missing(&self, leader: &Leader, node: NodeId) -> Missing {
-        let Some(peer) = leader.peers.get(&node) else {
+        let Some(peer) = leader.peers.get(node) else {
             return Missing { node, matched: self.log.durable(), because: MissingReason::OwnDisk };
         };
         let because = if !self.stores.counts(self.log.membership(), node) {

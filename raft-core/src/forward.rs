@@ -133,8 +133,7 @@ impl Raft {
     /// Leader: another member's batch.
     pub(crate) fn on_forward(&mut self, from: NodeId, id: ForwardId, commands: Vec<Bytes>) {
         let Role::Leader(leader) = &mut self.role else { return };
-        if !leader.peers.contains_key(&from) || !leader.forwarded.entry(from).or_default().take(id)
-        {
+        if !leader.peers.contains(from) || !leader.forwarded.entry(from).or_default().take(id) {
             return;
         }
         let outcome = match self.append_batch(None, commands) {

@@ -53,7 +53,7 @@ impl Raft {
         // 3, 4
         if let Role::Leader(leader) = &self.role {
             assert_eq!(self.vote, Some(self.config.id), "a leader voted for itself");
-            for (node, peer) in &leader.peers {
+            for (node, peer) in leader.peers.iter() {
                 assert!(peer.matched <= last, "node {node} has {} of {last}", peer.matched);
                 if let Progress::Probe { next, .. } | Progress::Replicate { next, .. } =
                     &peer.progress
@@ -104,11 +104,11 @@ impl Raft {
                 );
                 // 9
                 for node in membership.members().filter(|node| *node != id) {
-                    assert!(leader.peers.contains_key(&node), "node {node} is not served");
+                    assert!(leader.peers.contains(node), "node {node} is not served");
                 }
-                for (node, peer) in &leader.peers {
+                for (node, peer) in leader.peers.iter() {
                     assert!(
-                        membership.contains(*node) != peer.leaving.is_some(),
+                        membership.contains(node) != peer.leaving.is_some(),
                         "node {node} is served for no reason, or leaves as a member"
                     );
                 }

@@ -71,7 +71,7 @@ impl Raft {
             } else if node == id {
                 durable
             } else if self.stores.counts(membership, node) {
-                leader.peers.get(&node).map_or(Index(0), |peer| peer.matched)
+                leader.peers.get(node).map_or(Index(0), |peer| peer.matched)
             } else {
                 Index(0)
             }
@@ -96,9 +96,9 @@ impl Raft {
         let Role::Leader(leader) = &self.role else { return };
         let last = self.log.last();
         let mut peers = core::mem::take(&mut self.due);
-        for (node, peer) in &leader.peers {
+        for (node, peer) in leader.peers.iter() {
             if peer.next_to_send(last).is_some() {
-                peers.push(*node);
+                peers.push(node);
             }
         }
         for peer in peers.drain(..) {
@@ -112,7 +112,7 @@ impl Raft {
             let (last, base) = (self.log.last(), self.log.base().index);
             let durable = self.log.durable();
             let Role::Leader(leader) = &self.role else { return };
-            let Some(peer) = leader.peers.get(&to) else { return };
+            let Some(peer) = leader.peers.get(to) else { return };
             let is_witness = peer.is_witness;
             // A witness alone with an entry that was lost here would let nobody be elected: what it has, this disk has too.
             let is_bounded = is_witness && !mutated!(WitnessAheadOfTheLeadersDisk);
@@ -186,7 +186,7 @@ impl Raft {
             return;
         }
         let Role::Leader(leader) = &self.role else { return };
-        if leader.peers.get(&to).is_some_and(|peer| peer.append_budget(&self.config).is_some()) {
+        if leader.peers.get(to).is_some_and(|peer| peer.append_budget(&self.config).is_some()) {
             self.send_append(to, first, entries);
         }
     }
@@ -290,7 +290,7 @@ impl Raft {
         if read_context > leader.reads.last_context && !mutated!(UnknownReadContextBelieved) {
             return Err(PeerFault::UnknownReadContext { read_context });
         }
-        if let Some(peer) = leader.peers.get_mut(&from) {
+        if let Some(peer) = leader.peers.get_mut(from) {
             peer.last_contact = now;
             peer.read_context = peer.read_context.max(read_context);
             if let Some(sent_at) = leader.lease.sent_at(read_context) {
@@ -329,13 +329,13 @@ impl Raft {
         leader.heartbeat_deadline = now + interval;
         let last = self.log.last();
         let mut silent = Vec::new();
-        for (node, peer) in &mut leader.peers {
+        for (node, peer) in leader.peers.iter_mut() {
             peer.repeat_what_is_lost(now, interval, patience);
             peer.catch_up.on_matched(peer.matched, last, now);
             if peer.has_waited(now, interval * HEARTBEATS_UNTIL_ASKED)
                 && !mutated!(LostEndOfAStreamNotAskedFor)
             {
-                silent.push(*node);
+                silent.push(node);
             }
         }
         for node in silent {
@@ -373,11 +373,11 @@ impl Raft {
             leader.lease.note_sent(read_context, now, window);
         }
         let mut beats: Vec<(NodeId, Index)> = Vec::with_capacity(leader.peers.len());
-        for (node, peer) in &mut leader.peers {
+        for (node, peer) in leader.peers.iter_mut() {
             let bound = if mutated!(HeartbeatCommitUnbounded) { commit } else { peer.matched };
             let commit = commit.min(bound);
             peer.told_commit = peer.told_commit.max(commit);
-            beats.push((*node, commit));
+            beats.push((node, commit));
         }
         for (to, commit) in beats {
             self.send(to, Body::Heartbeat { commit, read_context });
@@ -386,7 +386,7 @@ impl Raft {
 
     pub(crate) fn peer_mut(&mut self, node: NodeId) -> Option<&mut Peer> {
         match &mut self.role {
-            Role::Leader(leader) => leader.peers.get_mut(&node).map(|peer| &mut **peer),
+            Role::Leader(leader) => leader.peers.get_mut(node),
             _ => None,
         }
     }

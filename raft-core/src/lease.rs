@@ -93,7 +93,7 @@ impl Raft {
             if node == id {
                 now
             } else if self.stores.counts(self.log.membership(), node) {
-                leader.peers.get(&node).map_or(Instant(0), |peer| peer.lease_from)
+                leader.peers.get(node).map_or(Instant(0), |peer| peer.lease_from)
             } else {
                 Instant(0)
             }
@@ -107,7 +107,7 @@ impl Raft {
     pub(crate) fn on_clock_suspect(&mut self) {
         if let Role::Leader(leader) = &mut self.role {
             leader.lease.sent.clear();
-            for peer in leader.peers.values_mut() {
+            for (_, peer) in leader.peers.iter_mut() {
                 peer.lease_from = Instant(0);
             }
         }

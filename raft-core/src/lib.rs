@@ -112,6 +112,7 @@ mod log;
 mod membership;
 mod message;
 mod outbox;
+mod peers;
 mod progress;
 mod quorum;
 mod raft;

@@ -63,7 +63,7 @@ impl Raft {
             let Some(round) = reads.rounds.front() else { return };
             let membership = self.log.membership();
             let has_answered = |node| {
-                let peer = peers.get(&node);
+                let peer = peers.get(node);
                 node == id
                     || (self.stores.counts(membership, node)
                         && peer.is_some_and(|peer| peer.read_context >= round.context))
@@ -109,7 +109,7 @@ impl Raft {
     pub(crate) fn on_read_index(&mut self, from: NodeId, context: u64) {
         let max = self.config.waiting_reads_max;
         let Role::Leader(leader) = &mut self.role else { return };
-        if leader.peers.contains_key(&from) && leader.reads.len() < max {
+        if leader.peers.contains(from) && leader.reads.len() < max {
             leader.reads.waiting.push(Reader::Peer { node: from, context });
         } else {
             self.send(from, Body::ReadIndexResponse { context, index: None });

@@ -4,8 +4,6 @@
 //! (scenarios 26 and 30). One change at a time; a joint configuration is left by itself once it is committed, by whichever
 //! leader finds it so (scenario 27).
 
-use alloc::boxed::Box;
-
 use crate::progress::Peer;
 use crate::role::Role;
 use crate::{
@@ -92,7 +90,7 @@ impl Raft {
             return Ok(());
         }
         let (current, at) = (self.log.membership(), self.log.membership_at());
-        let matched = |node| leader.peers.get(&node).map_or(Index(0), |peer| peer.matched);
+        let matched = |node| leader.peers.get(node).map_or(Index(0), |peer| peer.matched);
         let votes = |node| {
             let is_told = matched(node) >= at && current.stores.contains_key(&node);
             node == self.config.id || (is_told && self.stores.counts(current, node))
@@ -132,7 +130,7 @@ impl Raft {
     fn check_caught_up(&self, node: NodeId) -> Result<(), Refusal> {
         let last = self.log.last();
         let Role::Leader(leader) = &self.role else { return Ok(()) };
-        let peer = leader.peers.get(&node);
+        let peer = leader.peers.get(node);
         let behind = last.0.saturating_sub(peer.map_or(0, |peer| peer.matched.0));
         let patience = self.config.election_timeout;
         if peer.is_some_and(|peer| peer.catch_up.is_done(peer.matched, self.now, patience)) {
@@ -161,12 +159,12 @@ impl Raft {
         let membership = self.log.membership();
         let Role::Leader(leader) = &mut self.role else { return };
         for node in membership.members().filter(|node| *node != id) {
-            let peer = leader.peers.entry(node).or_insert_with(|| Box::new(Peer::new(next, now)));
+            let peer = leader.peers.get_or_insert_with(node, || Peer::new(next, now));
             peer.leaving = None;
             peer.is_witness = membership.is_witness(node);
         }
-        for (node, peer) in &mut leader.peers {
-            if !membership.contains(*node) && peer.leaving.is_none() {
+        for (node, peer) in leader.peers.iter_mut() {
+            if !membership.contains(node) && peer.leaving.is_none() {
                 peer.leaving = Some(Leaving { at, until });
             }
         }
@@ -211,7 +209,7 @@ impl Raft {
             .peers
             .iter()
             .find(|(node, peer)| able(node) && peer.matched == last)
-            .map(|(node, _)| *node);
+            .map(|(node, _)| node);
         if let Some(to) = heir {
             let message = Message { term, body: Body::TimeoutNow };
             self.actions.push_back(Action::Send { to, message });
@@ -223,7 +221,7 @@ impl Raft {
     pub(crate) fn dismiss_leaving_peers(&mut self) {
         let (now, commit) = (self.now, self.commit);
         let Role::Leader(leader) = &mut self.role else { return };
-        leader.peers.retain(|_, peer| {
+        leader.peers.retain(|peer| {
             let Some(leaving) = peer.leaving.filter(|leaving| leaving.at <= commit) else {
                 return true;
             };

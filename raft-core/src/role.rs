@@ -1,12 +1,11 @@
 //! What a member does at the moment. Each role carries what belongs to it and nothing else.
 
-use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
 use crate::forward::{Forwards, Seen};
 use crate::lease::Lease;
-use crate::progress::Peer;
+use crate::peers::Peers;
 use crate::transfer::Transfer;
 use crate::{Index, Instant, NodeId, ProposalId, ReadId, RequestId, Ticket};
 
@@ -62,7 +61,7 @@ pub(crate) struct Candidate {
 #[derive(Debug)]
 pub(crate) struct Leader {
     /// Boxed: a map has room for eleven, and groups have three or five.
-    pub(crate) peers: BTreeMap<NodeId, Box<Peer>>,
+    pub(crate) peers: Peers,
     /// Its first entry: nothing is committed by counting, and no read is served, before it (paper §5.4.2, §8).
     pub(crate) term_start: Index,
     pub(crate) heartbeat_deadline: Instant,

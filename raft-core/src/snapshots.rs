@@ -61,7 +61,7 @@ impl Raft {
         let is_heard =
             |peer: &&Peer| self.now.since(peer.last_contact) < self.config.election_timeout;
         let replicates = |peer: &&Peer| !matches!(peer.progress, Progress::Snapshot { .. });
-        let peers = leader.peers.values().map(|peer| &**peer).filter(is_heard).filter(replicates);
+        let peers = leader.peers.iter().map(|(_, peer)| peer).filter(is_heard).filter(replicates);
         let slowest = peers.map(|peer| peer.matched).min().unwrap_or(reserved);
         let budget = Index(reserved.0.saturating_sub(self.config.compaction_lag_max));
         reserved.min(slowest.max(budget))
@@ -110,7 +110,7 @@ impl Raft {
             .peers
             .iter()
             .filter(|(_, peer)| matches!(peer.progress, Progress::Snapshot { offered: None, .. }))
-            .map(|(&node, _)| node)
+            .map(|(node, _)| node)
             .collect();
         for node in unanswered {
             self.offer_snapshot(node);

@@ -78,7 +78,7 @@ impl Raft {
             Role::Leader(leader) => Some(leader),
             _ => None,
         };
-        let peers = leader.into_iter().flat_map(|leader| &leader.peers);
+        let peers = leader.into_iter().flat_map(|leader| leader.peers.iter());
         Status {
             id: self.config.id,
             role: self.role_kind(),
@@ -96,7 +96,7 @@ impl Raft {
             lease_until: self.lease_until(),
             transfer_to: leader.and_then(|leader| leader.transfer).map(|transfer| transfer.to),
             peers: peers
-                .map(|(&id, peer)| PeerStatus {
+                .map(|(id, peer)| PeerStatus {
                     id,
                     matched: peer.matched,
                     replication: peer.kind(),

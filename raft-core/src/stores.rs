@@ -203,7 +203,7 @@ impl Raft {
     pub(crate) fn forget(&mut self, node: NodeId) {
         self.stores.seen.remove(&node);
         if let Role::Leader(leader) = &mut self.role {
-            leader.peers.remove(&node);
+            leader.peers.remove(node);
         }
     }
 
@@ -219,7 +219,7 @@ impl Raft {
     pub(crate) fn forgive(&mut self, node: NodeId) {
         self.stores.forgetful.remove(&node);
         let Role::Leader(leader) = &mut self.role else { return };
-        if let Some(peer) = leader.peers.get_mut(&node) {
+        if let Some(peer) = leader.peers.get_mut(node) {
             peer.owed = Index(0);
         }
     }

@@ -42,13 +42,12 @@ impl Raft {
         if let Some(to) = to {
             return self.check_target(leader, to).map(|_| to);
         }
-        let able =
-            leader.peers.iter().filter(|(node, _)| self.check_target(leader, **node).is_ok());
+        let able = leader.peers.iter().filter(|(node, _)| self.check_target(leader, *node).is_ok());
         // Who did not take over when it was asked to comes last. Of equals the lowest id, so that the choice is the same everywhere.
         let best = able.max_by_key(|(node, peer)| {
-            (!leader.passed_over.contains(*node), peer.matched, core::cmp::Reverse(**node))
+            (!leader.passed_over.contains(node), peer.matched, core::cmp::Reverse(*node))
         });
-        best.map(|(node, _)| *node).ok_or(Refusal::NoTransferTarget)
+        best.map(|(node, _)| node).ok_or(Refusal::NoTransferTarget)
     }
 
     /// Whether a member could take over soon: a full voter, heard from, in step.
@@ -57,7 +56,7 @@ impl Raft {
         let can_lead = (membership.is_voter(to) || mutated!(TransferToALearner))
             && (!membership.is_witness(to) || mutated!(TransferToAWitness))
             && self.stores.counts(membership, to);
-        let Some(peer) = leader.peers.get(&to).filter(|_| can_lead) else {
+        let Some(peer) = leader.peers.get(to).filter(|_| can_lead) else {
             return Err(Refusal::CannotLead { node: to });
         };
         let behind = self.log.last().0.saturating_sub(peer.matched.0);
@@ -84,7 +83,7 @@ impl Raft {
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(transfer) = &mut leader.transfer else { return };
         let to = transfer.to;
-        let is_ready = leader.peers.get(&to).is_some_and(|peer| peer.matched == last);
+        let is_ready = leader.peers.get(to).is_some_and(|peer| peer.matched == last);
         let is_ready = is_ready || mutated!(TransferBeforeTheTargetHasTheLog);
         if is_ready && !transfer.is_told {
             transfer.is_told = true;
