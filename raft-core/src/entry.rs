@@ -317,6 +317,17 @@ impl Entries {
         self.parts().last().map(|part| &part.batch[part.end - 1])
     }
 
+    /// The first and the last index.
+    #[inline]
+    pub(crate) fn ends(&self) -> Option<(Index, Index)> {
+        let first = self.first()?.index;
+        let last = match &self.parts {
+            Parts::One(part) => Index(first.0 + (part.end - part.start) as u64 - 1),
+            _ => self.last()?.index,
+        };
+        Some((first, last))
+    }
+
     /// All entries in order.
     pub fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.slices().flatten()

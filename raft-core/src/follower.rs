@@ -138,6 +138,9 @@ impl Raft {
 
     /// Refuses what contradicts a committed entry: no leader could send it.
     fn check_against_commit(&self, prev: LogPosition, entries: &Entries) -> Result<(), PeerFault> {
+        if prev.index > self.commit {
+            return Ok(());
+        }
         let contradicts = |position: LogPosition| {
             position.index <= self.commit
                 && !mutated!(CommittedEntryReplaced)

@@ -60,7 +60,7 @@ impl Raft {
     /// one of our own (paper §5.4.2, figure 8; scenario 10). The leader counts itself only as far as its own disk is.
     pub(crate) fn advance_commit(&mut self) {
         let Role::Leader(leader) = &mut self.role else { return };
-        if self.commit == self.log.last() {
+        if !core::mem::take(&mut self.may_commit) || self.commit == self.log.last() {
             return;
         }
         let (id, durable) = (self.config.id, self.log.durable());
@@ -76,7 +76,7 @@ impl Raft {
                 Index(0)
             }
         };
-        let mut index = quorum_reached(membership, reached, &mut self.scratch);
+        let mut index = quorum_reached(membership, reached);
         if let Some(groups) = &self.config.commit_groups
             && !mutated!(ZonesNotAsked)
             && let Some(in_zones) = zones_reached(membership, groups, reached)
@@ -323,7 +323,7 @@ impl Raft {
         let (now, interval) = (self.now, self.config.heartbeat_interval);
         let patience = self.config.election_timeout;
         let Role::Leader(leader) = &mut self.role else { return };
-        if now < leader.heartbeat_deadline || mutated!(NoHeartbeats) {
+        if mutated!(NoHeartbeats) {
             return;
         }
         leader.heartbeat_deadline = now + interval;

@@ -98,8 +98,7 @@ impl Raft {
                 Instant(0)
             }
         };
-        let mut scratch = alloc::vec::Vec::new();
-        let began = crate::quorum::quorum_reached(self.log.membership(), answered, &mut scratch);
+        let began = crate::quorum::quorum_reached(self.log.membership(), answered);
         (began > Instant(0)).then_some(began)
     }
 

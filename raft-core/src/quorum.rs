@@ -17,15 +17,25 @@ pub(crate) fn is_majority(voters: &BTreeSet<NodeId>, agrees: impl Fn(NodeId) -> 
 fn majority_reached<T: Copy + Ord + Default>(
     voters: &BTreeSet<NodeId>,
     reached: impl Fn(NodeId) -> T,
-    scratch: &mut Vec<T>,
 ) -> T {
-    scratch.clear();
-    scratch.extend(voters.iter().map(|&node| reached(node)));
+    // Nearly every group fits; this is asked after every acknowledgement.
+    let mut few = [T::default(); 8];
+    let mut many = Vec::new();
+    let all = match few.get_mut(..voters.len()) {
+        Some(few) => few,
+        None => {
+            many.resize(voters.len(), T::default());
+            &mut many[..]
+        }
+    };
+    for (place, &node) in all.iter_mut().zip(voters) {
+        *place = reached(node);
+    }
     if !mutated!(QuorumUnsorted) {
-        scratch.sort_unstable();
+        all.sort_unstable();
     }
     // With n voters sorted upwards, the n/2 + 1 from this place on have all reached it.
-    scratch.get((voters.len().wrapping_sub(1)) / 2).copied().unwrap_or_default()
+    all.get((voters.len().wrapping_sub(1)) / 2).copied().unwrap_or_default()
 }
 
 /// The highest value (an index, a time) that a quorum of `membership` has reached: the lower of the two halves' while it is joint
@@ -33,13 +43,12 @@ fn majority_reached<T: Copy + Ord + Default>(
 pub(crate) fn quorum_reached<T: Copy + Ord + Default>(
     membership: &Membership,
     reached: impl Fn(NodeId) -> T,
-    scratch: &mut Vec<T>,
 ) -> T {
-    let incoming = majority_reached(&membership.voters, &reached, scratch);
+    let incoming = majority_reached(&membership.voters, &reached);
     if membership.outgoing.is_empty() || mutated!(OutgoingHalfNotAsked) {
         incoming
     } else {
-        incoming.min(majority_reached(&membership.outgoing, &reached, scratch))
+        incoming.min(majority_reached(&membership.outgoing, &reached))
     }
 }
 
@@ -111,9 +120,7 @@ mod tests {
                 reached.into_iter().map(|(n, i)| (NodeId(n), Index(i))).collect();
             let got = quorum_reached(
                 &membership,
-                |n| reached.get(&n).copied().unwrap_or(Index(0)),
-                &mut Vec::new(),
-            );
+                |n| reached.get(&n).copied().unwrap_or(Index(0)));
             prop_assert_eq!(got, brute_force(&membership, &reached));
         }
 
@@ -154,11 +161,8 @@ mod tests {
         // scenario 11 (openraft 1802): an unsorted scan commits at 2 of 5.
         let membership = Membership::of_voters((1..=5).map(NodeId));
         let reached = [9, 1, 9, 2, 3];
-        let index = quorum_reached(
-            &membership,
-            |n| Index(reached[usize::try_from(n.0).unwrap() - 1]),
-            &mut Vec::new(),
-        );
+        let index =
+            quorum_reached(&membership, |n| Index(reached[usize::try_from(n.0).unwrap() - 1]));
         assert_eq!(index, Index(3));
     }
 }

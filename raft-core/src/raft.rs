@@ -77,10 +77,11 @@ pub struct Raft {
     pub(crate) outbox: Outbox,
     /// Actions that are ready to be polled.
     pub(crate) actions: VecDeque<Action>,
-    /// Whether anything was handled since actions were made last.
+    /// Whether anything was handled since actions were made last that may lead to some.
     is_stale: bool,
-    // Room that is kept for the next time.
-    pub(crate) scratch: Vec<Index>,
+    /// Whether anything came that may let the leader commit more.
+    pub(crate) may_commit: bool,
+    /// Room for a list of peers, kept for the next time.
     pub(crate) due: Vec<NodeId>,
 }
 
@@ -173,7 +174,7 @@ impl Raft {
             outbox: Outbox::default(),
             actions: VecDeque::new(),
             is_stale: true,
-            scratch: Vec::new(),
+            may_commit: false,
             due: Vec::new(),
         })
     }
@@ -185,8 +186,11 @@ impl Raft {
     pub fn handle(&mut self, now: Instant, input: Input) -> Result<(), HandleError> {
         self.detect_pause(now);
         self.now = self.now.max(now);
-        self.is_stale = true;
+        // What was applied makes room for more to be applied, and for nothing else; and what was only proposed commits nothing.
+        let is_applied = matches!(input, Input::Applied(_));
+        self.may_commit |= !is_applied && !matches!(input, Input::Propose { .. });
         let result = self.take(input);
+        self.is_stale |= !is_applied || self.handed < self.commit;
         self.on_membership_changed();
         self.on_time();
         self.settle_handover();
@@ -292,14 +296,20 @@ impl Raft {
             Role::PreCandidate(candidate) => candidate.election_deadline,
             Role::Candidate(candidate) => candidate.election_deadline,
             Role::Leader(leader) => {
+                let is_heartbeat_due = now >= leader.heartbeat_deadline;
                 if now >= leader.quorum_deadline {
+                    self.is_stale = true;
                     self.check_quorum();
                 }
-                self.on_heartbeat_time();
+                if is_heartbeat_due {
+                    self.is_stale = true;
+                    self.on_heartbeat_time();
+                }
                 return;
             }
         };
         if now >= election_deadline {
+            self.is_stale = true;
             self.on_election_timeout();
         }
     }

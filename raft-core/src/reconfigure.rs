@@ -145,12 +145,16 @@ impl Raft {
     }
 
     /// Brings everything that depends on the configuration in step with the log's, if that has changed.
+    #[inline]
     pub(crate) fn on_membership_changed(&mut self) {
         let version = self.log.membership_version();
-        if self.membership_version == version {
-            return;
+        if self.membership_version != version {
+            self.membership_version = version;
+            self.follow_membership();
         }
-        self.membership_version = version;
+    }
+
+    fn follow_membership(&mut self) {
         let at = self.log.membership_at();
         self.actions.push_back(Action::Event(Event::MembershipChanged { at }));
         self.forgive_promoted();

@@ -95,7 +95,14 @@ impl Tail {
     }
 
     /// Drops whole batches from the front while the tail is over its budget, as long as they end at or before `releasable`.
+    #[inline]
     pub(crate) fn evict(&mut self, budget_bytes: usize, releasable: Index) {
+        if self.size_bytes > budget_bytes {
+            self.drop_from_front(budget_bytes, releasable);
+        }
+    }
+
+    fn drop_from_front(&mut self, budget_bytes: usize, releasable: Index) {
         while self.size_bytes > budget_bytes {
             match self.batches.front() {
                 Some(batch) if batch.last().is_some_and(|last| last.index <= releasable) => {
@@ -147,17 +154,27 @@ impl Tail {
     /// Empty if `first` is not in memory.
     pub(crate) fn slice(&mut self, first: Index, last: Index, budget_bytes: usize) -> Entries {
         self.seal();
+        // Nearly always the latest batch as a whole is wanted: by the disk, by each peer, and by the state machine.
+        if let Some(batch) = self.batches.back()
+            && batch.size_bytes() <= budget_bytes
+            && let Some((start, end)) = batch.ends()
+            && start == first
+            && end <= last
+        {
+            return batch.clone();
+        }
+        self.slice_anywhere(first, last, budget_bytes)
+    }
+
+    fn slice_anywhere(&self, first: Index, last: Index, budget_bytes: usize) -> Entries {
         let number = self.batch_of(first);
         let mut result = Entries::new();
         let Some(batch) = self.batches.get(number) else { return result };
-        let Some((start, end)) = batch.first().zip(batch.last()) else { return result };
-        if start.index > first {
+        let Some((start, end)) = batch.ends() else { return result };
+        if start > first {
             return result;
         }
-        // Nearly always one batch as a whole is wanted: by the disk, by each peer, and by the state machine.
-        let is_all = end.index == last || number + 1 == self.batches.len();
-        if is_all && start.index == first && end.index <= last && batch.size_bytes() <= budget_bytes
-        {
+        if (start, end) == (first, last) && batch.size_bytes() <= budget_bytes {
             return batch.clone();
         }
         let mut left = budget_bytes;

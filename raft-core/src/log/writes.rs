@@ -20,8 +20,9 @@ struct Write {
 pub(crate) struct Writes {
     queue: VecDeque<Write>,
     last_ticket: Ticket,
-    /// A mean in which each write counts an eighth of what is left by those after it, as in TCP's round trip (RFC 6298).
-    mean_time: Duration,
+    /// A mean in which each write counts an eighth of what is left by those after it, as in TCP's round trip (RFC 6298). In microseconds,
+    /// since a duration's arithmetic shows at a million writes a second.
+    mean_micros: u64,
 }
 
 impl Writes {
@@ -45,7 +46,8 @@ impl Writes {
         };
         write.done = true;
         let (place, issued_at) = (write.touches_from, write.issued_at);
-        self.mean_time = (self.mean_time * 7 + now.since(issued_at)) / 8;
+        let micros = now.0.saturating_sub(issued_at.0);
+        self.mean_micros = self.mean_micros - self.mean_micros / 8 + micros / 8;
         if mutated!(LateCompletionStabilizesARewrite) {
             self.queue.iter_mut().filter(|w| w.touches_from == place).for_each(|w| w.done = true);
         }
@@ -57,7 +59,7 @@ impl Writes {
 
     /// How long a write takes, from its being handed out to its being reported as durable.
     pub(crate) fn mean_time(&self) -> Duration {
-        self.mean_time
+        Duration::from_micros(self.mean_micros)
     }
 
     /// Whether this write and all before it are durable.
@@ -72,9 +74,13 @@ impl Writes {
     /// whatever became of earlier writes to the same place: that is what keeps a late completion for an overwritten entry from
     /// stabilizing its successor (scenario 17).
     pub(crate) fn durable_end(&self, last: Index) -> Index {
-        let untouched =
-            self.queue.iter().filter(|write| !write.done).filter_map(|write| write.touches_from);
-        untouched.map(Index::prev).min().map_or(last, |end| end.min(last))
+        let mut end = last;
+        for write in &self.queue {
+            if let Some(from) = write.touches_from.filter(|_| !write.done) {
+                end = end.min(from.prev());
+            }
+        }
+        end
     }
 }
 
