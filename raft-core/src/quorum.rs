@@ -21,12 +21,11 @@ fn majority_reached<T: Copy + Ord + Default>(
     // Nearly every group fits; this is asked after every acknowledgement.
     let mut few = [T::default(); 8];
     let mut many = Vec::new();
-    let all = match few.get_mut(..voters.len()) {
-        Some(few) => few,
-        None => {
-            many.resize(voters.len(), T::default());
-            &mut many[..]
-        }
+    let all = if let Some(few) = few.get_mut(..voters.len()) {
+        few
+    } else {
+        many.resize(voters.len(), T::default());
+        &mut many[..]
     };
     for (place, &node) in all.iter_mut().zip(voters) {
         *place = reached(node);
