@@ -366,6 +366,12 @@ pub enum RestoreError {
         /// Whether the configuration lists it as a witness.
         is_listed: bool,
     },
+    /// The log lists this member as a witness, whose store lacks commands, and its settings do not.
+    #[error(
+        "the log lists this member as a witness, and it is set up as a full member: a witness's store lacks commands; \
+         set it up as a witness again, or remove it from the group and add it with an empty store"
+    )]
+    WitnessStore,
     /// The log starts after the state machine's state ends: entries between them are gone.
     #[error(
         "the log is compacted through {base}, but the state machine's state ends at {applied}: the entries between are gone; \

@@ -274,6 +274,8 @@ mutants! {
     CommandForAWitnessBelieved,
     /// Who keeps no commands is counted where commands count.
     CommandsMissingBelieved,
+    /// A member that is set up as a full one starts on the store of a witness.
+    WitnessStoreBelieved,
     /// Who was a witness comes back as a member that keeps commands, on a store that lacks them.
     WitnessBecomesAMember,
     /// A witness counts for its zone, though it has no commands.

@@ -106,6 +106,10 @@ impl Raft {
         if is_founded && is_listed != config.is_witness {
             return Err(RestoreError::FoundedAsAnotherKind { is_listed });
         }
+        let is_of_a_witness = log.last() > Index(0) && log.last_lists_witness(config.id);
+        if is_of_a_witness && !config.is_witness && !mutated!(WitnessStoreBelieved) {
+            return Err(RestoreError::WitnessStore);
+        }
         if config.is_witness {
             // It has no state machine that could lie behind or ahead of the log.
             snapshot = Some(log.base_snapshot());

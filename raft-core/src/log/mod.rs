@@ -134,6 +134,10 @@ impl Log {
         self.shape.ever_lists_witness(node)
     }
 
+    pub(crate) fn last_lists_witness(&self, node: NodeId) -> bool {
+        self.shape.last_lists_witness(node)
+    }
+
     /// The entries from `first` to `last`, up to `budget_bytes` but at least one, without their commands.
     pub(crate) fn without_commands(
         &self,

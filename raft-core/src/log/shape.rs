@@ -209,6 +209,13 @@ impl LogShape {
             || self.memberships.iter().any(|(_, membership)| membership.is_witness(node))
     }
 
+    /// Whether the latest configuration of this log that lists the node at all lists it as a witness.
+    pub(crate) fn last_lists_witness(&self, node: NodeId) -> bool {
+        let later = self.memberships.iter().rev().map(|(_, membership)| &**membership);
+        let mut all = later.chain([&*self.base_membership]);
+        all.find(|membership| membership.contains(node)).is_some_and(|it| it.is_witness(node))
+    }
+
     /// The entries from `first` to `last`, without their commands: what a witness gets. Up to `budget_bytes`, but at least one.
     pub(crate) fn without_commands(
         &self,
