@@ -101,38 +101,13 @@ impl Raft {
         let mut hard_state = restored_log.hard_state;
         let saved = hard_state;
         let mut log = Log::restore(restored_log)?;
-        let is_listed = log.membership().is_witness(config.id);
-        let is_founded = log.last() == Index(0) && log.membership().contains(config.id);
-        if is_founded && is_listed != config.is_witness {
-            return Err(RestoreError::FoundedAsAnotherKind { is_listed });
-        }
-        let is_of_a_witness = log.last() > Index(0) && log.last_lists_witness(config.id);
-        if is_of_a_witness && !config.is_witness && !mutated!(WitnessStoreBelieved) {
-            return Err(RestoreError::WitnessStore);
-        }
+        check_kind(&config, &log)?;
         if config.is_witness {
             // It has no state machine that could lie behind or ahead of the log.
             snapshot = Some(log.base_snapshot());
         }
         let included = snapshot.as_ref().map_or(Index(0), |meta| meta.position.index);
-        if included < log.base().index && !mutated!(RestoredGapUnchecked) {
-            return Err(RestoreError::MachineBehindLog {
-                base: log.base().index,
-                applied: included,
-            });
-        }
-        if log.last_position().term > hard_state.term && !mutated!(RestoredTermUnchecked) {
-            return Err(RestoreError::TermBeyondHardState {
-                log_term: log.last_position().term,
-                term: hard_state.term,
-            });
-        }
-        if hard_state.commit > log.last().max(included) && !mutated!(RestoredCommitUnchecked) {
-            return Err(RestoreError::CommitBeyondLog {
-                commit: hard_state.commit,
-                last: log.last(),
-            });
-        }
+        check_hard_state(&log, hard_state, included)?;
         if let Some(meta) = snapshot.as_ref().filter(|meta| !log.contains(meta.position))
             && !mutated!(RestoredSnapshotIgnored)
         {
@@ -481,4 +456,35 @@ impl Raft {
             questions: Questions::default(),
         }));
     }
+}
+
+/// Whether it is the kind of member that its settings say.
+fn check_kind(config: &Config, log: &Log) -> Result<(), RestoreError> {
+    let is_listed = log.membership().is_witness(config.id);
+    let is_founded = log.last() == Index(0) && log.membership().contains(config.id);
+    if is_founded && is_listed != config.is_witness {
+        return Err(RestoreError::FoundedAsAnotherKind { is_listed });
+    }
+    let is_of_a_witness = log.last() > Index(0) && log.last_lists_witness(config.id);
+    if is_of_a_witness && !config.is_witness && !mutated!(WitnessStoreBelieved) {
+        return Err(RestoreError::WitnessStore);
+    }
+    Ok(())
+}
+
+/// Whether the log, the hard state and the machine's state (which goes up to `included`) can belong together.
+fn check_hard_state(log: &Log, hard_state: HardState, included: Index) -> Result<(), RestoreError> {
+    if included < log.base().index && !mutated!(RestoredGapUnchecked) {
+        return Err(RestoreError::MachineBehindLog { base: log.base().index, applied: included });
+    }
+    if log.last_position().term > hard_state.term && !mutated!(RestoredTermUnchecked) {
+        return Err(RestoreError::TermBeyondHardState {
+            log_term: log.last_position().term,
+            term: hard_state.term,
+        });
+    }
+    if hard_state.commit > log.last().max(included) && !mutated!(RestoredCommitUnchecked) {
+        return Err(RestoreError::CommitBeyondLog { commit: hard_state.commit, last: log.last() });
+    }
+    Ok(())
 }
