@@ -80,8 +80,8 @@
 //!
 //! # Reading order
 //!
-//! `ids`, `time`, `entry`, `membership`, `quorum`, `change`, `message`: the nouns. `input`, `action`, `error`: what goes in and comes out.
-//! `log` (shape, tail, writes), `progress`, `peers`, `role`, `outbox`: what is remembered. `raft`: the way in and out. Then one file per rule:
+//! `ids`, `time`, `entry`, `membership`, `quorum`, `change`, `message`: the nouns. `config`, `restored`: what a member starts from. `input`,
+//! `action`, `error`: what goes in and comes out. `log` (shape, tail, writes), `window`, `progress`, `peers`, `role`, `outbox`: what is remembered. `raft`: the way in and out. Then one file per rule:
 //! `election`, `follower`, `leader`, `reads`, `lease`, `snapshots`, `reconfigure`, `transfer`, `forward`, `stores`. `invariants` says what
 //! always holds, `status` shows it, and `explain` says why.
 #![no_std]

@@ -232,3 +232,32 @@ fn what_stands_behind_each_refusal() {
     assert_eq!(request, RefusalReason::Request);
     assert!(request.to_string().contains("has to change"));
 }
+
+#[test]
+fn what_keeps_a_voter_from_counting_reads_as_a_sentence() {
+    let reasons = [
+        (MissingReason::OwnDisk, "own disk"),
+        (MissingReason::StoreDoesNotCount, "not admitted with"),
+        (MissingReason::Probing, "where their logs agree"),
+        (MissingReason::NeedsSnapshot, "snapshot"),
+        (MissingReason::Streaming, "on their way"),
+    ];
+    for (reason, words) in reasons {
+        assert!(reason.to_string().contains(words), "{reason}");
+    }
+    let leadership = [
+        (LeadershipReason::Follows { leader: NodeId(2), until: None }, "may not campaign itself"),
+        (LeadershipReason::MayNotCampaign(CampaignObstacle::Witness), "it is a witness"),
+    ];
+    for (reason, words) in leadership {
+        assert!(reason.to_string().contains(words), "{reason}");
+    }
+    let waiting = CommitReason::Committed { is_applied: false };
+    assert!(waiting.to_string().contains("not applied here yet"));
+}
+
+#[test]
+fn a_stamp_names_the_store_and_its_life() {
+    let stamp = StoreStamp { id: StoreId(0xab), life: 3, nonce: 9 };
+    assert_eq!(stamp.to_string(), "00000000000000ab (life 3)");
+}

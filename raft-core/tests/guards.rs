@@ -9,9 +9,10 @@ use std::time::Duration;
 use common::one::{actions, at, disk, exchange, lead, message, role, sent, time_out, to, voters};
 use common::{Cluster, Disk, commands};
 use raft_core::{
-    Action, AppendOutcome, Body, ChangeStep, Config, ForwardId, ForwardOutcome, Index, Input,
-    Instant, LeaseConfig, Membership, NodeId, ProposalId, Raft, ReadAt, ReadId, Refusal, RequestId,
-    Resolution, Restored, RestoredLog, RoleKind, StorageHealth, StoreId, StoreStamp, Term,
+    Action, AppendOutcome, Body, ChangeStep, CommitGroups, Config, ConfigError, Entries, ForwardId,
+    ForwardOutcome, Index, Input, Instant, LeaseConfig, Membership, NodeId, Payload, ProposalId,
+    Raft, ReadAt, ReadId, Refusal, RequestId, Resolution, Restored, RestoredLog, RoleKind,
+    StorageHealth, StoreId, StoreStamp, Term, TrafficClass,
 };
 
 fn start(membership: &Membership, configure: impl FnOnce(&mut Config)) -> Raft {
@@ -292,4 +293,47 @@ fn a_known_store_keeps_what_it_acknowledged_however_often_an_old_answer_denies_i
         answer(&mut raft, AppendOutcome::Rejected { prev: Index(1), hint: at(0, 0) });
         assert_eq!(raft.status().peers[0].matched, Index(1));
     }
+}
+
+#[test]
+fn settings_that_can_not_work_are_refused_by_name() {
+    let lease = Some(LeaseConfig { clock_drift_max_ppm: 1_000_000 });
+    let config = Config { lease, ..Config::new(NodeId(1)) };
+    assert_eq!(config.validate(), Err(ConfigError::DriftTooLarge));
+    let groups = CommitGroups { zones: std::collections::BTreeMap::new(), zones_min: 0 };
+    let config = Config { commit_groups: Some(groups), ..Config::new(NodeId(1)) };
+    let zero = ConfigError::Zero { setting: "commit_groups.zones_min" };
+    assert_eq!(config.validate(), Err(zero));
+}
+
+#[test]
+fn elections_never_wait_behind_entries() {
+    let class = |body| message(1, body).class();
+    let (prev, entries) = (at(0, 0), Entries::new());
+    let append = Body::Append { prev, entries, commit: Index(0) };
+    let vote = Body::Vote { last: at(0, 0), transfer: false };
+    assert_eq!(class(append), TrafficClass::Append);
+    assert_eq!(class(vote), TrafficClass::Control);
+}
+
+#[test]
+fn a_large_batch_is_appended_in_order_after_a_small_one() {
+    // From 64 commands on a batch is sealed as it is.
+    let mut raft = start(&voters(3), |_| {});
+    lead(&mut raft);
+    let texts: Vec<String> = (0..70).map(|number| number.to_string()).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    for (id, commands) in [(1, commands(&["small"])), (2, commands(&texts))] {
+        raft.handle(Instant(0), Input::Propose { id: ProposalId(id), commands }).unwrap();
+    }
+    let persists = actions(&mut raft).into_iter().filter_map(|action| match action {
+        Action::Persist(persist) => Some(persist.entries),
+        _ => None,
+    });
+    let written: Vec<_> =
+        persists.flat_map(|all| all.iter().cloned().collect::<Vec<_>>()).collect();
+    let last = written.last().expect("they are written");
+    assert_eq!(last.index, raft.status().last);
+    assert_eq!(last.payload, Payload::Command("69".into()));
+    assert!(written.windows(2).all(|pair| pair[0].index.next() == pair[1].index));
 }
