@@ -107,7 +107,7 @@ impl Raft {
                 || mutated!(WitnessCampaigns))
             && (!self.incoming.as_ref().is_some_and(Incoming::is_installing)
                 || mutated!(CampaignWhileInstalling))
-            && self.may_vote_for(self.log.last_position())
+            && self.may_campaign()
             && self.term.next().is_some_and(|term| term < Term(u64::MAX))
     }
 

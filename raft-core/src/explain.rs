@@ -157,6 +157,8 @@ pub enum MissingReason {
     OwnDisk,
     /// It runs on a store that does not count.
     StoreDoesNotCount,
+    /// Its store is not recorded yet, so that it does not count yet.
+    StoreNotRecorded,
     /// It was not heard from for at least an election timeout.
     Silent {
         /// For how long.
@@ -343,10 +345,13 @@ impl Raft {
         let Some(peer) = leader.peers.get(node) else {
             return Missing { node, matched: self.log.durable(), because: MissingReason::OwnDisk };
         };
-        let because = if !self.stores.counts(self.log.membership(), node) {
+        let membership = self.log.membership();
+        let because = if self.stores.is_strange(membership, node) {
             MissingReason::StoreDoesNotCount
         } else if self.is_silent(peer) {
             MissingReason::Silent { since: self.now.since(peer.last_contact) }
+        } else if !self.stores.counts(membership, node) {
+            MissingReason::StoreNotRecorded
         } else {
             match peer.progress {
                 Progress::Probe { .. } => MissingReason::Probing,
@@ -367,7 +372,7 @@ impl Raft {
         } else if self.incoming.as_ref().is_some_and(Incoming::is_installing) {
             Some(CampaignObstacle::InstallingSnapshot)
         } else if let Some(stamp) = self.config.store
-            && !self.may_vote_for(self.log.last_position())
+            && !self.may_campaign()
         {
             let admitted = membership.stores.get(&id).copied();
             Some(CampaignObstacle::StoreNotAdmitted { own: stamp.id, admitted })
@@ -410,6 +415,9 @@ impl fmt::Display for MissingReason {
             MissingReason::OwnDisk => f.write_str("this node's own disk is still writing"),
             MissingReason::StoreDoesNotCount => {
                 f.write_str("it runs on a store that it was not admitted with")
+            }
+            MissingReason::StoreNotRecorded => {
+                f.write_str("its store is not recorded yet: it has not been heard from, or a change is under way")
             }
             MissingReason::Silent { since } => write!(f, "not heard from for {since:?}"),
             MissingReason::Probing => f.write_str("the leader looks for where their logs agree"),

@@ -97,7 +97,7 @@ impl Raft {
         let last = self.log.last();
         let mut peers = core::mem::take(&mut self.due);
         for (node, peer) in leader.peers.iter() {
-            if peer.next_to_send(last).is_some() {
+            if peer.next_to_send(last).is_some() && self.may_have_entries(node) {
                 peers.push(node);
             }
         }
@@ -186,7 +186,9 @@ impl Raft {
             return;
         }
         let Role::Leader(leader) = &self.role else { return };
-        if leader.peers.get(to).is_some_and(|peer| peer.append_budget(&self.config).is_some()) {
+        if self.may_have_entries(to)
+            && leader.peers.get(to).is_some_and(|peer| peer.append_budget(&self.config).is_some())
+        {
             self.send_append(to, first, entries);
         }
     }

@@ -287,10 +287,16 @@ mutants! {
 
     /// What a member says on another store than the recorded one counts. Scenario 32.
     StrangeStoreCounts,
-    /// A member votes on another store than the recorded one. Scenario 32.
-    WipedStoreVotes,
-    /// A member whose log is blank, and that knows of no store, votes for a log that is not. Scenario 32.
-    BlankStoreVotesForALog,
+    /// A member campaigns on another store than the recorded one. Scenario 32.
+    WipedStoreCampaigns,
+    /// A member that knows no configuration votes for a candidate without a log. Scenario 32.
+    WipedOutsiderFounds,
+    /// Once stores are recorded, a member without a record counts all the same. Rule 2 of stores.
+    UnrecordedStoreCounts,
+    /// Voters that do not count are sent entries. Rule 4 of stores.
+    EntriesForWhoDoesNotCount,
+    /// A group that did not tell stores apart records some while others are unknown. Rule 1 of stores.
+    FirstRecordsTooEarly,
     /// A voter on another store than the recorded one is not made a learner.
     StrangeStoreNotDemoted,
     /// Messages of an earlier life of a store are believed.

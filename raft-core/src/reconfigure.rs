@@ -176,6 +176,7 @@ impl Raft {
 
     /// Leader: what follows from the commit index. Leaves a joint configuration, answers who asked for a change, and makes way if it was removed.
     pub(crate) fn advance_change(&mut self) {
+        self.record_stores();
         let Role::Leader(leader) = &mut self.role else { return };
         let is_committed =
             self.commit >= leader.term_start && self.log.membership_at() <= self.commit;
@@ -194,7 +195,7 @@ impl Raft {
         }
         let may_lead = membership.voters.contains(&self.config.id);
         if may_lead || mutated!(RemovedLeaderStays) {
-            self.settle_stores();
+            self.demote_strangers();
         } else {
             let membership = membership.clone();
             self.retire(&membership);

@@ -3,16 +3,35 @@
 //!
 //! # The rules
 //!
-//! 1. The configuration records the store with which a member was admitted ([`Membership::stores`]). The first leader records the
-//!    stores of those who voted for it in its first entry, and the others' when it hears of them.
-//! 2. Votes and acknowledgements from another store than the recorded one do not count; nor do those of a store that demonstrably lost what it
-//!    had acknowledged in an earlier life, or that began the same life twice.
-//! 3. The leader makes such a member a learner, and tells so by the configuration itself; once it has caught up it can be promoted again.
-//! 4. A member votes, and campaigns, only if the configuration records its own store. Where none is recorded at all, one whose log is blank
-//!    votes only for candidates whose log is blank too. So a wiped member, which can not know that it was wiped, elects nobody over a log
-//!    that it may once have acknowledged: the log of a group that was founded with stores records them from its first entry on.
+//! 1. The configuration records the store with which a member was admitted ([`Membership::stores`]). The first leader of a group records the
+//!    stores of those who voted for it in its first entry, and the others' when it hears of them. A group that did not tell stores apart records
+//!    all its voters' at once, when all are known.
+//! 2. Once any is recorded, a voter is a member *on its recorded store*. The votes and acknowledgements of a member whose store is not recorded do
+//!    not count, though it is counted in what a majority is of; nor do those from another store than the recorded one, or from one that
+//!    demonstrably lost what it had acknowledged in an earlier life, or that began the same life twice. Who counts votes or
+//!    acknowledgements judges by its own configuration; and who is not recorded there itself does not campaign.
+//! 3. The leader makes a learner of a voter on another store, and tells so by the configuration itself; once it has caught up it can be promoted
+//!    again.
+//! 4. A voter that does not count is sent no entries, only heartbeats, until it is recorded or a learner.
+//! 5. A member that knows no configuration, as after a wipe, does not vote for a candidate whose log is blank: such a candidate has no record by which to judge.
 //!
-//! What no protocol can tell apart is a group of which *every* member that can be reached has a blank disk, and one that is being founded.
+//! # Why that is safe
+//!
+//! Majorities are always of all voters, so two of them share a member; and what the rules ensure is that it is on the same store both times. To record a
+//! member that was not recorded changes nothing for those that were, and it has acknowledged nothing that counted. From one store
+//! to another a member comes only by way of being a learner, which is two changes of the configuration, each with its own majority.
+//!
+//! So a wiped member, which can not know that it was wiped, elects nobody over a log that it may once have acknowledged; and one that is
+//! blank because it has not received anything yet helps to elect whoever recorded it.
+//!
+//! # What is left
+//!
+//! Rule 4 is about the founding. If a member that does not count held the first entry, it would refuse its vote to the blank members and
+//! not be able to lead them either; should the first leader be lost, the others could be stuck for ever. As it is, whoever holds
+//! an entry counts. A group founded by a bare majority is stuck only if one of these founders is lost after all of them had the
+//! first entry, and before any other member was recorded, which takes the leader one message from it.
+//!
+//! What no protocol can tell apart is a group of which a majority has blank disks, and one that is being founded.
 
 use alloc::collections::BTreeMap;
 
@@ -28,17 +47,34 @@ pub(crate) struct Stores {
     seen: BTreeMap<NodeId, StoreStamp>,
     /// Members that lost what they had acknowledged, on the store that they were admitted with.
     forgetful: BTreeMap<NodeId, StoreStamp>,
-    /// Whether the configuration agrees with all that, for this version of it.
-    settled: Option<u64>,
+    /// The place of the latest configuration that all this is in step with.
+    known_at: Index,
+    /// The version of the configuration that records whatever is known of this.
+    recorded_in: Option<u64>,
+    /// The version of the configuration in which nobody is left to be made a learner.
+    settled_in: Option<u64>,
 }
 
 impl Stores {
-    /// Whether what `node` says counts towards a quorum.
+    /// Whether what `node` says counts towards a quorum (rule 2).
     pub(crate) fn counts(&self, membership: &Membership, node: NodeId) -> bool {
-        let Some(seen) = self.seen.get(&node) else { return true };
-        (membership.stores.get(&node).is_none_or(|admitted| *admitted == seen.id)
-            || mutated!(StrangeStoreCounts))
-            && !self.forgetful.contains_key(&node)
+        let is_recorded = membership.stores.is_empty()
+            || membership.stores.contains_key(&node)
+            || mutated!(UnrecordedStoreCounts);
+        is_recorded && !self.is_strange(membership, node)
+    }
+
+    /// Whether `node` runs on another store than the recorded one, or on one that has forgotten.
+    pub(crate) fn is_strange(&self, membership: &Membership, node: NodeId) -> bool {
+        let Some(seen) = self.seen.get(&node) else { return false };
+        let is_another = membership.stores.get(&node).is_some_and(|admitted| *admitted != seen.id);
+        (is_another && !mutated!(StrangeStoreCounts)) || self.forgetful.contains_key(&node)
+    }
+
+    /// Something was learned that the configuration may not say.
+    fn is_news(&mut self) {
+        self.recorded_in = None;
+        self.settled_in = None;
     }
 
     pub(crate) fn seen(&self, node: NodeId) -> Option<StoreStamp> {
@@ -58,7 +94,7 @@ impl Raft {
         };
         let before = self.stores.seen.insert(from, stamp);
         if before != Some(stamp) {
-            self.stores.settled = None;
+            self.stores.is_news();
         }
         let Some(before) = before.filter(|before| *before != stamp) else {
             if before.is_none() {
@@ -107,30 +143,41 @@ impl Raft {
         if let Some(stamp) = self.stores.seen(from)
             && self.stores.forgetful.insert(from, stamp).is_none()
         {
-            self.stores.settled = None;
+            self.stores.is_news();
             let event = Event::StoreRejected { node: from, store: stamp.id };
             self.actions.push_back(Action::Event(event));
         }
     }
 
     fn report_store(&mut self, node: NodeId, stamp: StoreStamp) {
-        if !self.stores.counts(self.log.membership(), node) {
+        if self.stores.is_strange(self.log.membership(), node) {
             self.actions.push_back(Action::Event(Event::StoreRejected { node, store: stamp.id }));
         }
     }
 
-    /// Rule 4: whether this member may vote for a log that ends at `last` (its own, if it campaigns).
+    /// Rule 5: whether this member may vote for a log that ends at `last`.
     pub(crate) fn may_vote_for(&self, last: LogPosition) -> bool {
+        self.config.store.is_none()
+            || last.index > Index(0)
+            || self.log.membership().is_voter(self.config.id)
+            || mutated!(WipedOutsiderFounds)
+    }
+
+    /// Rule 2: whether its own vote would count.
+    pub(crate) fn may_campaign(&self) -> bool {
         let Some(stamp) = self.config.store else { return true };
         let recorded = &self.log.membership().stores;
-        if recorded.is_empty() {
-            // A group that is being founded, or one that has not told stores apart until now.
-            // Who was not founded with it and knows no configuration has no say: it may be a member that was wiped.
-            let is_founding =
-                last.index == Index(0) && self.log.membership().is_voter(self.config.id);
-            return self.log.last() > Index(0) || is_founding || mutated!(BlankStoreVotesForALog);
-        }
-        recorded.get(&self.config.id) == Some(&stamp.id) || mutated!(WipedStoreVotes)
+        recorded.is_empty()
+            || recorded.get(&self.config.id) == Some(&stamp.id)
+            || mutated!(WipedStoreCampaigns)
+    }
+
+    /// Rule 4: whether a peer may be sent entries.
+    pub(crate) fn may_have_entries(&self, node: NodeId) -> bool {
+        let membership = self.log.membership();
+        !membership.is_voter(node)
+            || self.stores.counts(membership, node)
+            || mutated!(EntriesForWhoDoesNotCount)
     }
 
     /// The first entry of a leader (paper §8, dissertation §6.4): empty, unless it is the first that can record stores at all.
@@ -146,7 +193,7 @@ impl Raft {
     }
 
     /// The configuration with the stores that were seen: of members of which none is recorded, and of learners, who do not vote and may
-    /// change theirs. `None` if that changes nothing.
+    /// change theirs. `None` if that changes nothing, or if it is too early to record any (rule 1).
     fn with_seen_stores(&self) -> Option<Membership> {
         let own = self.config.store?;
         let mut next = self.log.membership().clone();
@@ -157,13 +204,35 @@ impl Raft {
                 next.stores.insert(node, stamp.id);
             }
         }
-        (next != *self.log.membership()).then_some(next)
+        let is_recorded = |node| next.stores.contains_key(&node);
+        let is_founding = self.log.last() == Index(0);
+        let is_first = self.log.membership().stores.is_empty();
+        let are_enough = !is_first
+            || (is_founding && next.has_quorum(is_recorded))
+            || next.members().filter(|node| next.is_voter(*node)).all(is_recorded)
+            || mutated!(FirstRecordsTooEarly);
+        (are_enough && next != *self.log.membership()).then_some(next)
     }
 
-    /// Leader, when nothing else is being changed: records stores that are not recorded, and makes learners of voters that do not count.
-    pub(crate) fn settle_stores(&mut self) {
+    /// Leader: records stores that are not recorded. That changes no majority, so it need not wait for an earlier configuration to be
+    /// committed; and it must not, since that may need the one that is to be recorded (its zone, where commitment asks for zones).
+    pub(crate) fn record_stores(&mut self) {
         let version = Some(self.log.membership_version());
-        let is_known = self.config.store.is_none() || self.stores.settled == version;
+        let Role::Leader(leader) = &self.role else { return };
+        let is_known = self.config.store.is_none() || self.stores.recorded_in == version;
+        if is_known || leader.transfer.is_some() || self.log.membership().is_joint() {
+            return;
+        }
+        match self.with_seen_stores() {
+            Some(next) => self.append_membership(next),
+            None => self.stores.recorded_in = version,
+        }
+    }
+
+    /// Leader, when nothing else is being changed: makes a learner of a voter on another store.
+    pub(crate) fn demote_strangers(&mut self) {
+        let version = Some(self.log.membership_version());
+        let is_known = self.config.store.is_none() || self.stores.settled_in == version;
         if is_known || self.check_settled().is_err() {
             return;
         }
@@ -172,15 +241,11 @@ impl Raft {
             .voters
             .iter()
             .copied()
-            .find(|node| *node != self.config.id && !self.stores.counts(membership, *node))
+            .find(|node| *node != self.config.id && self.stores.is_strange(membership, *node))
             .filter(|_| !mutated!(StrangeStoreNotDemoted));
-        let next = match rejected {
-            Some(node) => self.demoted(node),
-            None => self.with_seen_stores(),
-        };
-        match next {
+        match rejected.and_then(|node| self.demoted(node)) {
             Some(next) => self.append_membership(next),
-            None => self.stores.settled = version,
+            None => self.stores.settled_in = version,
         }
     }
 
@@ -209,10 +274,13 @@ impl Raft {
 
     /// Whom the group has promoted since it was demoted counts again, also here.
     pub(crate) fn forgive_promoted(&mut self) {
-        let (now, before) = (self.log.membership(), self.log.membership_before());
-        self.stores
-            .forgetful
-            .retain(|node, _| !(now.is_voter(*node) && before.learners.contains(node)));
+        let after = self.stores.known_at.min(self.log.membership_at().prev());
+        self.stores.known_at = self.log.membership_at();
+        for (before, now) in self.log.membership_steps(after) {
+            self.stores
+                .forgetful
+                .retain(|node, _| !(now.is_voter(*node) && before.learners.contains(node)));
+        }
     }
 
     /// A learner that is promoted starts with a clean record.

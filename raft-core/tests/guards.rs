@@ -152,12 +152,12 @@ fn on_another_store() -> Raft {
 }
 
 #[test]
-fn a_member_on_a_store_that_is_not_recorded_neither_votes_nor_campaigns() {
-    // scenario 32; rule 4 of `stores`
+fn a_member_on_a_store_that_is_not_recorded_votes_and_does_not_campaign() {
+    // scenario 32; rule 2 of `stores`: the candidate judges whether the vote counts
     let mut raft = on_another_store();
     sent(&mut raft);
     let answer = exchange(&mut raft, 2, 2, Body::Vote { last: at(2, 1), transfer: false });
-    assert_eq!(to(2, &answer), [Body::VoteResponse { granted: false }]);
+    assert_eq!(to(2, &answer), [Body::VoteResponse { granted: true }]);
     if raft.poll_timeout().is_some() {
         time_out(&mut raft);
     }

@@ -112,10 +112,12 @@ impl Log {
         SnapshotMeta { position, membership: self.membership_as_of(position.index).clone() }
     }
 
-    /// The configuration that the one in effect replaced, as far as the log goes back.
-    pub(crate) fn membership_before(&self) -> &Membership {
-        let at = self.membership_at().prev().max(self.base().index);
-        self.membership_as_of(at)
+    /// The configurations after `index`, each with the one before it, as far as the log goes back.
+    pub(crate) fn membership_steps(
+        &self,
+        index: Index,
+    ) -> impl Iterator<Item = (&Membership, &Membership)> {
+        self.shape.membership_steps(index)
     }
 
     pub(crate) fn membership_at(&self) -> Index {

@@ -193,6 +193,17 @@ impl LogShape {
         self.memberships.back().map_or(self.base.index, |(at, _)| *at)
     }
 
+    /// The configurations after `index`, each with the one before it.
+    pub(crate) fn membership_steps(
+        &self,
+        index: Index,
+    ) -> impl Iterator<Item = (&Membership, &Membership)> {
+        let earlier = core::iter::once(&self.base_membership)
+            .chain(self.memberships.iter().map(|(_, membership)| membership));
+        let steps = earlier.zip(&self.memberships).filter(move |(_, (at, _))| *at > index);
+        steps.map(|(before, (_, now))| (&**before, &**now))
+    }
+
     pub(crate) fn membership_version(&self) -> u64 {
         self.membership_version
     }

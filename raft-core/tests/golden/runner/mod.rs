@@ -66,6 +66,11 @@ impl Runner {
                 let id = args.node()?;
                 self.world.wipe(id)?;
             }
+            "stamp" => {
+                for id in args.numbers()? {
+                    self.world.stamp(id)?;
+                }
+            }
             "copy" => {
                 let id = args.node()?;
                 let node = self.world.node(id)?;

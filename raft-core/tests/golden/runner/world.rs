@@ -105,6 +105,13 @@ impl World {
         self.nodes.insert(id, Node::new(config, disk));
     }
 
+    /// Gives a node's store an identity, from its next start on.
+    pub(crate) fn stamp(&mut self, id: u64) -> Result<()> {
+        let node = self.node(id)?;
+        node.disk.store.get_or_insert(new_store(id, 0));
+        Ok(())
+    }
+
     /// Loses a node's disk: what it starts on next is another store.
     pub(crate) fn wipe(&mut self, id: u64) -> Result<()> {
         let (founding, has_stores) = (self.founding.clone(), self.has_stores);
