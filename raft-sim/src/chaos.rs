@@ -39,6 +39,11 @@ impl<M: Machine> World<'_, M> {
                 let times = self.rng.between(1, 4);
                 return self.crash_in_loop(node, times);
             }
+            Fault::WriteError | Fault::DiskFull | Fault::Wipe | Fault::FsyncLie
+                if self.nodes[node].real.is_some() =>
+            {
+                return self.break_real_disk(fault, node);
+            }
             Fault::WriteError => {
                 // Whether the failed write is durable is unknown: the node stops for good, and starts again from what there is.
                 self.coverage.hit("write errors");

@@ -23,7 +23,10 @@ impl<M: Machine> World<'_, M> {
             None
         } else {
             let first = fetch.first.plus(skipped);
-            self.nodes[node].disk.read(first, fetch.last, fetch.budget_bytes)
+            match self.read(node, first, &fetch)? {
+                Ok(found) => found,
+                Err(error) => return self.fail_stop(node, &error),
+            }
         };
         self.coverage.hit(if found.is_some() { "fetches" } else { "fetches failed" });
         self.tell(
@@ -46,11 +49,19 @@ impl<M: Machine> World<'_, M> {
     pub(crate) fn on_flush(&mut self, node: usize) -> Result<(), Violation> {
         let waiting = self.nodes[node].queue.len() as u64;
         let count = self.rng.between(1, waiting.max(1));
+        let mut ops = Vec::new();
         for _ in 0..count {
             let queue = &mut self.nodes[node].queue;
             let next =
                 if mutated!(WritesOutOfOrder) { queue.pop_back() } else { queue.pop_front() };
-            let Some(op) = next else { break };
+            ops.extend(next);
+        }
+        if let Some(real) = &mut self.nodes[node].real
+            && let Err(error) = real.commit(&ops)
+        {
+            return self.fail_stop(node, &error);
+        }
+        for op in ops {
             if let Some(ticket) =
                 self.carry_out(node, op)?.filter(|_| !mutated!(PersistedReportedAtOnce))
             {
@@ -112,6 +123,9 @@ impl<M: Machine> World<'_, M> {
         let lasts = self.rng.around(self.plan.fault_us).min(self.plan.election_us() * 10);
         self.nodes[node].stalled_until = self.now_us() + lasts;
         self.coverage.hit("disk stalls");
+        if self.nodes[node].real.is_some() {
+            self.coverage.hit("real disks: stalls");
+        }
         let life = self.nodes[node].life;
         let over = Input::StorageHealth(StorageHealth::Healthy);
         self.at(lasts, Event::Tell { node, life, input: over });
@@ -120,6 +134,7 @@ impl<M: Machine> World<'_, M> {
 
     /// Loses what is not durable: a crash keeps any prefix of the writes that were under way.
     pub(crate) fn crash(&mut self, node: usize) -> Result<(), Violation> {
+        let must_be_replaced = self.crash_real_store(node)?;
         let waiting = self.nodes[node].queue.len() as u64;
         let kept = match self.rng.below(3) {
             0 => 0,
@@ -174,7 +189,7 @@ impl<M: Machine> World<'_, M> {
         self.forget_clients_of(node);
         self.coverage.hit("crashes");
         self.mark(Mark::Crash, Some(node), || line);
-        Ok(())
+        if must_be_replaced { self.replace_disk(node) } else { Ok(()) }
     }
 
     /// Replaces a node's disk by an empty one. Only while the others can do without what was on it.
@@ -185,6 +200,12 @@ impl<M: Machine> World<'_, M> {
         if self.nodes[node].raft.is_some() {
             self.crash(node)?;
         }
+        self.replace_disk(node)
+    }
+
+    /// The disk of a node that is down is lost, and another one put in its place.
+    pub(crate) fn replace_disk(&mut self, node: usize) -> Result<(), Violation> {
+        self.found_real_store(node, &Membership::default())?;
         let id = self.nodes[node].id;
         let fresh = Image::founding(Membership::default());
         let store = StoreStamp { id: StoreId(self.rng.draw()), life: 0, nonce: 0 };
@@ -206,7 +227,7 @@ impl<M: Machine> World<'_, M> {
 
     /// Whether the group can do without this node's disk: in every configuration that may be in effect, a quorum remains without it and
     /// without the others that do not count.
-    fn can_lose(&self, node: usize) -> bool {
+    pub(crate) fn can_lose(&self, node: usize) -> bool {
         let id = self.nodes[node].id;
         let mut all = self.live_memberships().peekable();
         all.peek().is_some()

@@ -43,6 +43,9 @@ mod outcome;
 mod perform;
 mod plan;
 mod plan_text;
+#[cfg_attr(not(feature = "redb"), path = "real_absent.rs")]
+mod real;
+mod real_disk;
 pub mod recorded;
 mod rng;
 pub mod shrink;

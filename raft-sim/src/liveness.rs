@@ -128,6 +128,7 @@ impl<M: Machine> World<'_, M> {
     pub(crate) fn calm_down(&mut self) -> Result<(), Violation> {
         let core = self.draw_core();
         self.calm = true;
+        self.heal_real_disks();
         if core.is_none() {
             self.coverage.hit("no core is able");
         }

@@ -10,6 +10,7 @@ use raft_core::{
 use crate::Image;
 use crate::event::Event;
 use crate::machine::Progress;
+use crate::real::Real;
 
 /// A snapshot and its data.
 #[derive(Clone, Debug)]
@@ -76,6 +77,8 @@ pub(crate) struct Node<M> {
     /// What will be there once `queue` is done: the log as the core knows it.
     pub(crate) log: Image,
     pub(crate) queue: VecDeque<DiskOp>,
+    /// The real log store that holds `disk`, in those seeds that have one.
+    pub(crate) real: Option<Real>,
     /// Until when its disk does nothing.
     pub(crate) stalled_until: u64,
     pub(crate) checkpoint: Option<Snapshot>,
@@ -106,6 +109,7 @@ impl<M: Default> Node<M> {
             disk: Image::founding(membership.clone()),
             log: Image::founding(membership.clone()),
             queue: VecDeque::new(),
+            real: None,
             stalled_until: 0,
             checkpoint: None,
             checkpointing: None,

@@ -90,6 +90,10 @@ pub struct DiskPlan {
     pub fetch_loss: u64,
     /// Starts that are cut off by another crash at once.
     pub crash_in_recovery: u64,
+    /// Whether every node has a real log store, `raft-storage-redb`, on a virtual disk that fails. Without the feature `redb`, disks are
+    /// modelled all the same.
+    #[serde(default)]
+    pub has_real_stores: bool,
 }
 
 /// What clients do.
@@ -263,6 +267,8 @@ impl Plan {
                 notice_us: on(rng, election_us / 10),
                 fetch_loss: on(rng, 300),
                 crash_in_recovery: on(rng, 300),
+                // Beside the sequence of draws, so that the other fifteen of sixteen stay as they are.
+                has_real_stores: rng.clone().below(16) == 0,
             },
             client: ClientPlan {
                 every_us: election_us / rng.pick(&[100, 30, 10, 3]),

@@ -144,6 +144,10 @@ impl<'a, M: Machine> World<'a, M> {
         let voters = self.plan.voters;
         self.say(|| format!("seed {seed}: {nodes} nodes, {voters} of them voters"));
         for node in 0..self.nodes.len() {
+            let membership = self.nodes[node].disk.membership().clone();
+            if self.plan.disk.has_real_stores {
+                self.found_real_store(node, &membership)?;
+            }
             self.start(node)?;
         }
         self.at(self.plan.client.every_us, Event::Client);
@@ -323,6 +327,14 @@ impl<'a, M: Machine> World<'a, M> {
             ..self.plan.config.clone()
         };
         self.checker.on_start(it.id, &it.disk.hard_state)?;
+        if let Some(real) = &mut it.real
+            && real.restore().as_ref() != Ok(&restored.log)
+        {
+            return broken(
+                "a real store restores what it holds",
+                format!("node {} finds {:?}, not {:?}", it.id, real.restore(), restored.log),
+            );
+        }
         let line = starts(Some(it.life), &restored);
         match Raft::new(config, seed, it.clock.local(now), restored) {
             Ok(raft) => it.raft = Some(raft),

@@ -377,6 +377,14 @@ impl VirtualDisk {
         self.device().armed.insert((fault, Some(file)), after);
     }
 
+    /// Takes back all faults that were to come, and makes room.
+    pub fn heal(&self) {
+        let mut device = self.device();
+        device.armed.clear();
+        device.is_full = false;
+        device.lies = 0;
+    }
+
     /// Lets all syncs lie from now on, or none, until the power goes.
     pub fn lie(&self, lies: bool) {
         self.device().lies = if lies { u64::MAX } else { 0 };
@@ -393,6 +401,11 @@ impl VirtualDisk {
     /// How often which fault happened so far.
     pub fn fired(&self) -> Fired {
         self.device().fired.clone()
+    }
+
+    /// The same, since the last call of this.
+    pub fn take_fired(&self) -> Fired {
+        std::mem::take(&mut self.device().fired)
     }
 
     /// How often a file was really synced.

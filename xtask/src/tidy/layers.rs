@@ -27,9 +27,9 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "raft-sim",
-        // The key-value machine without its features: nothing but its pure state.
-        ours: &["raft-core", "raft-kv"],
-        optional: &[],
+        // The key-value machine without its features: nothing but its pure state. Some seeds run with the real log store.
+        ours: &["raft-core", "raft-kv", "raft-node", "raft-storage-redb"],
+        optional: &["raft-node", "raft-storage-redb"],
         // Traces are JSON lines, plan files are TOML.
         others: Some(&["bytes", "serde", "serde_json", "thiserror", "toml"]),
         never: &[],
