@@ -18,9 +18,9 @@ pub(crate) struct Real {
     disk: VirtualDisk,
     store: Option<RedbLogStore>,
     rng: Rng,
-    /// What was acknowledged, but for the latest compaction, which reaches the disk with a later write.
+    /// What was acknowledged, but for the latest compactions, which reach the disk with a later write.
     settled: Image,
-    compaction: Option<LogPosition>,
+    compactions: Vec<LogPosition>,
     /// Writes that failed: they may be there or not.
     in_doubt: Vec<Persist>,
     /// Syncs lied, and none that did not came after.
@@ -67,7 +67,7 @@ impl Real {
             store: Some(store),
             rng,
             settled: Image::founding(membership.clone()),
-            compaction: None,
+            compactions: Vec::new(),
             in_doubt: Vec::new(),
             has_lied: false,
             is_rotten: false,
@@ -89,17 +89,21 @@ impl Real {
             self.in_doubt = writes;
             return Err(error.to_string());
         }
-        let takes_compaction =
-            writes.iter().any(|write| write.hard_state.is_some() || write.reset.is_some());
+        // Of other writes nothing may be left once they are merged, or too little to tell.
+        let takes_compactions =
+            writes.iter().any(|write| write.hard_state.is_some() || write.reset.is_some())
+                || writes.last().is_some_and(|write| !write.entries.is_empty());
         apply(&mut self.settled, &writes)?;
-        if takes_compaction && let Some(through) = self.compaction.take() {
+        if takes_compactions && let Some(through) = self.compactions.last().copied() {
             self.settled.compact(through)?;
+            self.compactions.clear();
         }
         for op in ops {
             if let DiskOp::Compact(through) = op {
                 store.compact(*through).map_err(|error| error.to_string())?;
-                if self.compaction.is_none_or(|before| before.index < through.index) {
-                    self.compaction = Some(*through);
+                let is_new = |before: &LogPosition| before.index < through.index;
+                if self.compactions.last().is_none_or(is_new) {
+                    self.compactions.push(*through);
                 }
             }
         }
@@ -193,7 +197,8 @@ impl Real {
     pub(crate) fn go_down(&mut self, waiting: &[DiskOp], keeps_cache: bool) {
         if self.in_doubt.is_empty() && !waiting.is_empty() && self.rng.chance(700) {
             let count = self.rng.between(1, waiting.len() as u64) as usize;
-            if self.rng.chance(800) {
+            // Without power, nothing that is only cached stays.
+            if !keeps_cache && self.rng.chance(800) {
                 let after = self.rng.below(8);
                 self.disk.arm(DiskFault::PowerLoss, after);
             }
@@ -256,10 +261,12 @@ impl Real {
             (&self.settled, "crashes of real stores that lost what was under way"),
             (&with_doubt, "crashes of real stores that kept what was under way"),
         ] {
-            let mut compacted = image.clone();
-            let fits = self.compaction.is_none_or(|through| compacted.compact(through).is_ok());
-            for image in [image, &compacted] {
-                if fits && image.restored() == restored {
+            let mut image = image.clone();
+            if image.restored() == restored {
+                found = Some((image.clone(), what));
+            }
+            for through in &self.compactions {
+                if image.compact(*through).is_ok() && image.restored() == restored {
                     found = Some((image.clone(), what));
                 }
             }
@@ -278,7 +285,7 @@ impl Real {
             Err(wrong) => return Found::Wrong(wrong),
         }
         self.settled = image;
-        self.compaction = None;
+        self.compactions.clear();
         self.in_doubt.clear();
         // Opening syncs both files, and the disk does not lie any more.
         self.has_lied = false;
