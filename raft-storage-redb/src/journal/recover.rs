@@ -141,6 +141,9 @@ pub(crate) fn recover(
             note = replayed.note;
             (unsettled, writes) = (replayed.unsettled, replayed.writes);
             needs_no_pages = replayed.needs_no_pages;
+            if let Some(last) = replayed.spans.last() {
+                write_last_again(journal, last)?;
+            }
             (replayed.spans, replayed.last)
         }
         Some(stamp) if stamp.journal == owner.journal => {
@@ -280,6 +283,16 @@ fn replay<J: StorageBackend>(
     }
     let needs_no_pages = pages > last.sequence;
     Ok(Replayed { spans, last: last.sequence, note, unsettled, writes, needs_no_pages })
+}
+
+/// Makes the last record durable, before anything that rests on it is. If a sync of it failed, it may still be read and yet never reach
+/// the disk, unless it is written once more. Those before it were synced, or it would not have been written.
+fn write_last_again(journal: &impl StorageBackend, last: &Span) -> io::Result<()> {
+    let at = (1 + last.start) * BLOCK_BYTES as u64;
+    let mut bytes = vec![0; last.blocks as usize * BLOCK_BYTES];
+    journal.read(at, &mut bytes)?;
+    journal.write(at, &bytes)?;
+    journal.sync_data()
 }
 
 /// Writes all of the file over itself. A commit was being written to it without a record. If a sync of it failed, what it wrote may

@@ -87,6 +87,23 @@ fn a_failed_write_or_sync_or_a_full_disk_is_final_and_loses_nothing() {
 }
 
 #[test]
+fn what_a_failed_sync_left_in_the_cache_is_durable_before_anything_rests_on_it() {
+    for seed in 0..20 {
+        for after in 0..12 {
+            let (disk, mut store, model) = filled(seed);
+            disk.arm(DiskFault::SyncError, 0);
+            let allowed = fail_a_write(&mut store, &model);
+            // The process starts again on what is only cached, and the power goes while it opens the log.
+            disk.kill_process();
+            disk.arm(DiskFault::PowerLoss, after);
+            let _ = testing::open(&disk, &options());
+            disk.lose_power();
+            check_one_of(&disk, &allowed);
+        }
+    }
+}
+
+#[test]
 fn a_full_disk_says_so() {
     let (disk, mut store, mut model) = filled(1);
     disk.arm(DiskFault::Full, 0);
