@@ -67,7 +67,13 @@ impl<M: Machine> World<'_, M> {
             {
                 let spread = if self.calm { 0 } else { self.plan.disk.notice_us };
                 let delay = self.rng.below(spread + 1);
-                let life = self.nodes[node].life;
+                let at = self.now_us() + delay;
+                let it = &mut self.nodes[node];
+                let life = it.life;
+                let latest = it.notified_at.max(at);
+                if std::mem::replace(&mut it.notified_at, latest) > at {
+                    self.coverage.hit("completions out of order");
+                }
                 self.at(delay, Event::Tell { node, life, input: Input::Persisted(ticket) });
             }
         }

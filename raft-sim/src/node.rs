@@ -79,6 +79,8 @@ pub(crate) struct Node<M> {
     pub(crate) queue: VecDeque<DiskOp>,
     /// The real log store that holds `disk`, in those seeds that have one.
     pub(crate) real: Option<Real>,
+    /// The latest moment for which a notice of a finished write is due.
+    pub(crate) notified_at: u64,
     /// Until when its disk does nothing.
     pub(crate) stalled_until: u64,
     pub(crate) checkpoint: Option<Snapshot>,
@@ -110,6 +112,7 @@ impl<M: Default> Node<M> {
             log: Image::founding(membership.clone()),
             queue: VecDeque::new(),
             real: None,
+            notified_at: 0,
             stalled_until: 0,
             checkpoint: None,
             checkpointing: None,

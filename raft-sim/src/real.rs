@@ -165,13 +165,17 @@ impl Real {
         self.disk.heal();
     }
 
-    /// Something durable goes bad. Says what.
+    /// Something durable goes bad, in up to three places. Says what.
     pub(crate) fn rot(&mut self) -> Option<String> {
-        let kind = self.rng.pick(&Rot::ALL);
-        let pages = self.disk.rot(kind)?;
-        self.is_rotten = true;
-        self.journal_is_hit |= pages.iter().any(|(file, _)| *file == DiskFile::Journal);
-        Some(format!("{kind:?} in {pages:?}"))
+        let mut said = Vec::new();
+        for _ in 0..self.rng.between(1, 3) {
+            let kind = self.rng.pick(&Rot::ALL);
+            let Some(pages) = self.disk.rot(kind) else { continue };
+            self.is_rotten = true;
+            self.journal_is_hit |= pages.iter().any(|(file, _)| *file == DiskFile::Journal);
+            said.push(format!("{kind:?} in {pages:?}"));
+        }
+        (!said.is_empty()).then(|| said.join(", "))
     }
 
     /// Everything in the log is what it should be, or cannot be read.

@@ -82,7 +82,7 @@ impl<M: Machine> World<'_, M> {
         let may_lose = self.plan.has_stores && self.can_lose(node);
         let is_up = self.nodes[node].raft.is_some();
         match fault {
-            Fault::Wipe if self.rng.chance(300) => self.wipe(node),
+            Fault::Wipe if self.rng.chance(200) => self.wipe(node),
             Fault::Wipe if may_lose => self.rot(node),
             Fault::FsyncLie if may_lose && is_up => {
                 if let Some(real) = &mut self.nodes[node].real {
@@ -93,6 +93,7 @@ impl<M: Machine> World<'_, M> {
                 self.at(lasts, Event::CrashAgain { node, life, times: 0 });
                 Ok(())
             }
+            Fault::WriteError if may_lose && self.rng.chance(400) => self.rot(node),
             Fault::WriteError | Fault::DiskFull => {
                 if let Some(real) = &mut self.nodes[node].real {
                     real.arm_error(fault == Fault::DiskFull);
