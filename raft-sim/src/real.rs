@@ -170,7 +170,8 @@ impl Real {
         let mut said = Vec::new();
         for _ in 0..self.rng.between(1, 3) {
             let kind = self.rng.pick(&Rot::ALL);
-            let Some(pages) = self.disk.rot(kind) else { continue };
+            // Not every page can be spoilt in every way.
+            let Some(pages) = (0..6).find_map(|_| self.disk.rot(kind)) else { continue };
             self.is_rotten = true;
             self.journal_is_hit |= pages.iter().any(|(file, _)| *file == DiskFile::Journal);
             said.push(format!("{kind:?} in {pages:?}"));
