@@ -136,9 +136,17 @@ impl Trio {
     /// # Panics
     /// If the leader waits for nothing, which a leader never does.
     pub fn heartbeat(&mut self) {
-        self.now = self.hosts[0].raft.poll_timeout().expect("a leader waits");
+        self.now = self.next_heartbeat();
         self.handle(0, Input::Timeout);
         self.settle();
+    }
+
+    /// When the leader's next heartbeats are due.
+    ///
+    /// # Panics
+    /// If the leader waits for nothing, which a leader never does.
+    pub fn next_heartbeat(&self) -> Instant {
+        self.hosts[0].raft.poll_timeout().expect("a leader waits")
     }
 
     /// Compacts all three logs as far as they are applied.

@@ -31,6 +31,8 @@
 //! an entry counts. A group founded by a bare majority is stuck only if one of these founders is lost after all of them had the
 //! first entry, and before any other member was recorded, which takes the leader one message from it.
 //!
+//! A group that did not tell stores apart is as little protected as it was until all its voters are recorded, and its logs hold that.
+//!
 //! What no protocol can tell apart is a group of which a majority has blank disks, and one that is being founded.
 
 use alloc::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! The measured loop, the table of ratios, and the cost per entry as the log grows.
+//! The measured loop, and the table of ratios.
 
 use std::time::{Duration, Instant};
 
@@ -72,7 +72,7 @@ fn commands(batch: usize, payload: usize) -> Vec<Bytes> {
     (0..batch).map(|at| frame.slice(at * payload..(at + 1) * payload)).collect()
 }
 
-fn median(mut samples: Vec<f64>) -> f64 {
+pub(crate) fn median(mut samples: Vec<f64>) -> f64 {
     samples.sort_unstable_by(f64::total_cmp);
     samples[samples.len() / 2]
 }
@@ -105,33 +105,5 @@ pub(crate) fn print_ratios<S: Side>(make: &impl Fn() -> S) {
                 shared / theirs
             );
         }
-    }
-}
-
-/// The cost per entry near three lengths of one log that is never compacted. The store keeps nothing: keeping ten million entries
-/// would be what is measured.
-pub(crate) fn print_growth() {
-    const BATCH: usize = 64;
-    const WINDOW: u64 = 64;
-    println!("cost per entry as the log grows, batch {BATCH}, 256 bytes, nothing compacted");
-    println!("| entries in the log | ns per entry, median of windows of {WINDOW} batches |");
-    println!("| ---: | ---: |");
-    let mut trio = Trio::new(Keep::Nothing);
-    let payload = Bytes::from(vec![7; 256]);
-    for length in [1_000, 100_000, 1_000_000, 10_000_000u64] {
-        while trio.last().0 + 1024 < length {
-            trio.commit(vec![payload.clone(); 1024.min(usize::try_from(length).unwrap_or(1024))]);
-        }
-        let samples = (0..21)
-            .map(|_| {
-                let proposals: Vec<_> = (0..WINDOW).map(|_| vec![payload.clone(); BATCH]).collect();
-                let begun = Instant::now();
-                for commands in proposals {
-                    trio.commit(commands);
-                }
-                begun.elapsed().as_nanos() as f64 / (WINDOW * BATCH as u64) as f64
-            })
-            .collect();
-        println!("| {length} | {:.1} |", median(samples));
     }
 }
