@@ -71,7 +71,7 @@ impl Promise {
 
 impl Raft {
     /// Until when reads may be answered without asking; `None` if there is no lease.
-    pub(crate) fn lease_until(&self) -> Option<Instant> {
+    pub fn lease_until(&self) -> Option<Instant> {
         let Role::Leader(leader) = &self.role else { return None };
         let drift = self.config.lease?.clock_drift_max_ppm;
         let drift = if mutated!(LeaseWithoutDrift) { 0 } else { drift };

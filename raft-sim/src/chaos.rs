@@ -30,7 +30,15 @@ impl<M: Machine> World<'_, M> {
     fn break_something(&mut self, fault: Fault, node: usize) -> Result<(), Violation> {
         self.coverage.hit("faults");
         match fault {
-            Fault::Crash => return self.crash_for_a_while(node),
+            Fault::Crash => {
+                // In the middle of what must be whole, if there is anything of the kind.
+                let installs = |node: &usize| {
+                    let job = self.nodes[*node].jobs.front();
+                    matches!(job, Some(crate::node::Job::Install(_)))
+                };
+                let node = (0..self.nodes.len()).find(installs).unwrap_or(node);
+                return self.crash_for_a_while(node);
+            }
             Fault::Blackout => {
                 self.coverage.hit("power losses of all");
                 return (0..self.nodes.len()).try_for_each(|node| self.crash_for_a_while(node));
@@ -145,6 +153,10 @@ impl<M: Machine> World<'_, M> {
             let it = &mut self.nodes[node];
             it.clock.offset = frozen_at.0 - now * it.clock.rate / 1000;
             it.wake_at = None;
+            let local = it.clock.local(now);
+            if let Some(leading) = &mut it.watch.leading {
+                leading.floor = local;
+            }
             if mutated!(SuspensionNotNoticed) {
                 return Ok(());
             }

@@ -38,7 +38,8 @@ impl<M: Machine> World<'_, M> {
         let numbers = requests.iter().map(|&request| request as u64).collect();
         self.ledger.propose(self.nodes[node].id, ProposalId(number), numbers);
         self.clients.batches.insert(ProposalId(number), requests);
-        self.tell(node, Input::Propose { id: ProposalId(number), commands })
+        self.tell(node, Input::Propose { id: ProposalId(number), commands })?;
+        self.judge_forwarded(node, ProposalId(number))
     }
 
     fn next_write(&mut self) -> usize {
@@ -94,6 +95,7 @@ impl<M: Machine> World<'_, M> {
     ) -> Result<(), Violation> {
         let id = self.nodes[node].id;
         let leads = self.nodes[node].claims_to_lead();
+        self.watch_resolution(node, &resolution)?;
         match resolution {
             Resolution::Appended { id: batch, first, count, term } => {
                 self.mix(first.0 << 20 | count);

@@ -135,7 +135,8 @@ impl<M: Machine> World<'_, M> {
         let life = self.nodes[node].life;
         let over = Input::StorageHealth(StorageHealth::Healthy);
         self.at(lasts, Event::Tell { node, life, input: over });
-        self.tell(node, Input::StorageHealth(StorageHealth::Stalled))
+        self.tell(node, Input::StorageHealth(StorageHealth::Stalled))?;
+        self.judge_stalled_leader(node)
     }
 
     /// Loses what is not durable: a crash keeps any prefix of the writes that were under way.
@@ -219,10 +220,10 @@ impl<M: Machine> World<'_, M> {
             if mutated!(WipedDiskKeepsItsIdentity) { self.nodes[node].store } else { store };
         let it = &mut self.nodes[node];
         let lost = std::mem::replace(&mut it.disk, fresh);
-        it.store = store;
+        let old = std::mem::replace(&mut it.store, store);
         it.checkpoint = None;
         it.machine = Progress::founding(Membership::default());
-        self.graves.push((id, lost));
+        self.graves.push((id, old.id, lost));
         self.checker.on_wipe(id);
         self.coverage.hit("disks wiped");
         self.mark(Mark::Wipe, Some(node), || "its disk is wiped".to_owned());

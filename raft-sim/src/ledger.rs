@@ -46,6 +46,21 @@ impl Ledger {
         self.acknowledged
     }
 
+    /// Whether the node owes an answer to this batch.
+    pub(crate) fn is_asked(&self, node: NodeId, id: ProposalId) -> bool {
+        self.asked.get(&id) == Some(&node)
+    }
+
+    /// Whether the node owes an answer to this read.
+    pub(crate) fn is_reading(&self, node: NodeId, id: ReadId) -> bool {
+        self.reads.get(&id).is_some_and(|(asked, _)| *asked == node)
+    }
+
+    /// Whether the node owes the operator an answer.
+    pub(crate) fn is_requested(&self, node: NodeId, id: RequestId) -> bool {
+        self.requests.get(&id) == Some(&node)
+    }
+
     /// A client proposes a batch of commands, each with a number that is the same when it is sent again, to a node.
     pub fn propose(&mut self, node: NodeId, id: ProposalId, commands: Vec<u64>) {
         self.asked.insert(id, node);

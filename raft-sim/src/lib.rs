@@ -11,7 +11,7 @@
 //!
 //! Reading order: `plan` (what a seed draws), `image` (what a disk holds), `node` (one member), `event` and `world` (the event loop and the
 //! driver), `perform` (what is done with each action), `machinery`, `disk`, `network` (what surrounds the core), `client` and `operator`
-//! (who asks for what), `clients` (their books), `chaos` (faults), `liveness` (the end of a run), `checker`, `configurations` `ledger`, `oracle` and [`history`] (what must hold).
+//! (who asks for what), `clients` (their books), `chaos` (faults), `liveness` (the end of a run), `checker`, `conduct`, `watch`, `configurations`, `ledger`, `oracle` and [`history`] (what must hold).
 
 mod case;
 mod chaos;
@@ -20,6 +20,7 @@ mod checker;
 mod checker_tests;
 mod client;
 mod clients;
+mod conduct;
 mod configurations;
 pub mod corpus;
 pub mod diagram;
@@ -51,6 +52,7 @@ mod rng;
 pub mod shrink;
 pub mod timeline;
 pub mod trace;
+mod watch;
 pub mod words;
 mod world;
 

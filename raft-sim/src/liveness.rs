@@ -259,12 +259,23 @@ impl<M: Machine> World<'_, M> {
         self.ledger.acknowledged() >= Some(marker)
             && self.reads_answered > reads
             && !membership.is_joint()
+            && !self.core.iter().any(|node| self.is_to_be_demoted(membership, *node))
             && self.core.iter().all(has_applied)
     }
 
     /// Whether a member is owed convergence: learners and voters alike, unless a voter's store is rejected and can not be demoted.
     fn is_served(&self, membership: &Membership, id: NodeId) -> bool {
         membership.learners.contains(&id) || self.is_counted(membership, id)
+    }
+
+    /// Whether a voter is there on another store than the recorded one, and the group can do without its vote.
+    fn is_to_be_demoted(&self, membership: &Membership, node: usize) -> bool {
+        let it = &self.nodes[node];
+        let recorded = membership.stores.get(&it.id);
+        self.plan.has_stores
+            && membership.voters.contains(&it.id)
+            && membership.voters.iter().filter(|id| !membership.is_witness(**id)).count() > 1
+            && recorded.is_some_and(|recorded| *recorded != it.store.id)
     }
 
     /// What every node says of itself.

@@ -19,7 +19,9 @@ impl<M: Machine> World<'_, M> {
     }
 
     fn schedule_work(&mut self, node: usize) {
-        let delay = self.takes(self.plan.apply_us);
+        let is_install = matches!(self.nodes[node].jobs.front(), Some(Job::Install(_)));
+        let more = if is_install && !self.calm { self.plan.election_us() } else { 0 };
+        let delay = self.takes(self.plan.apply_us) + self.rng.below(more + 1);
         let life = self.nodes[node].life;
         self.at(delay, Event::Work { node, life });
     }
@@ -137,6 +139,7 @@ impl<M: Machine> World<'_, M> {
             self.nodes[node].checkpoint.clone().filter(|held| held.meta == *wanted)
         else {
             self.coverage.hit("streams superseded");
+            self.nodes[node].watch.streams.remove(&(to, wanted.position.index));
             let input = Input::SnapshotStreamEnded { to };
             self.at(delay, Event::Tell { node, life, input });
             return;
@@ -164,6 +167,8 @@ impl<M: Machine> World<'_, M> {
             self.nodes[to].expecting = None;
         }
         if self.alive(from, life) {
+            let place = (self.nodes[to].id, snapshot.meta.position.index);
+            self.nodes[from].watch.streams.remove(&place);
             let input = Input::SnapshotStreamEnded { to: self.nodes[to].id };
             self.at(0, Event::Tell { node: from, life, input });
         }

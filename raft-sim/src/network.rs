@@ -121,7 +121,9 @@ impl<M: Machine> World<'_, M> {
         let way = Passage { number: self.messages, from: it.id, to: self.nodes[to].id };
         let envelope = Envelope { number: way.number, from: it.id, store, message };
         self.messages += 1;
-        if !self.calm && self.rng.chance(20) {
+        // Answers to what was passed on are rare, and told apart by what only they carry.
+        let is_answer = matches!(envelope.message.body, Body::ForwardResponse { .. });
+        if !self.calm && self.rng.chance(if is_answer { 300 } else { 20 }) {
             self.keep_for_later(to, &envelope);
         }
         if let Some((counted, why)) = self.why_lost(node, to, &envelope.message) {
@@ -190,6 +192,17 @@ impl<M: Machine> World<'_, M> {
         } else {
             let place = self.rng.below(ARCHIVE_MAX as u64) as usize;
             self.network.archive[place] = kept;
+        }
+    }
+
+    /// What was sent to an earlier life of a node reaches this one.
+    pub(crate) fn replay_to(&mut self, node: usize) {
+        let kept: Vec<(usize, Envelope)> =
+            self.network.archive.iter().filter(|(to, _)| *to == node).cloned().collect();
+        for (to, envelope) in kept {
+            self.coverage.hit("messages of an earlier life replayed");
+            let delay = self.rng.below(self.plan.election_us());
+            self.at(delay, Event::Deliver { to, envelope });
         }
     }
 

@@ -11,6 +11,7 @@ use crate::Image;
 use crate::event::Event;
 use crate::machine::Progress;
 use crate::real::Real;
+use crate::watch::Watch;
 
 /// A snapshot and its data.
 #[derive(Clone, Debug)]
@@ -91,6 +92,7 @@ pub(crate) struct Node<M> {
     pub(crate) received: Option<Snapshot>,
     pub(crate) poll_scheduled: bool,
     pub(crate) wake_at: Option<u64>,
+    pub(crate) watch: Watch,
 }
 
 impl<M: Default> Node<M> {
@@ -122,6 +124,7 @@ impl<M: Default> Node<M> {
             received: None,
             poll_scheduled: false,
             wake_at: None,
+            watch: Watch::default(),
         }
     }
 

@@ -49,10 +49,12 @@ impl<M: Machine> World<'_, M> {
         let node = self.rng.pick(&choices);
         let id = RequestId(self.next_id);
         let membership = self.nodes[node].membership().clone();
+        let mut target = None;
         let input = if self.rng.chance(self.plan.transfers) {
             self.coverage.hit("transfers asked for");
             let any = NodeId(self.rng.between(1, self.nodes.len() as u64));
             let to = self.rng.chance(600).then_some(any);
+            target = to;
             Input::TransferLeadership { id, to }
         } else {
             let Some(steps) = self.draw_steps(&membership) else { return Ok(()) };
@@ -60,11 +62,18 @@ impl<M: Machine> World<'_, M> {
         };
         self.next_id += 1;
         self.ledger.request(self.nodes[node].id, id);
-        self.tell(node, input)
+        self.tell(node, input)?;
+        self.judge_transfer(node, id, target)
     }
 
     /// One step in most cases, several at once in others; now and then nonsense.
     fn draw_steps(&mut self, membership: &Membership) -> Option<Vec<ChangeStep>> {
+        let witness = membership.witnesses.iter().next().filter(|_| self.rng.chance(100));
+        if let Some(witness) = witness {
+            // Nonsense: its store lacks what a full member must have.
+            self.coverage.hit("asked to make a witness a member");
+            return Some(vec![ChangeStep::Remove(*witness), ChangeStep::AddLearner(*witness)]);
+        }
         let count = self.rng.pick(&[1, 1, 1, 1, 2, 2, 3, 4]);
         let mut steps = Vec::new();
         for _ in 0..count {

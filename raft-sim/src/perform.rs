@@ -21,19 +21,31 @@ impl<M: Machine> World<'_, M> {
             Action::Send { to, message } => self.on_send(node, to, message),
             Action::Fetch { peer, first, last, budget_bytes } => {
                 self.mix(first.0 << 20 | last.0);
-                let delay = self.takes(self.plan.disk.write_us);
+                let mut delay = self.takes(self.plan.disk.write_us);
+                if !self.calm && self.rng.chance(self.plan.disk.stall) {
+                    delay += self.rng.below(self.plan.fault_us);
+                    self.coverage.hit("slow fetches");
+                }
                 let fetch = FetchRequest { peer, first, last, budget_bytes };
                 self.at(delay, Event::Fetch { node, life, fetch });
                 Ok(())
             }
             Action::Apply(apply) => {
                 self.mix(apply.first.0 << 20 | apply.last.0);
+                let it = &self.nodes[node];
+                if it.disk.last().index < apply.last {
+                    return broken(
+                        "what is applied is durable here",
+                        format!("node {} is to apply {} of {}", it.id, apply.last, it.disk.last()),
+                    );
+                }
                 self.on_commit_claim(node, apply.last)?;
                 self.queue_job(node, Job::Apply(apply));
                 Ok(())
             }
             Action::Compact { through } => self.on_compact(node, through),
             Action::StreamSnapshot { to, snapshot, .. } => {
+                self.watch_stream(node, to, &snapshot)?;
                 self.stream(node, to, &snapshot);
                 Ok(())
             }
@@ -51,6 +63,7 @@ impl<M: Machine> World<'_, M> {
                 self.mix(term.0);
                 self.nodes[node].role = role;
                 self.coverage.hit(role_name(role));
+                self.watch_role(node, role, term)?;
                 if role == RoleKind::Leader {
                     let it = &self.nodes[node];
                     self.checker.on_elected(it.id, term, &it.disk)?;
@@ -94,6 +107,8 @@ impl<M: Machine> World<'_, M> {
         let it = &self.nodes[node];
         let steps = self.checker.on_write(it.id, &write, &it.log)?;
         self.judge_promotions(node, &write)?;
+        self.watch_write(node, &write)?;
+        let it = &self.nodes[node];
         for step in steps {
             self.coverage.hit(step);
         }
@@ -187,8 +202,18 @@ impl<M: Machine> World<'_, M> {
         proposed: Option<&Membership>,
     ) -> Result<(), Violation> {
         let it = &self.nodes[node];
-        let graves = self.graves.iter().map(|(id, disk)| (*id, disk));
-        let disks = self.nodes.iter().map(|other| (other.id, &other.disk)).chain(graves);
+        let graves = self.graves.iter().map(|(id, store, disk)| (*id, *store, disk));
+        let disks = self.nodes.iter().map(|other| (other.id, other.store.id, &other.disk));
+        // Where stores are recorded, others do not count.
+        let in_force = || std::iter::once(it.log.membership()).chain(proposed);
+        let counts = |id: NodeId, store: raft_core::StoreId| {
+            !self.plan.has_stores
+                || in_force().any(|known| known.stores.get(&id).is_none_or(|own| *own == store))
+        };
+        let disks = disks
+            .chain(graves)
+            .filter(|(id, store, _)| counts(*id, *store))
+            .map(|(id, _, disk)| (id, disk));
         let groups = self.plan.config.commit_groups.as_ref();
         let is_new = self.checker.on_commit(it.id, index, (&it.log, proposed), groups, &disks)?;
         if is_new {
@@ -236,6 +261,7 @@ impl<M: Machine> World<'_, M> {
         self.mix(to.0 << 32 | message.term.0);
         self.checker.on_send(from, to, &message, &self.nodes[node].disk)?;
         self.judge_size(to, &message)?;
+        self.watch_send(node, to, &message)?;
         match &message.body {
             Body::Append { prev, entries, commit } => {
                 self.mix(prev.index.0 << 20 | entries.len() as u64);

@@ -307,7 +307,7 @@ fn draw_config(rng: &mut Rng, election_us: u64, nodes: u64, drift: u64) -> Confi
         append_bytes_max: rng.pick(&[1, 200, 2_000, 512 << 10]),
         in_flight_messages_max: rng.pick(&[1, 2, 8, 256]),
         in_flight_bytes_max: rng.pick(&[300, 3_000, 8 << 20]),
-        uncommitted_bytes_max: rng.pick(&[10_000, 100_000, 32 << 20]),
+        uncommitted_bytes_max: rng.pick(&[2_000, 10_000, 100_000, 32 << 20]),
         tail_bytes_max: rng.pick(&[1, 500, 5_000, 16 << 20]),
         apply_entries_max: rng.pick(&[1, 3, 64, 16 << 10]),
         retained_entries: rng.pick(&[0, 3, 50, 100_000]),

@@ -4,8 +4,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 
 use raft_core::{
-    Action, Config, HandleError, Input, Membership, NodeId, PeerFault, Raft, Restored, StoreId,
-    StoreStamp,
+    Action, Body, Config, HandleError, Input, Membership, NodeId, PeerFault, Raft, Restored,
+    StoreId, StoreStamp,
 };
 
 use crate::checker::broken;
@@ -34,7 +34,7 @@ pub struct World<'a, M> {
     pub(crate) nodes: Vec<Node<M>>,
     pub(crate) network: Network,
     /// Disks that were wiped: what was on them counted when it was promised.
-    pub(crate) graves: Vec<(NodeId, Image)>,
+    pub(crate) graves: Vec<(NodeId, StoreId, Image)>,
     /// Faults are over, within the core: the liveness phase.
     pub(crate) calm: bool,
     /// The nodes that work and hear each other in the liveness phase.
@@ -55,6 +55,8 @@ pub struct World<'a, M> {
     pub(crate) reads_answered: u64,
     /// What a core took for committed while it is being polled, to be judged once that is over.
     pub(crate) claims: Vec<raft_core::Index>,
+    /// How many campaigns in a row began as early as they may.
+    pub(crate) prompt_campaigns: u32,
     hash: u64,
     /// How many messages were sent.
     pub(crate) messages: u64,
@@ -112,6 +114,7 @@ impl<'a, M: Machine> World<'a, M> {
             next_id: 1,
             reads_answered: 0,
             claims: Vec::new(),
+            prompt_campaigns: 0,
             hash: 0,
             messages: 0,
             observer,
@@ -296,6 +299,11 @@ impl<'a, M: Machine> World<'a, M> {
         it.log = it.disk.clone();
         it.role = raft_core::RoleKind::Follower;
         it.claimed = raft_core::Index(0);
+        let may_have_promised =
+            self.plan.config.lease.is_some() && it.disk.hard_state.term > raft_core::Term(0);
+        it.watch.restart(it.clock.local(now), may_have_promised);
+        it.watch.restored_commit =
+            it.checkpoint.as_ref().map_or(it.disk.base.index, |held| held.meta.position.index);
         let founding = Progress::founding(it.disk.membership_as_of(raft_core::Index(0)).clone());
         let held = it.checkpoint.as_ref();
         let machine = held.map_or(Ok(founding), |held| Progress::restore(&held.meta, &held.data));
@@ -337,7 +345,11 @@ impl<'a, M: Machine> World<'a, M> {
         }
         let line = starts(Some(it.life), &restored);
         match Raft::new(config, seed, it.clock.local(now), restored) {
-            Ok(raft) => it.raft = Some(raft),
+            Ok(raft) => {
+                let base = raft.status().base;
+                judge_restored(it, base)?;
+                it.raft = Some(raft);
+            }
             Err(error) => {
                 return broken("a node can restart", format!("node {} {line}: {error}", it.id));
             }
@@ -350,6 +362,9 @@ impl<'a, M: Machine> World<'a, M> {
         if let (Some(raft), id) = (&it.raft, it.id) {
             let (role, term) = (raft.status().role, it.disk.hard_state.term);
             self.observe(|at| Moment::of_start(at, id, role, term));
+        }
+        if !self.calm && self.rng.chance(300) {
+            self.replay_to(node);
         }
         self.drain(node)
     }
@@ -389,12 +404,20 @@ impl<'a, M: Machine> World<'a, M> {
             _ => None,
         };
         let now = self.nodes[node].clock.local(self.now);
+        if self.nodes[node].raft.is_none() {
+            return Ok(());
+        }
+        self.watch_input(node, &input, now);
+        let (mut heard, mut is_compared) = heard_in(&input);
+        let is_checked = self.messages.is_multiple_of(4)
+            || matches!(input, Input::ClockSuspect | Input::StorageHealth(_));
         let Some(raft) = &mut self.nodes[node].raft else { return Ok(()) };
         match raft.handle(now, input) {
-            Ok(()) => {}
+            Ok(()) => self.judge_stamp(node, stamp)?,
             Err(HandleError::Peer { fault: PeerFault::RolledBackStore { .. }, .. })
                 if stamp.is_some_and(|(from, stamp)| self.is_echo(from, stamp)) =>
             {
+                (heard, is_compared) = (None, false);
                 self.coverage.hit("echoes of earlier lives refused");
             }
             Err(error @ HandleError::Peer { .. }) => {
@@ -404,10 +427,15 @@ impl<'a, M: Machine> World<'a, M> {
                 return broken("an honest driver", format!("node {id} says: {error}"));
             }
         }
+        self.watch_handled(node, heard, (now, is_checked))?;
+        let watch = &mut self.nodes[node].watch;
+        watch.has_compared |= is_compared && watch.heard.is_some_and(|(_, at)| at == now);
         if self.nodes[node].poll_scheduled {
+            self.nodes[node].watch.has_echo = false;
             return Ok(());
         }
         if self.rng.chance(self.plan.coalesce) {
+            self.nodes[node].watch.has_echo = false;
             self.nodes[node].poll_scheduled = true;
             let delay = self.takes(self.plan.network.delay_us / 2);
             let life = self.nodes[node].life;
@@ -441,6 +469,7 @@ impl<'a, M: Machine> World<'a, M> {
         if let Some(highest) = self.claims.drain(..).max() {
             self.on_commit_claim(node, highest)?;
         }
+        self.watch_drained(node)?;
         let it = &self.nodes[node];
         let Some(at) = it.raft.as_ref().and_then(Raft::poll_timeout) else { return Ok(()) };
         let wake_at = it.clock.global(at).max(self.now + 1);
@@ -460,6 +489,31 @@ impl<'a, M: Machine> World<'a, M> {
         let quick = self.plan.election_us() / 2000;
         let mean = if self.calm { usual.min(quick) } else { usual };
         self.rng.around(mean)
+    }
+}
+
+/// Who speaks as a leader in an input, and in which term; and whether logs are compared by it.
+fn heard_in(input: &Input) -> (Option<(NodeId, raft_core::Term)>, bool) {
+    let Input::Message { from, message, .. } = input else { return (None, false) };
+    let speaks = Some((*from, message.term));
+    match message.body {
+        Body::Append { .. } | Body::SnapshotOffer { .. } => (speaks, true),
+        Body::Heartbeat { .. } | Body::TimeoutNow => (speaks, false),
+        _ => (None, false),
+    }
+}
+
+/// An installed snapshot replaces a log that has something else in its place, also if the node crashed in between.
+fn judge_restored<M>(it: &Node<M>, base: raft_core::Index) -> Result<(), Violation> {
+    let installed = it.checkpoint.as_ref().map(|held| held.meta.position);
+    let replaced = installed
+        .filter(|at| at.index > it.disk.base.index && it.disk.term_at(at.index) != Some(at.term));
+    match replaced.filter(|at| at.index != base && !it.is_witness) {
+        Some(at) => broken(
+            "an installed snapshot replaces the log",
+            format!("node {} starts with {at} installed and its log from {base}", it.id),
+        ),
+        None => Ok(()),
     }
 }
 

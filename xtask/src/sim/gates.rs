@@ -39,6 +39,9 @@ const FLOORS: &[(&str, u64)] = &[
     ("power losses of all", 70),
     ("suspensions", 95),
     ("echoes of earlier lives refused", 100),
+    ("messages of an earlier life replayed", 300),
+    ("slow fetches", 100),
+    ("asked to make a witness a member", 20),
     // Faults of disks.
     ("disk stalls", 100),
     ("disks wiped", 55),

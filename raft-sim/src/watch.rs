@@ -1,0 +1,254 @@
+//! What the world itself saw of one member: whom it heard and when, what it was asked, what it was answered. `conduct` judges by these books what
+//! the member does. Nothing here comes from what a core says of itself.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use raft_core::{
+    Body, Index, Instant, LogPosition, Membership, Message, NodeId, ProposalId, ReadId, RequestId,
+    StoreStamp, Term,
+};
+
+/// More heartbeats than this are not remembered: nobody answers older ones.
+const BEATS_MAX: usize = 4096;
+
+/// A question that must be answered in time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Question {
+    Batch(ProposalId),
+    Transfer(RequestId),
+}
+
+/// The vote that a member was asked for last.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    pub(crate) from: NodeId,
+    pub(crate) term: Term,
+    pub(crate) last: LogPosition,
+    pub(crate) transfer: bool,
+    /// Where its own log ended then.
+    pub(crate) own: LogPosition,
+}
+
+/// Somebody who was removed, and must be told so.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Leaving {
+    pub(crate) node: NodeId,
+    pub(crate) at: Index,
+    pub(crate) began: Instant,
+    /// Since when that is committed, and how often it was spoken to since.
+    pub(crate) since: Option<Instant>,
+    pub(crate) spoken: u32,
+}
+
+/// What was seen of a leader in one term.
+#[derive(Debug)]
+pub(crate) struct Leading {
+    pub(crate) term: Term,
+    pub(crate) since: Instant,
+    /// When each heartbeat left first, by its context.
+    beats: VecDeque<(u64, Instant)>,
+    /// When the latest heartbeat left that each peer has answered.
+    answered: BTreeMap<NodeId, Instant>,
+    /// No answer to a heartbeat that left before speaks for a lease.
+    pub(crate) floor: Instant,
+    /// Somebody was told to campaign.
+    pub(crate) is_forsworn: bool,
+    pub(crate) contact: BTreeMap<NodeId, Instant>,
+    /// What each peer acknowledged, and on which start of which store.
+    pub(crate) acked: BTreeMap<NodeId, (Option<StoreStamp>, Index)>,
+    /// The same, of what it may not have looked at yet.
+    fresh: Vec<(NodeId, Option<StoreStamp>, Index)>,
+    /// Batches of its own clients that are not committed yet.
+    pub(crate) batches: VecDeque<(Index, usize)>,
+    pub(crate) transfer: Option<RequestId>,
+    pub(crate) leaving: Vec<Leaving>,
+    /// When the group was changed last.
+    pub(crate) changed: Option<Instant>,
+}
+
+impl Leading {
+    pub(crate) fn new(term: Term, since: Instant) -> Leading {
+        Leading {
+            term,
+            since,
+            beats: VecDeque::new(),
+            answered: BTreeMap::new(),
+            floor: Instant(0),
+            is_forsworn: false,
+            contact: BTreeMap::new(),
+            acked: BTreeMap::new(),
+            fresh: Vec::new(),
+            batches: VecDeque::new(),
+            transfer: None,
+            leaving: Vec::new(),
+            changed: None,
+        }
+    }
+
+    pub(crate) fn note_beat(&mut self, context: u64, now: Instant) {
+        if self.beats.back().is_some_and(|(last, _)| *last >= context) {
+            return;
+        }
+        if self.beats.len() >= BEATS_MAX {
+            self.beats.pop_front();
+        }
+        self.beats.push_back((context, now));
+    }
+
+    fn note_answer(&mut self, from: NodeId, context: u64) {
+        let Ok(place) = self.beats.binary_search_by_key(&context, |(context, _)| *context) else {
+            return;
+        };
+        let sent = self.beats[place].1;
+        let answered = self.answered.entry(from).or_insert(sent);
+        *answered = sent.max(*answered);
+    }
+
+    /// Whether a quorum answered heartbeats that left then or later.
+    pub(crate) fn is_confirmed(&self, id: NodeId, membership: &Membership, from: Instant) -> bool {
+        let has = |node| node == id || self.answered.get(&node).is_some_and(|at| *at >= from);
+        membership.has_quorum(has)
+    }
+
+    /// Whether a quorum owes this leader its promise for `window` since heartbeats that left not longer ago.
+    pub(crate) fn is_promised(
+        &self,
+        id: NodeId,
+        membership: &Membership,
+        (window, now): (u64, Instant),
+    ) -> bool {
+        let oldest = Instant((now.0 + 1).saturating_sub(window));
+        !self.is_forsworn && self.is_confirmed(id, membership, oldest.max(self.floor))
+    }
+
+    /// Who is added starts as a stranger.
+    pub(crate) fn forget_acknowledgements(&mut self) {
+        self.acked.clear();
+        self.fresh.clear();
+    }
+
+    /// The core was polled: it has looked at everything.
+    pub(crate) fn note_poll(&mut self) {
+        for (from, stamp, matched) in self.fresh.drain(..) {
+            let known = self.acked.entry(from).or_insert((stamp, matched));
+            let before = if known.0 == stamp { known.1 } else { Index(0) };
+            *known = (stamp, matched.max(before));
+        }
+    }
+
+    fn note_message(
+        &mut self,
+        from: NodeId,
+        stamp: Option<StoreStamp>,
+        message: &Message,
+        now: Instant,
+    ) {
+        self.contact.insert(from, now);
+        if self.acked.get(&from).is_some_and(|(known, _)| *known != stamp) {
+            self.acked.remove(&from);
+        }
+        if message.term != self.term {
+            return;
+        }
+        match &message.body {
+            Body::HeartbeatResponse { read_context } => self.note_answer(from, *read_context),
+            Body::AppendResponse(
+                raft_core::AppendOutcome::Accepted { matched }
+                | raft_core::AppendOutcome::Witnessed { matched },
+            ) => {
+                self.fresh.push((from, stamp, *matched));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What was seen of one life of a member, and what its disk owes from earlier ones.
+#[derive(Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "observations that have nothing to do with each other"
+)]
+pub(crate) struct Watch {
+    pub(crate) started: Instant,
+    /// Whether it may have promised its vote to somebody before it started.
+    pub(crate) may_have_promised: bool,
+    /// When its core was last told anything.
+    pub(crate) told: Instant,
+    /// The leader that it heard last in this life, and when.
+    pub(crate) heard: Option<(NodeId, Instant)>,
+    /// The same, as of when it was polled last.
+    pub(crate) heard_before: Option<(NodeId, Instant)>,
+    /// What it may take for committed without having heard anybody.
+    pub(crate) restored_commit: Index,
+    pub(crate) asked: Option<Asked>,
+    /// Whose pre-vote it may not refuse until it is polled.
+    pub(crate) owes_pre_vote: Option<NodeId>,
+    /// Whose vote it may not refuse, in which term, until it is polled.
+    pub(crate) owes_vote: Option<(NodeId, Term)>,
+    pub(crate) is_stalled: bool,
+    /// Whether it was polled since its disk stalls.
+    pub(crate) knows_stall: bool,
+    /// Whether a leader's log was compared with its own.
+    pub(crate) has_compared: bool,
+    pub(crate) leading: Option<Leading>,
+    /// Whether it had a lease at any moment since it was polled last.
+    pub(crate) had_lease: bool,
+    pub(crate) questions: VecDeque<(Instant, Question)>,
+    pub(crate) questions_to_read: VecDeque<(Instant, ReadId)>,
+    pub(crate) reads: BTreeMap<ReadId, Instant>,
+    /// How many bytes each batch that was proposed counts for.
+    pub(crate) batches: BTreeMap<ProposalId, usize>,
+    /// Batches that it passed on, and that nobody answered.
+    pub(crate) forwarded: BTreeMap<ProposalId, usize>,
+    pub(crate) forwarded_bytes: usize,
+    pub(crate) nonce: Option<u64>,
+    /// An answer to an earlier life that it was just given.
+    pub(crate) has_echo: bool,
+    /// What it asked leaders in all its lives, and in which.
+    pub(crate) contexts: BTreeMap<u64, u64>,
+    pub(crate) stamps: BTreeMap<NodeId, StoreStamp>,
+    pub(crate) streams: BTreeSet<(NodeId, Index)>,
+}
+
+impl Watch {
+    /// A new life.
+    pub(crate) fn restart(&mut self, now: Instant, may_have_promised: bool) {
+        let contexts = std::mem::take(&mut self.contexts);
+        *self = Watch { started: now, told: now, may_have_promised, contexts, ..Watch::default() };
+    }
+
+    /// A message, before the core sees it.
+    pub(crate) fn note_message(
+        &mut self,
+        from: NodeId,
+        stamp: Option<StoreStamp>,
+        message: &Message,
+        now: Instant,
+        own: LogPosition,
+    ) {
+        if let Some(leading) = &mut self.leading {
+            leading.note_message(from, stamp, message, now);
+        }
+        match message.body {
+            Body::Vote { last, transfer } => {
+                self.asked = Some(Asked { from, term: message.term, last, transfer, own });
+            }
+            Body::SnapshotResponse { outcome: raft_core::SnapshotOutcome::Matched(_), .. } => {
+                // What it answers to may be an earlier offer; then it is offered, and streamed, anew.
+                self.streams.retain(|(to, _)| *to != from);
+            }
+            Body::ForwardResponse { id, .. } if self.nonce != Some(id.nonce) => {
+                self.has_echo = true;
+            }
+            _ => {}
+        }
+    }
+
+    /// The core gives a batch up, or has its answer.
+    pub(crate) fn settle(&mut self, batch: ProposalId) -> usize {
+        let passed_on = self.forwarded.remove(&batch).unwrap_or(0);
+        self.forwarded_bytes -= passed_on;
+        self.batches.remove(&batch).unwrap_or(0)
+    }
+}
