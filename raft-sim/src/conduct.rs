@@ -325,7 +325,8 @@ impl<M: Machine> World<'_, M> {
         if self.plan.has_stores && is_log_as_it_was && !changes {
             let recorded = &it.log.membership().stores;
             let is_other = !recorded.is_empty() && recorded.get(&id) != Some(&it.store.id);
-            let is_blank = recorded.is_empty() && it.log.last().index == Index(0);
+            let was_wiped = self.graves.iter().any(|(grave, _, _)| *grave == id);
+            let is_blank = was_wiped && recorded.is_empty() && it.log.last().index == Index(0);
             let is_for_a_log = asked.is_some_and(|asked| asked.last.index > Index(0));
             if is_other || (is_blank && is_for_a_log) {
                 return broken(
