@@ -40,7 +40,7 @@ impl Raft {
         if term == Term(0) || term == Term(u64::MAX) {
             return Err(PeerFault::ImpossibleTerm { term });
         }
-        self.note_store(from, store)?;
+        self.note_store(from, term, store)?;
         match body {
             Body::PreVote { last } => self.on_pre_vote(from, term, last),
             Body::PreVoteResponse { granted } => {

@@ -299,6 +299,8 @@ mutants! {
     FirstRecordsTooEarly,
     /// A voter on another store than the recorded one is not made a learner.
     StrangeStoreNotDemoted,
+    /// A message of an earlier term tells that its sender runs on another store.
+    StoreOfAnEarlierTermBelieved,
     /// Messages of an earlier life of a store are believed.
     LifeOfAStoreGoesBack,
     /// A store that lacks what it acknowledged in an earlier life goes on counting.

@@ -41,6 +41,7 @@ use crate::progress::CatchUp;
 use crate::role::Role;
 use crate::{
     Action, Event, Index, LogPosition, Membership, NodeId, Payload, PeerFault, Raft, StoreStamp,
+    Term,
 };
 
 /// The stores that members were heard to run on. Volatile; what is recorded is in the configuration.
@@ -89,11 +90,17 @@ impl Raft {
     pub(crate) fn note_store(
         &mut self,
         from: NodeId,
+        term: Term,
         stamp: Option<StoreStamp>,
     ) -> Result<(), PeerFault> {
         let Some(stamp) = stamp.filter(|_| self.log.membership().contains(from)) else {
             return Ok(());
         };
+        // What was said in an earlier term may come from a store that is long gone.
+        let is_old = term < self.term && !mutated!(StoreOfAnEarlierTermBelieved);
+        if is_old && self.stores.seen(from).is_some_and(|known| known.id != stamp.id) {
+            return Ok(());
+        }
         let before = self.stores.seen.insert(from, stamp);
         if before != Some(stamp) {
             self.stores.is_news();

@@ -84,12 +84,17 @@ impl<M: Machine> World<'_, M> {
     pub(crate) fn judge_stamp(
         &mut self,
         node: usize,
-        stamp: Option<(NodeId, StoreStamp)>,
+        stamp: Option<(NodeId, Term, StoreStamp)>,
     ) -> Result<(), Violation> {
         let it = &mut self.nodes[node];
-        let (Some((from, stamp)), Some(raft)) = (stamp, &it.raft) else { return Ok(()) };
+        let (Some((from, term, stamp)), Some(raft)) = (stamp, &it.raft) else { return Ok(()) };
         if !raft.membership().contains(from) {
             it.watch.stamps.remove(&from);
+            return Ok(());
+        }
+        let is_another = it.watch.stamps.get(&from).is_some_and(|before| before.id != stamp.id);
+        if is_another && term < raft.status().term {
+            // What was said in an earlier term tells of no other store.
             return Ok(());
         }
         let before = it.watch.stamps.insert(from, stamp);
@@ -325,16 +330,11 @@ impl<M: Machine> World<'_, M> {
         if self.plan.has_stores && is_log_as_it_was && !changes {
             let recorded = &it.log.membership().stores;
             let is_other = !recorded.is_empty() && recorded.get(&id) != Some(&it.store.id);
-            let was_wiped = self.graves.iter().any(|(grave, _, _)| *grave == id);
-            let is_blank = was_wiped && recorded.is_empty() && it.log.last().index == Index(0);
-            let is_for_a_log = asked.is_some_and(|asked| asked.last.index > Index(0));
-            if is_other || (is_blank && is_for_a_log) {
+            // It may vote: who asked for the vote judges whether it counts.
+            if is_other && to == id {
                 return broken(
-                    "who may have been wiped does not vote",
-                    format!(
-                        "node {id} on {:?} votes for node {to}; recorded is {recorded:?}",
-                        it.store
-                    ),
+                    "who may have been wiped does not campaign",
+                    format!("node {id} on {:?} campaigns; recorded is {recorded:?}", it.store),
                 );
             }
         }
@@ -600,10 +600,9 @@ impl<M: Machine> World<'_, M> {
             let knows = acked.get(&gone.node).is_some_and(|(_, acked)| *acked >= gone.at);
             !knows && gone.spoken < 2 && told.since(gone.began) < election
         });
-        let late = leading
-            .leaving
-            .iter()
-            .find(|gone| gone.since.is_some_and(|since| told.since(since) > heartbeat * 4));
+        let late = leading.leaving.iter().find(|gone| {
+            gone.node != id && gone.since.is_some_and(|since| told.since(since) > heartbeat * 4)
+        });
         match late {
             Some(gone) => broken(
                 "who is removed is told so",

@@ -25,7 +25,7 @@ pub(crate) struct Real {
     in_doubt: Vec<Persist>,
     /// Syncs lied, and none that did not came after.
     has_lied: bool,
-    /// Something durable went bad.
+    /// Something durable went bad, and may be found so at any later time.
     is_rotten: bool,
     /// In the journal too: the last write may look like one that was under way.
     journal_is_hit: bool,
@@ -294,7 +294,7 @@ impl Real {
         self.in_doubt.clear();
         // Opening syncs both files, and the disk does not lie any more.
         self.has_lied = false;
-        self.is_rotten = false;
+        // Rot may lie where opening does not look: a later write may find it. It goes with the disk.
         self.journal_is_hit = false;
         Found::Whole(Box::new(self.settled.clone()))
     }

@@ -400,7 +400,9 @@ impl<'a, M: Machine> World<'a, M> {
             self.observe(|at| Moment::of_input(at, id, &input));
         }
         let stamp = match &input {
-            Input::Message { from, store, .. } => (*store).map(|stamp| (*from, stamp)),
+            Input::Message { from, store, message } => {
+                (*store).map(|stamp| (*from, message.term, stamp))
+            }
             _ => None,
         };
         let now = self.nodes[node].clock.local(self.now);
@@ -415,7 +417,7 @@ impl<'a, M: Machine> World<'a, M> {
         match raft.handle(now, input) {
             Ok(()) => self.judge_stamp(node, stamp)?,
             Err(HandleError::Peer { fault: PeerFault::RolledBackStore { .. }, .. })
-                if stamp.is_some_and(|(from, stamp)| self.is_echo(from, stamp)) =>
+                if stamp.is_some_and(|(from, _, stamp)| self.is_echo(from, stamp)) =>
             {
                 (heard, is_compared) = (None, false);
                 self.coverage.hit("echoes of earlier lives refused");
