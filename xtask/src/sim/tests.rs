@@ -178,6 +178,7 @@ fn every_floor_is_of_something_that_happens() {
         "crashes of real stores that lost what was under way",
         "real disks: bit flips",
         "real disks: full",
+        "real disks: syncs that lied",
         "real disks: garbage in pages",
         "real disks: torn sectors",
         "real disks: zeroed pages",
