@@ -316,17 +316,7 @@ impl<'a, M: Machine> World<'a, M> {
         if mutated!(AppliedTwiceAfterARestart) {
             it.machine.state = before.state;
         }
-        let mut log = it.disk.restored();
-        if mutated!(VoteNotRestored) {
-            log.hard_state.vote = None;
-        }
-        if mutated!(EverythingRestoredAsCommitted) {
-            log.hard_state.commit = it.disk.last().index;
-        }
-        let restored = Restored {
-            log,
-            snapshot: it.checkpoint.as_ref().map(|checkpoint| checkpoint.meta.clone()),
-        };
+        let restored = found_by(it);
         let config = Config {
             id: it.id,
             priority: self.plan.priorities[node],
@@ -503,6 +493,18 @@ fn heard_in(input: &Input) -> (Option<(NodeId, raft_core::Term)>, bool) {
         Body::Heartbeat { .. } | Body::TimeoutNow => (speaks, false),
         _ => (None, false),
     }
+}
+
+/// What a node finds when it starts.
+fn found_by<M>(it: &Node<M>) -> Restored {
+    let mut log = it.disk.restored();
+    if mutated!(VoteNotRestored) {
+        log.hard_state.vote = None;
+    }
+    if mutated!(EverythingRestoredAsCommitted) {
+        log.hard_state.commit = it.disk.last().index;
+    }
+    Restored { log, snapshot: it.checkpoint.as_ref().map(|checkpoint| checkpoint.meta.clone()) }
 }
 
 /// An installed snapshot replaces a log that has something else in its place, also if the node crashed in between.
