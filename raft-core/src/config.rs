@@ -66,7 +66,8 @@ pub struct LeaseConfig {
 pub struct CommitGroups {
     /// The zone of each voter. Who is not listed counts for the quorum alone.
     pub zones: BTreeMap<NodeId, u64>,
-    /// In how many zones an entry must be; if the voters lie in fewer, in all of these.
+    /// In how many zones an entry must be; if the voters lie in fewer, in all of these. While a configuration is joint, only the voters of its
+    /// incoming half speak for their zones.
     pub zones_min: usize,
 }
 

@@ -129,7 +129,7 @@ pub enum CommitReason {
     },
     /// A quorum has it, but in too few zones.
     WaitsForZones {
-        /// The zones in which it is.
+        /// The zones in which it is, at voters that stay.
         have: Vec<u64>,
         /// In how many it must be.
         zones_min: usize,
@@ -253,9 +253,14 @@ impl Raft {
             && zones_reached(membership, groups, |node| self.counted(leader, node))
                 .is_some_and(|reached| reached < index)
         {
-            let full = have.iter().filter(|node| !membership.is_witness(**node));
-            let zones: BTreeSet<u64> =
-                full.filter_map(|node| groups.zones.get(node)).copied().collect();
+            let speaks =
+                |node: &&NodeId| membership.voters.contains(node) && !membership.is_witness(**node);
+            let zones: BTreeSet<u64> = have
+                .iter()
+                .filter(speaks)
+                .filter_map(|node| groups.zones.get(node))
+                .copied()
+                .collect();
             let have = zones.into_iter().collect();
             return CommitReason::WaitsForZones { have, zones_min: groups.zones_min, missing };
         }

@@ -282,11 +282,15 @@ mutants! {
     WitnessSpeaksForItsZone,
     /// An entry commits by a majority alone, whichever zones have it.
     ZonesNotAsked,
+    /// Who is in the outgoing half alone speaks for its zone.
+    ZonesOfWhoLeaves,
 
     // Stores.
 
     /// What a member says on another store than the recorded one counts. Scenario 32.
     StrangeStoreCounts,
+    /// No store is recorded while the configuration is joint, though its incoming half may need one that is not.
+    NoRecordWhileJoint,
     /// A member campaigns on another store than the recorded one. Scenario 32.
     WipedStoreCampaigns,
     /// A member that knows no configuration votes for a candidate without a log. Scenario 32.

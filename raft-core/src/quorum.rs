@@ -52,16 +52,18 @@ pub(crate) fn quorum_reached<T: Copy + Ord + Default>(
 }
 
 /// The highest index that voters in enough zones have, commands and all: in `zones_min` of them, or in all that there are if there are fewer.
-/// `None` if no voter has a zone.
+/// `None` if no voter has a zone. While the configuration is joint the incoming half is asked alone: its zones are the ones that keep the entry
+/// when the joint configuration is left, and who is replaced because it is lost can not be waited for.
 pub(crate) fn zones_reached(
     membership: &Membership,
     groups: &CommitGroups,
     reached: impl Fn(NodeId) -> Index,
 ) -> Option<Index> {
+    let leaving =
+        if mutated!(ZonesOfWhoLeaves) { membership.outgoing.clone() } else { BTreeSet::new() };
     let mut best: BTreeMap<u64, Index> = BTreeMap::new();
-    for node in membership.members() {
+    for &node in membership.voters.union(&leaving) {
         if let Some(zone) = groups.zones.get(&node)
-            && membership.is_voter(node)
             && (!membership.is_witness(node) || mutated!(WitnessSpeaksForItsZone))
         {
             let entry = best.entry(*zone).or_default();

@@ -224,12 +224,14 @@ impl Raft {
     }
 
     /// Leader: records stores that are not recorded. That changes no majority, so it need not wait for an earlier configuration to be
-    /// committed; and it must not, since that may need the one that is to be recorded (its zone, where commitment asks for zones).
+    /// committed; and it must not, since that may need the one that is to be recorded (its zone, where commitment asks for zones; or a
+    /// joint configuration, of which it is half).
     pub(crate) fn record_stores(&mut self) {
         let version = Some(self.log.membership_version());
         let Role::Leader(leader) = &self.role else { return };
         let is_known = self.config.store.is_none() || self.stores.recorded_in == version;
-        if is_known || leader.transfer.is_some() || self.log.membership().is_joint() {
+        let must_wait = mutated!(NoRecordWhileJoint) && self.log.membership().is_joint();
+        if is_known || leader.transfer.is_some() || must_wait {
             return;
         }
         match self.with_seen_stores() {

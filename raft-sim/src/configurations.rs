@@ -117,10 +117,11 @@ fn kind_of_step(old: &Membership, new: &Membership) -> Result<&'static str, &'st
     }
     if old.is_joint() {
         let leaves = new.outgoing.is_empty() && new.voters == old.voters;
-        return if leaves {
-            Ok("joint configurations left")
-        } else {
-            Err("a joint one is only left")
+        let stays = Membership { stores: new.stores.clone(), ..old.clone() } == *new;
+        return match (leaves, stays) {
+            (true, _) => Ok("joint configurations left"),
+            (_, true) => Ok(STORES_RECORDED),
+            _ => Err("a joint one is only left"),
         };
     }
     if new.is_joint() {
@@ -145,7 +146,7 @@ fn has_majority(set: &BTreeSet<NodeId>, holds: impl Fn(NodeId) -> bool) -> bool 
     set.iter().filter(|node| holds(**node)).count() > set.len() / 2
 }
 
-/// Whether those for which `holds` are enough to commit: a majority of each half, and enough zones.
+/// Whether those for which `holds` are enough to commit: a majority of each half, and enough zones of the incoming one.
 pub(crate) fn may_commit(
     membership: &Membership,
     groups: Option<&CommitGroups>,
@@ -155,7 +156,7 @@ pub(crate) fn may_commit(
         && (membership.outgoing.is_empty() || has_majority(&membership.outgoing, &holds));
     let Some(groups) = groups.filter(|_| halves) else { return halves };
     let (mut all, mut there) = (BTreeSet::<u64>::new(), BTreeSet::<u64>::new());
-    for node in membership.voters.union(&membership.outgoing) {
+    for node in &membership.voters {
         let zone = groups.zones.get(node).filter(|_| !membership.witnesses.contains(node));
         all.extend(zone);
         there.extend(zone.filter(|_| holds(*node)));

@@ -91,19 +91,21 @@ impl<M: Machine> World<'_, M> {
             && end.index.0 > 0
     }
 
-    /// Commit groups: enough zones must have a voter in the core.
+    /// Commit groups: enough zones must have a voter in the core, of those that stay. Its store need not be recorded yet: a leader records
+    /// what it sees.
     fn has_zones(&self, membership: &Membership, core: &BTreeSet<usize>) -> bool {
         let Some(groups) = &self.plan.config.commit_groups else { return true };
         let zones = |is_there: &dyn Fn(NodeId) -> bool| -> BTreeSet<u64> {
-            let voters = membership.members().filter(|node| {
-                membership.is_voter(*node) && !membership.is_witness(*node) && is_there(*node)
-            });
+            let voters = membership.voters.iter().copied();
+            let voters = voters.filter(|node| !membership.is_witness(*node) && is_there(*node));
             voters.filter_map(|node| groups.zones.get(&node).copied()).collect()
         };
-        let all = zones(&|_| true).len();
-        let there =
-            zones(&|node| core.contains(&index_of(node)) && self.is_counted(membership, node));
-        there.len() >= groups.zones_min.min(all)
+        let is_stranger = |node: NodeId| {
+            let admitted = membership.stores.get(&node);
+            admitted.is_some_and(|store| *store != self.nodes[index_of(node)].store.id)
+        };
+        let there = zones(&|node| core.contains(&index_of(node)) && !is_stranger(node));
+        there.len() >= groups.zones_min.min(zones(&|_| true).len())
     }
 
     /// Adds nodes in random order until they are able to go on; then, now and then, some more.
