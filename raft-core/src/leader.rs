@@ -237,18 +237,22 @@ impl Raft {
     }
 
     fn on_rejection(&mut self, from: NodeId, rejected: Index, hint: LogPosition) {
-        let has_store = self.stores.seen(from).is_some();
+        // Of who was removed no stores are noted any more: it may be on another one.
+        let has_store = self.log.membership().contains(from) && self.stores.seen(from).is_some();
+        let now = self.now;
         let Some(peer) = self.peer_mut(from) else { return };
         let has_forgotten = rejected <= peer.owed && !mutated!(LossOfWhatWasAcknowledgedForgiven);
         // Within one life a store keeps what it acknowledged: such an answer is older than the acknowledgement.
         let is_kept = has_store && !has_forgotten && !mutated!(LateRejectionTakesBack);
         let denies = hint.index.min(rejected.prev()) < peer.matched;
+        let mut is_asked_again = false;
         let matched = match &peer.progress {
             // It denies what it acknowledged. It may be an old answer: only what it says twice is believed.
             Progress::Probe { next, .. }
                 if next.prev() == rejected && denies && !has_forgotten && !peer.is_doubted =>
             {
                 peer.is_doubted = true;
+                is_asked_again = true;
                 peer.matched
             }
             // Only an answer to the outstanding probe counts; even below what it once acknowledged, since a disk that lost
@@ -277,8 +281,12 @@ impl Raft {
             self.log.base().index.prev()
         };
         let next = agreed.max(matched).next();
-        if let Some(peer) = self.peer_mut(from) {
+        let Some(peer) = self.peer_mut(from) else { return };
+        if next <= rejected || is_asked_again || mutated!(ProbeRepeatedAtOnce) {
             peer.probe(next);
+        } else {
+            // Nothing was learned. Asked the same at once, it would say the same, and each copy of an answer would beget another question.
+            peer.probe_later(next, now);
         }
     }
 

@@ -110,6 +110,8 @@ mutants! {
 
     /// What a probe carried is sent again as soon as its first half is acknowledged.
     ProbeSentTwice,
+    /// A probe that taught nothing is repeated at once, and again for every copy of its answer.
+    ProbeRepeatedAtOnce,
     /// The end of a stream that was lost waits for an election timeout.
     LostEndOfAStreamNotAskedFor,
     /// A rejection that an acknowledgement overtook takes it back.
@@ -230,6 +232,8 @@ mutants! {
     TransferToALearner,
     /// Leadership is handed to a witness.
     TransferToAWitness,
+    /// A transfer goes on though a change of the configuration took the target's vote. Dissertation §3.10, §4.3.
+    TransferOutlivesTheTargetsVote,
     /// Leadership is handed to a member that lags or is silent. Dissertation §3.10.
     TransferToALaggard,
     /// The target is told to campaign before it has the leader's log. Dissertation §3.10.

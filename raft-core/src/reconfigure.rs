@@ -172,6 +172,7 @@ impl Raft {
                 peer.leaving = Some(Leaving { at, until });
             }
         }
+        self.end_transfer_to_who_can_not_lead();
     }
 
     /// Leader: what follows from the commit index. Leaves a joint configuration, answers who asked for a change, and makes way if it was removed.

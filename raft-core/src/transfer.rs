@@ -52,10 +52,7 @@ impl Raft {
 
     /// Whether a member could take over soon: a full voter, heard from, in step.
     fn check_target<'a>(&self, leader: &'a Leader, to: NodeId) -> Result<&'a Peer, Refusal> {
-        let membership = self.log.membership();
-        let can_lead = (membership.is_voter(to) || mutated!(TransferToALearner))
-            && (!membership.is_witness(to) || mutated!(TransferToAWitness))
-            && self.stores.counts(membership, to);
+        let can_lead = self.can_lead(to) && self.stores.counts(self.log.membership(), to);
         let Some(peer) = leader.peers.get(to).filter(|_| can_lead) else {
             return Err(Refusal::CannotLead { node: to });
         };
@@ -67,6 +64,34 @@ impl Raft {
             return Err(Refusal::NotCaughtUp { node: to, behind });
         }
         Ok(peer)
+    }
+
+    /// Whether the configuration lets a member lead.
+    fn can_lead(&self, node: NodeId) -> bool {
+        let membership = self.log.membership();
+        (membership.is_voter(node) || mutated!(TransferToALearner))
+            && (!membership.is_witness(node) || mutated!(TransferToAWitness))
+    }
+
+    /// Leader, after a change of the configuration: a joint one is left even during a transfer, and may take the target's vote away.
+    pub(crate) fn end_transfer_to_who_can_not_lead(&mut self) {
+        let transfer = match &self.role {
+            Role::Leader(leader) => leader.transfer,
+            _ => None,
+        };
+        let Some(Transfer { id, to, .. }) = transfer.filter(|it| !self.can_lead(it.to)) else {
+            return;
+        };
+        if mutated!(TransferOutlivesTheTargetsVote) {
+            return;
+        }
+        if let Role::Leader(leader) = &mut self.role {
+            leader.transfer = None;
+        }
+        if let Some(id) = id {
+            let reason = Refusal::CannotLead { node: to };
+            self.actions.push_back(Action::Resolve(Resolution::RequestRefused { id, reason }));
+        }
     }
 
     fn start_transfer(&mut self, id: Option<RequestId>, to: NodeId) {

@@ -121,10 +121,11 @@ impl Leading {
         !self.is_forsworn && self.is_confirmed(id, membership, oldest.max(self.floor))
     }
 
-    /// Who is added starts as a stranger.
+    /// Who is added starts as a stranger. Who was removed, and has acknowledged that, needs no farewell any more.
     pub(crate) fn forget_acknowledgements(&mut self) {
-        self.acked.clear();
-        self.fresh.clear();
+        self.note_poll();
+        let acked = std::mem::take(&mut self.acked);
+        self.leaving.retain(|gone| acked.get(&gone.node).is_none_or(|(_, acked)| *acked < gone.at));
     }
 
     /// The core was polled: it has looked at everything.
@@ -209,6 +210,8 @@ pub(crate) struct Watch {
     pub(crate) contexts: BTreeMap<u64, u64>,
     pub(crate) stamps: BTreeMap<NodeId, StoreStamp>,
     pub(crate) streams: BTreeSet<(NodeId, Index)>,
+    /// The store that each member spoke from last.
+    stores: BTreeMap<NodeId, Option<StoreStamp>>,
 }
 
 impl Watch {
@@ -229,6 +232,10 @@ impl Watch {
     ) {
         if let Some(leading) = &mut self.leading {
             leading.note_message(from, stamp, message, now);
+        }
+        if self.stores.insert(from, stamp) != Some(stamp) {
+            // On another store, or on an earlier one by an old message: whatever it is sent begins anew.
+            self.streams.retain(|(to, _)| *to != from);
         }
         match message.body {
             Body::Vote { last, transfer } => {
