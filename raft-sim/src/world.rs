@@ -65,6 +65,8 @@ pub struct World<'a, M> {
 
 /// More events than this at one moment mean that time stands still.
 const EVENTS_AT_ONCE_MAX: u64 = 200_000;
+/// More events than this that lie ahead mean that messages beget messages without end: a busy world has some thousands.
+const EVENTS_AHEAD_MAX: usize = 100_000;
 
 impl<'a, M: Machine> World<'a, M> {
     /// Draws a plan from `seed` and founds a cluster.
@@ -190,6 +192,12 @@ impl<'a, M: Machine> World<'a, M> {
             at_once = if next.at > self.now { 0 } else { at_once + 1 };
             if at_once > EVENTS_AT_ONCE_MAX {
                 return broken("time goes on", format!("endless events, such as {:?}", next.order));
+            }
+            if self.events.len() > EVENTS_AHEAD_MAX {
+                return broken(
+                    "messages do not multiply",
+                    format!("{} events lie ahead, such as {:?}", self.events.len(), next.event),
+                );
             }
             self.now = next.at;
             self.coverage.hit("events");
