@@ -5,8 +5,8 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 
 use crate::{
-    Entries, Index, MembershipChange, Message, NodeId, ProposalId, ReadId, RequestId, SnapshotMeta,
-    StoreStamp, Ticket,
+    Entries, Index, LogPosition, MembershipChange, Message, NodeId, ProposalId, ReadId, RequestId,
+    SnapshotMeta, StoreStamp, Ticket,
 };
 
 /// One fact from the world, for [`Raft::handle`](crate::Raft::handle).
@@ -87,6 +87,8 @@ pub enum Input {
     SnapshotStreamEnded {
         /// The peer to which it was streamed.
         to: NodeId,
+        /// The snapshot that was streamed, by its position: another may be on its way already.
+        position: LogPosition,
     },
     /// The transport lost its connection to this peer: what was in flight may be lost.
     Unreachable(NodeId),

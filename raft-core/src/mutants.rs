@@ -198,6 +198,8 @@ mutants! {
     NothingRetained,
     /// A wanted snapshot is streamed again while it is being streamed. Scenario 45.
     SnapshotStreamedTwice,
+    /// The end of a snapshot's stream is taken for that of a later one's, which is then begun once more.
+    EarlierStreamEndsTheLater,
 
     // Membership.
 
@@ -211,6 +213,8 @@ mutants! {
     JointLeftBeforeCommitted,
     /// A joint configuration is never left. Dissertation §4.3; scenario 27.
     JointNeverLeft,
+    /// Who is added and removed by one change is not served until it knows that it was removed. Dissertation §4.2.3.
+    RemovedPeerForgotten,
     /// A learner is promoted however far it is behind. Dissertation §4.2.1.
     PromotedBeforeCaughtUp,
     /// A change may make a quorum depend on members that do not vote yet, because their logs record no store.
@@ -309,6 +313,8 @@ mutants! {
     StrangeStoreNotDemoted,
     /// A message of an earlier term tells that its sender runs on another store.
     StoreOfAnEarlierTermBelieved,
+    /// The store that a member was heard to run on in an earlier term is written into the configuration.
+    StoreOfAnEarlierTermRecorded,
     /// Messages of an earlier life of a store are believed.
     LifeOfAStoreGoesBack,
     /// A store that lacks what it acknowledged in an earlier life goes on counting.

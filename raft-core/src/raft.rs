@@ -201,7 +201,9 @@ impl Raft {
             Input::SnapshotReceived(meta) => self.on_snapshot_received(&meta)?,
             Input::SnapshotInstalled(meta) => self.on_snapshot_installed(meta)?,
             Input::SnapshotFailed(meta) => self.on_snapshot_failed(&meta),
-            Input::SnapshotStreamEnded { to } => self.on_snapshot_stream_ended(to),
+            Input::SnapshotStreamEnded { to, position } => {
+                self.on_snapshot_stream_ended(to, position);
+            }
             Input::Unreachable(peer) => self.on_unreachable(peer),
         }
         Ok(())

@@ -29,12 +29,14 @@ impl Raft {
             Ok(next) => {
                 for step in &change.steps {
                     self.forgive(step.node());
-                    if matches!(
+                    let adds = matches!(
                         step,
                         ChangeStep::AddLearner(_)
                             | ChangeStep::AddVoter(_)
                             | ChangeStep::AddWitness(_)
-                    ) {
+                    );
+                    // A step may be undone by a later one of the same change.
+                    if adds && (next.contains(step.node()) || mutated!(RemovedPeerForgotten)) {
                         // What was known of an earlier membership, its store above all, need not be so any more.
                         self.forget(step.node());
                     }

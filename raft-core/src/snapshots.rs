@@ -165,10 +165,11 @@ impl Raft {
     }
 
     /// The driver streams no more. Unless the receiver reports success, the latest snapshot is offered again after a while (scenario 45).
-    pub(crate) fn on_snapshot_stream_ended(&mut self, to: NodeId) {
+    pub(crate) fn on_snapshot_stream_ended(&mut self, to: NodeId, position: LogPosition) {
         let now = self.now;
-        if let Some(Progress::Snapshot { offered_at, streaming, .. }) =
+        if let Some(Progress::Snapshot { offered, offered_at, streaming }) =
             self.peer_mut(to).map(|peer| &mut peer.progress)
+            && (*offered == Some(position) || mutated!(EarlierStreamEndsTheLater))
         {
             *streaming = false;
             *offered_at = now;

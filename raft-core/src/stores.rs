@@ -47,7 +47,7 @@ use crate::{
 /// The stores that members were heard to run on. Volatile; what is recorded is in the configuration.
 #[derive(Debug, Default)]
 pub(crate) struct Stores {
-    seen: BTreeMap<NodeId, StoreStamp>,
+    seen: BTreeMap<NodeId, Seen>,
     /// Members that lost what they had acknowledged, on the store that they were admitted with.
     forgetful: BTreeMap<NodeId, StoreStamp>,
     /// The place of the latest configuration that all this is in step with.
@@ -56,6 +56,14 @@ pub(crate) struct Stores {
     recorded_in: Option<u64>,
     /// The version of the configuration in which nobody is left to be made a learner.
     settled_in: Option<u64>,
+}
+
+/// What a member said of its store last.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    stamp: StoreStamp,
+    /// In which term, as of here.
+    term: Term,
 }
 
 impl Stores {
@@ -69,7 +77,7 @@ impl Stores {
 
     /// Whether `node` runs on another store than the recorded one, or on one that has forgotten.
     pub(crate) fn is_strange(&self, membership: &Membership, node: NodeId) -> bool {
-        let Some(seen) = self.seen.get(&node) else { return false };
+        let Some(seen) = self.seen(node) else { return false };
         let is_another = membership.stores.get(&node).is_some_and(|admitted| *admitted != seen.id);
         (is_another && !mutated!(StrangeStoreCounts)) || self.forgetful.contains_key(&node)
     }
@@ -81,7 +89,7 @@ impl Stores {
     }
 
     pub(crate) fn seen(&self, node: NodeId) -> Option<StoreStamp> {
-        self.seen.get(&node).copied()
+        self.seen.get(&node).map(|seen| seen.stamp)
     }
 }
 
@@ -101,10 +109,13 @@ impl Raft {
         if is_old && self.stores.seen(from).is_some_and(|known| known.id != stamp.id) {
             return Ok(());
         }
-        let before = self.stores.seen.insert(from, stamp);
-        if before != Some(stamp) {
+        let before = self.stores.seen.get(&from).copied();
+        let said_in = if term < self.term { before.map_or(term, |it| it.term) } else { self.term };
+        if before.is_none_or(|before| before.stamp != stamp || before.term != said_in) {
+            self.stores.seen.insert(from, Seen { stamp, term: said_in });
             self.stores.is_news();
         }
+        let before = before.map(|before| before.stamp);
         let Some(before) = before.filter(|before| *before != stamp) else {
             if before.is_none() {
                 self.report_store(from, stamp);
@@ -113,7 +124,7 @@ impl Raft {
         };
         let is_rolled_back = before.id == stamp.id && before.life > stamp.life;
         if is_rolled_back && !mutated!(LifeOfAStoreGoesBack) {
-            self.stores.seen.insert(from, before);
+            self.stores.seen.insert(from, Seen { stamp: before, term: said_in });
             return Err(PeerFault::RolledBackStore { life: stamp.life, seen: before.life });
         }
         let has_new_store = before.id != stamp.id;
@@ -189,6 +200,13 @@ impl Raft {
             || mutated!(EntriesForWhoDoesNotCount)
     }
 
+    /// Whether a member said in this term on which store it is. What it said before may be of one that is long gone: by that it does not count, but
+    /// nothing is written down.
+    fn is_heard_of_store(&self, node: NodeId) -> bool {
+        let seen = self.stores.seen.get(&node);
+        seen.is_some_and(|seen| seen.term == self.term) || mutated!(StoreOfAnEarlierTermRecorded)
+    }
+
     /// The first entry of a leader (paper §8, dissertation §6.4): empty, unless it is the first that can record stores at all.
     pub(crate) fn first_payload(&self) -> Payload {
         let membership = self.log.membership();
@@ -207,8 +225,9 @@ impl Raft {
         let own = self.config.store?;
         let mut next = self.log.membership().clone();
         for node in self.log.membership().members() {
-            let stamp = if node == self.config.id { Some(own) } else { self.stores.seen(node) };
-            let Some(stamp) = stamp else { continue };
+            let is_own = node == self.config.id;
+            let seen = self.stores.seen(node).filter(|_| self.is_heard_of_store(node));
+            let Some(stamp) = Some(own).filter(|_| is_own).or(seen) else { continue };
             if !next.stores.contains_key(&node) || !next.is_voter(node) {
                 next.stores.insert(node, stamp.id);
             }
@@ -252,7 +271,11 @@ impl Raft {
             .voters
             .iter()
             .copied()
-            .find(|node| *node != self.config.id && self.stores.is_strange(membership, *node))
+            .find(|node| {
+                *node != self.config.id
+                    && self.stores.is_strange(membership, *node)
+                    && self.is_heard_of_store(*node)
+            })
             .filter(|_| !mutated!(StrangeStoreNotDemoted));
         match rejected.and_then(|node| self.demoted(node)) {
             Some(next) => self.append_membership(next),

@@ -121,7 +121,9 @@ fn obey(raft: &mut Raft, now: Instant) {
             Action::Apply(apply) => Input::Applied(apply.last),
             Action::ReceiveSnapshot { snapshot, .. } => Input::SnapshotReceived(snapshot),
             Action::InstallSnapshot(snapshot) => Input::SnapshotInstalled(snapshot),
-            Action::StreamSnapshot { to, .. } => Input::SnapshotStreamEnded { to },
+            Action::StreamSnapshot { to, snapshot, .. } => {
+                Input::SnapshotStreamEnded { to, position: snapshot.position }
+            }
             Action::Fetch { peer, .. } => Input::FetchFailed { peer },
             _ => continue,
         };
@@ -176,7 +178,8 @@ fn request() -> impl Strategy<Value = Input> {
         1 => snapshot().prop_map(Input::SnapshotReceived),
         1 => snapshot().prop_map(Input::SnapshotInstalled),
         1 => snapshot().prop_map(Input::SnapshotFailed),
-        1 => node().prop_map(|to| Input::SnapshotStreamEnded { to }),
+        1 => (node(), position())
+            .prop_map(|(to, position)| Input::SnapshotStreamEnded { to, position }),
         1 => node().prop_map(Input::Unreachable),
     ]
 }

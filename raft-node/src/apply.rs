@@ -366,7 +366,7 @@ impl<M: StateMachine> Applier<M> {
             Ok(None) => tracing::warn!(%to, "the state machine has no snapshot to stream"),
             Err(error) => tracing::warn!(%to, %error, "the snapshot can not be opened"),
         }
-        self.reports.push(Input::SnapshotStreamEnded { to });
+        self.reports.push(Input::SnapshotStreamEnded { to, position: wanted.position });
     }
 
     /// Replaces the state by a received snapshot.

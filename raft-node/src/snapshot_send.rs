@@ -153,9 +153,9 @@ pub(crate) fn spawn(
             }
             Err(StreamEnd::Aborted) => {}
         }
-        // A stream that was let go of may have a successor already, which its end must not be taken for.
+        // Who let go of a stream need not be told.
         if !control.lock().aborted {
-            reporter.input(Input::SnapshotStreamEnded { to });
+            reporter.input(Input::SnapshotStreamEnded { to, position });
         }
     })
 }

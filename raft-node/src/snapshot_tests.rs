@@ -137,7 +137,7 @@ impl Rig {
                     ended.received = true;
                 }
                 Feedback::Input(Input::SnapshotFailed(_)) => ended.failed = true,
-                Feedback::Input(Input::SnapshotStreamEnded { to: FOLLOWER }) => {
+                Feedback::Input(Input::SnapshotStreamEnded { to: FOLLOWER, .. }) => {
                     ended.is_over = true;
                 }
                 other => panic!("{other:?}"),

@@ -140,7 +140,7 @@ impl<M: Machine> World<'_, M> {
         else {
             self.coverage.hit("streams superseded");
             self.nodes[node].watch.streams.remove(&(to, wanted.position.index));
-            let input = Input::SnapshotStreamEnded { to };
+            let input = Input::SnapshotStreamEnded { to, position: wanted.position };
             self.at(delay, Event::Tell { node, life, input });
             return;
         };
@@ -167,9 +167,10 @@ impl<M: Machine> World<'_, M> {
             self.nodes[to].expecting = None;
         }
         if self.alive(from, life) {
-            let place = (self.nodes[to].id, snapshot.meta.position.index);
-            self.nodes[from].watch.streams.remove(&place);
-            let input = Input::SnapshotStreamEnded { to: self.nodes[to].id };
+            let (to, position) = (self.nodes[to].id, snapshot.meta.position);
+            let it = &mut self.nodes[from];
+            it.watch.streams.remove(&(to, position.index));
+            let input = Input::SnapshotStreamEnded { to, position };
             self.at(0, Event::Tell { node: from, life, input });
         }
         if arrived {

@@ -108,7 +108,9 @@ pub fn input(input: &Input) -> String {
             format!("has installed the snapshot at {}", meta.position)
         }
         Input::SnapshotFailed(meta) => format!("failed with the snapshot at {}", meta.position),
-        Input::SnapshotStreamEnded { to } => format!("its snapshot stream to {to} has ended"),
+        Input::SnapshotStreamEnded { to, position } => {
+            format!("its stream of the snapshot at {position} to {to} has ended")
+        }
         Input::Unreachable(peer) => format!("can not reach {peer}"),
     }
 }

@@ -144,7 +144,7 @@ code_enum!(Input, "an input" {
     13 => SnapshotReceived(meta),
     14 => SnapshotInstalled(meta),
     15 => SnapshotFailed(meta),
-    16 => SnapshotStreamEnded { to },
+    16 => SnapshotStreamEnded { to, position },
     17 => Unreachable(peer),
 });
 code_enum!(ReadAt, "where a read may be answered" {

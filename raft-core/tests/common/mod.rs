@@ -217,12 +217,13 @@ impl Cluster {
                 }
                 Action::StreamSnapshot { to, snapshot, .. } => {
                     // Streams at once and whole, if both ends are up.
+                    let position = snapshot.position;
                     if self.hosts[&to.0].is_up && !self.cut.contains(&(id, to.0)) {
                         let receiver = self.hosts.get_mut(&to.0).expect("a host");
                         let _ = receiver.raft.handle(now, Input::SnapshotReceived(snapshot));
                         self.drain(to.0);
                     }
-                    self.handle(id, Input::SnapshotStreamEnded { to });
+                    self.handle(id, Input::SnapshotStreamEnded { to, position });
                 }
                 Action::ReceiveSnapshot { .. } => {}
                 Action::InstallSnapshot(meta) => {

@@ -235,7 +235,8 @@ fn a_follower_that_needs_what_is_compacted_is_offered_the_snapshot() {
     receive(&mut raft, 2, 2, wanted());
     assert_eq!(streams(&mut raft), 0);
     // The stream broke: it is offered again after a while, and streamed again.
-    tell(&mut raft, Input::SnapshotStreamEnded { to: NodeId(2) });
+    let position = at(5, 1);
+    tell(&mut raft, Input::SnapshotStreamEnded { to: NodeId(2), position });
     receive(&mut raft, 2, 2, response((5, 1), SnapshotOutcome::Failed));
     receive(&mut raft, 2, 2, wanted());
     assert_eq!(streams(&mut raft), 1);

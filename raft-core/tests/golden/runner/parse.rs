@@ -304,7 +304,9 @@ pub(crate) fn input(name: &str, args: &mut Args<'_>, members: &Membership) -> Re
         "SnapshotReceived" => Input::SnapshotReceived(snapshot(args, members)?),
         "SnapshotInstalled" => Input::SnapshotInstalled(snapshot(args, members)?),
         "SnapshotFailed" => Input::SnapshotFailed(snapshot(args, members)?),
-        "SnapshotStreamEnded" => Input::SnapshotStreamEnded { to: peer(args)? },
+        "SnapshotStreamEnded" => {
+            Input::SnapshotStreamEnded { to: peer(args)?, position: args.position("at")? }
+        }
         "Unreachable" => Input::Unreachable(peer(args)?),
         _ => return Err(format!("{name} is no input that a script can give").into()),
     })

@@ -212,8 +212,16 @@ impl World {
         self.line(&packet);
         if self.nodes.contains_key(&packet.to) {
             self.network.push_back(packet);
-        } else if matches!(packet.load, Load::Snapshot(..)) {
-            self.handle_only(packet.from, Input::SnapshotStreamEnded { to: NodeId(packet.to) });
+        } else {
+            self.end_stream(&packet);
+        }
+    }
+
+    /// Tells the sender, if it was a snapshot, that the stream is over.
+    fn end_stream(&mut self, packet: &Packet) {
+        if let Load::Snapshot(_, meta) = &packet.load {
+            let (to, position) = (NodeId(packet.to), meta.position);
+            self.handle_only(packet.from, Input::SnapshotStreamEnded { to, position });
         }
     }
 
@@ -224,9 +232,7 @@ impl World {
 
     pub(crate) fn lose(&mut self, packet: &Packet) {
         self.line(format_args!("{packet} (lost)"));
-        if matches!(packet.load, Load::Snapshot(..)) {
-            self.handle_only(packet.from, Input::SnapshotStreamEnded { to: NodeId(packet.to) });
-        }
+        self.end_stream(&packet);
     }
 
     /// Does what a driver would do at once, unless it is held. Whether there was anything.
@@ -337,8 +343,9 @@ impl World {
                 self.handle(to, Input::Message { from: NodeId(from), store, message });
             }
             Load::Snapshot(_, meta) => {
+                let position = meta.position;
                 self.handle(to, Input::SnapshotReceived(meta));
-                self.handle(from, Input::SnapshotStreamEnded { to: NodeId(to) });
+                self.handle(from, Input::SnapshotStreamEnded { to: NodeId(to), position });
             }
         }
     }
