@@ -2,9 +2,9 @@
 //! answered in time, what may not be sent. Judged by what the world itself saw (`watch`); most of it shows long before it does harm.
 
 use raft_core::{
-    Body, Entries, Entry, Index, Input, Instant, LogPosition, Membership, Message, NodeId, Payload,
-    Persist, Raft, ReplicationKind, Resolution, RoleKind, SnapshotMeta, StorageHealth, StoreStamp,
-    Term,
+    Body, ChangeStep, Entries, Entry, Index, Input, Instant, LogPosition, Membership, Message,
+    NodeId, Payload, Persist, Raft, ReplicationKind, Resolution, RoleKind, SnapshotMeta,
+    StorageHealth, StoreStamp, Term,
 };
 
 use crate::checker::broken;
@@ -65,6 +65,14 @@ impl<M: Machine> World<'_, M> {
                 watch.reads.insert(*read, now);
                 watch.questions_to_read.push_back((now + election * 4, *read));
             }
+            Input::ChangeMembership { change, .. } => {
+                if let Some(leading) = &mut watch.leading {
+                    leading.added.extend(change.steps.iter().filter_map(|step| match step {
+                        ChangeStep::AddVoter(node) => Some(*node),
+                        _ => None,
+                    }));
+                }
+            }
             Input::TransferLeadership { id: request, .. } => {
                 let within = election + heartbeat * 2;
                 watch.questions.push_back((now + within, Question::Transfer(*request)));
@@ -76,6 +84,7 @@ impl<M: Machine> World<'_, M> {
                 watch.is_stalled = *health == StorageHealth::Stalled;
                 watch.knows_stall &= watch.is_stalled;
             }
+            Input::Unreachable(peer) | Input::FetchFailed { peer } => watch.serve_anew(*peer),
             _ => {}
         }
     }
@@ -163,6 +172,7 @@ impl<M: Machine> World<'_, M> {
         watch.heard_before = watch.heard;
         if let Some(leading) = &mut watch.leading {
             leading.note_poll();
+            leading.serving.values_mut().for_each(crate::serving::Serving::settle);
         }
         let told = watch.told;
         self.judge_farewells(node, told)?;
@@ -212,7 +222,8 @@ impl<M: Machine> World<'_, M> {
         let it = &mut self.nodes[node];
         let now = it.watch.told;
         let leads = role == RoleKind::Leader;
-        it.watch.leading = leads.then(|| Leading::new(term, now));
+        let end = it.log.last().index;
+        it.watch.leading = leads.then(|| Leading::new(term, now, end));
         it.watch.has_compared |= leads;
         it.watch.streams.clear();
         if matches!(role, RoleKind::PreCandidate | RoleKind::Candidate)
@@ -286,6 +297,16 @@ impl<M: Machine> World<'_, M> {
         for entry in write.entries.iter() {
             let Payload::Membership(next) = &entry.payload else { continue };
             changed |= !next.voters.is_subset(&before.voters);
+            let is_settled = it.log.hard_state.term == leading.term;
+            if let Some(early) =
+                leading.promoted_too_early(before, next).filter(|node| is_settled && *node != it.id)
+            {
+                return broken(
+                    "who is promoted has caught up",
+                    format!("node {} promotes node {early} at {}", it.id, entry.index),
+                );
+            }
+            leading.note_change(before, next, entry.index);
             leading.leaving.retain(|gone| !next.contains(gone.node));
             for gone in before.members().filter(|node| !next.contains(*node)) {
                 let (at, began) = (entry.index, told);
@@ -451,12 +472,17 @@ impl<M: Machine> World<'_, M> {
 
     /// What a leader sends is in its log, is safe from being lost where that matters, and is news.
     fn judge_append(
-        &self,
+        &mut self,
         node: usize,
         to: NodeId,
         (term, prev): (Term, LogPosition),
         entries: &Entries,
     ) -> Result<(), Violation> {
+        self.judge_serving(
+            node,
+            to,
+            (prev.index, entries.last().map_or(prev.index, |it| it.index)),
+        )?;
         let it = &self.nodes[node];
         let (id, last) = (it.id, it.log.last());
         let (Some(first), Some(end)) = (entries.first(), entries.last()) else {
@@ -497,6 +523,31 @@ impl<M: Machine> World<'_, M> {
             );
         }
         Ok(())
+    }
+
+    /// How a peer is served: see [`serving`](crate::serving).
+    fn judge_serving(
+        &mut self,
+        node: usize,
+        to: NodeId,
+        span: (Index, Index),
+    ) -> Result<(), Violation> {
+        if self.plan.coalesce > 0 {
+            // What is decided leaves so much later that its times tell nothing.
+            return Ok(());
+        }
+        let patience = self.plan.config.heartbeat_interval / 2;
+        let mut watch = std::mem::take(&mut self.nodes[node].watch);
+        let told = watch.told;
+        let verdict = watch.leading.as_mut().map_or(Ok(()), |leading| {
+            let serving = leading.serving.entry(to).or_default();
+            let (own, peer) = (&self.nodes[node].log, &self.nodes[index_of(to)].log);
+            serving.judge_search(own, peer)?;
+            serving.on_append(span, told, patience)
+        });
+        self.nodes[node].watch = watch;
+        let id = self.nodes[node].id;
+        verdict.or_else(|(rule, what)| broken(rule, format!("node {id} to node {to}: {what}")))
     }
 
     /// Leadership goes to who can lead, and has the whole log.

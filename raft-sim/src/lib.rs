@@ -49,6 +49,7 @@ mod real;
 mod real_disk;
 pub mod recorded;
 mod rng;
+mod serving;
 pub mod shrink;
 pub mod timeline;
 pub mod trace;

@@ -1,0 +1,217 @@
+//! How a leader must serve one peer: nothing is sent twice while it is under way, nothing is asked again and again, and where two logs part is found in a
+//! round trip a term. Judged by what the leader sends and what it is answered; all that these rules protect is time, so nothing else would show it.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use raft_core::{AppendOutcome, Index, Instant, Term};
+
+use crate::Image;
+
+/// What was seen of the appends to one peer, in one leadership.
+#[derive(Debug, Default)]
+pub(crate) struct Serving {
+    /// Entries that were sent and are not answered, in the order in which they left.
+    under_way: VecDeque<Sent>,
+    /// Where the last append began, how often one began there without having been accepted, and since when.
+    asked: Option<(Index, u32, Instant)>,
+    /// How many probes in a row were rejected, each before the one before it.
+    rejected: u32,
+    rejected_at: Option<Index>,
+    /// It began anew, and what the leader decided before may leave after that: nothing is noted until it was polled.
+    is_unsettled: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    last: Index,
+    at: Instant,
+}
+
+/// One place may be asked about so often within the leader's patience: once more if the answer is doubted, and a few times by chance.
+const ASKED_MAX: u32 = 8;
+/// Rejections beyond a term each: the end of the leader's log, the base, and one that the peer's log overtook.
+const REJECTIONS_SPARE: u32 = 3;
+
+/// The rule that is broken, and how.
+pub(crate) type Broken = (&'static str, String);
+
+impl Serving {
+    /// An append leaves, for what comes after `prev` up to `last`. What has waited for longer than `patience` may be lost.
+    pub(crate) fn on_append(
+        &mut self,
+        (prev, last): (Index, Index),
+        now: Instant,
+        patience: Duration,
+    ) -> Result<(), Broken> {
+        let (times, since) = match self.asked {
+            Some((place, times, since)) if place == prev && now.since(since) < patience => {
+                (times + 1, since)
+            }
+            _ => (1, now),
+        };
+        self.asked = Some((prev, times, since));
+        if times > ASKED_MAX {
+            let what = format!("it is asked about {prev} for the {times}th time since {since}");
+            return Err(("what was asked is not asked again at once", what));
+        }
+        if last == prev || self.is_unsettled {
+            return Ok(());
+        }
+        if let Some(sent) = self.under_way.back().filter(|sent| sent.last > prev) {
+            let is_overdue = self.under_way.front().is_some_and(|it| now.since(it.at) >= patience);
+            if !is_overdue {
+                let what =
+                    format!("entries after {prev} leave again; {} left at {}", sent.last, sent.at);
+                return Err(("what is under way is not sent again", what));
+            }
+            self.under_way.clear();
+        }
+        self.under_way.push_back(Sent { last, at: now });
+        Ok(())
+    }
+
+    /// The peer answers.
+    pub(crate) fn on_answer(&mut self, outcome: AppendOutcome) {
+        match outcome {
+            AppendOutcome::Accepted { matched } | AppendOutcome::Witnessed { matched } => {
+                while self.under_way.front().is_some_and(|sent| sent.last <= matched) {
+                    self.under_way.pop_front();
+                }
+                self.asked = None;
+                (self.rejected, self.rejected_at) = (0, None);
+            }
+            AppendOutcome::Rejected { prev, .. } => {
+                // It may say that something was lost, or be old and say nothing.
+                self.under_way.iter_mut().for_each(|sent| sent.at = Instant(0));
+                self.is_unsettled = true;
+                let is_asked = self.asked.is_some_and(|(place, _, _)| place == prev);
+                if is_asked && self.rejected_at.is_none_or(|before| prev < before) {
+                    self.rejected += 1;
+                    self.rejected_at = Some(prev);
+                }
+            }
+        }
+    }
+
+    /// What was sent may be lost, or is for another log.
+    pub(crate) fn begin_anew(&mut self) {
+        *self = Serving { is_unsettled: true, ..Serving::default() };
+    }
+
+    /// The leader was polled: whatever it decided has left.
+    pub(crate) fn settle(&mut self) {
+        self.is_unsettled = false;
+    }
+
+    /// Whether it takes no more round trips than there are terms to find where two logs agree.
+    pub(crate) fn judge_search(&self, own: &Image, peer: &Image) -> Result<(), Broken> {
+        if self.rejected <= REJECTIONS_SPARE {
+            return Ok(());
+        }
+        let terms = terms_of(own) + terms_of(peer);
+        if self.rejected <= terms + REJECTIONS_SPARE {
+            return Ok(());
+        }
+        let what = format!("{} probes were rejected; the logs have {terms} terms", self.rejected);
+        Err(("where logs part is found in a round trip a term", what))
+    }
+}
+
+fn terms_of(log: &Image) -> u32 {
+    let terms: BTreeSet<Term> = log.entries.iter().map(|entry| entry.term).collect();
+    u32::try_from(terms.len()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use raft_core::{Entries, Entry, LogPosition, Membership, Payload, Persist, Ticket};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_micros(100);
+
+    fn append(serving: &mut Serving, prev: u64, last: u64, at: u64) -> Option<&'static str> {
+        let span = (Index(prev), Index(last));
+        serving.on_append(span, Instant(at), PATIENCE).err().map(|(rule, _)| rule)
+    }
+
+    fn accept(serving: &mut Serving, matched: u64) {
+        serving.on_answer(AppendOutcome::Accepted { matched: Index(matched) });
+    }
+
+    fn reject(serving: &mut Serving, prev: u64) {
+        let hint = LogPosition::ORIGIN;
+        serving.on_answer(AppendOutcome::Rejected { prev: Index(prev), hint });
+    }
+
+    #[test]
+    fn entries_that_are_under_way_are_not_sent_again() {
+        let rule = Some("what is under way is not sent again");
+        let mut serving = Serving::default();
+        assert_eq!(append(&mut serving, 0, 4, 10), None);
+        assert_eq!(append(&mut serving, 4, 6, 11), None);
+        // Half of it is durable there: the rest is on its way.
+        accept(&mut serving, 5);
+        assert_eq!(append(&mut serving, 5, 6, 12), rule);
+        // It may be lost, by its age, by a rejection, or by what broke.
+        assert_eq!(append(&mut serving, 5, 6, 200), None);
+        reject(&mut serving, 5);
+        assert_eq!(append(&mut serving, 5, 6, 201), None);
+        serving.settle();
+        assert_eq!(append(&mut serving, 5, 6, 202), None);
+        assert_eq!(append(&mut serving, 5, 6, 203), rule);
+        serving.begin_anew();
+        assert_eq!(append(&mut serving, 5, 6, 204), None);
+    }
+
+    #[test]
+    fn one_question_is_not_asked_without_end() {
+        let mut serving = Serving::default();
+        for at in 0..8 {
+            assert_eq!(append(&mut serving, 7, 7, at), None);
+            reject(&mut serving, 7);
+        }
+        assert_eq!(
+            append(&mut serving, 7, 7, 9),
+            Some("what was asked is not asked again at once")
+        );
+        let mut serving = Serving::default();
+        for beat in 0..100 {
+            assert_eq!(append(&mut serving, 7, 7, beat * 100), None);
+        }
+    }
+
+    #[test]
+    fn a_search_takes_a_round_trip_a_term() {
+        let log = |terms: &[u64]| {
+            let mut image = Image::founding(Membership::of_voters([raft_core::NodeId(1)]));
+            let entries = (1..).zip(terms).map(|(index, term)| Entry {
+                term: Term(*term),
+                index: Index(index),
+                payload: Payload::Command(Bytes::new()),
+            });
+            let entries = Entries::try_from_vec(entries.collect()).expect("a run");
+            let ticket = Ticket(1);
+            let write =
+                Persist { ticket, hard_state: None, reset: None, truncate_from: None, entries };
+            image.write(&write).expect("it fits");
+            image
+        };
+        let (own, peer) = (log(&[1, 1, 1, 3, 3, 3, 3, 3]), log(&[1, 1, 2, 2, 2, 2, 2, 2]));
+        let mut serving = Serving::default();
+        for prev in (0..8).rev() {
+            let verdict = serving.judge_search(&own, &peer);
+            let is_patient = serving.rejected <= 7;
+            assert_eq!(verdict.is_ok(), is_patient, "{verdict:?}");
+            append(&mut serving, prev, prev, 8 - prev);
+            reject(&mut serving, prev);
+            // What is said twice is heard once.
+            reject(&mut serving, prev);
+        }
+        assert!(serving.judge_search(&own, &peer).is_err());
+        accept(&mut serving, 2);
+        assert_eq!(serving.judge_search(&own, &peer), Ok(()));
+    }
+}
