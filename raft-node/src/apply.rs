@@ -290,10 +290,10 @@ impl<M: StateMachine> Applier<M> {
     ) -> WorkerResult {
         result.map_err(|error| Arc::from(with_causes(&error)))?;
         count(&self.counters.checkpoints, 1);
-        self.reports.push(Input::SnapshotTaken(meta.clone()));
-        for reply in self.order.on_checkpoint_done(meta.clone()) {
+        for reply in self.order.on_checkpoint_done(&meta) {
             drop(reply.send(Ok(meta.clone())));
         }
+        self.reports.push(Input::SnapshotTaken(meta));
         self.install();
         Ok(())
     }

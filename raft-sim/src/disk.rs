@@ -121,7 +121,9 @@ impl<M: Machine> World<'_, M> {
     pub(crate) fn fail_write(&mut self, node: usize) -> Result<(), Violation> {
         let now = Instant(self.now_us());
         let Driver { queue, writes, .. } = &mut self.nodes[node].driver;
-        queue.iter().for_each(|job| writes.take(job.clone(), now));
+        for job in queue.iter() {
+            writes.take(job.clone(), now);
+        }
         let durable = writes.commit(|_| Err(())).map(Vec::from_iter).unwrap_or_default();
         if durable.is_empty() {
             return self.crash_for_a_while(node);

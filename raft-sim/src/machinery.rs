@@ -182,7 +182,7 @@ impl<M: Machine> World<'_, M> {
             let digest = it.machine.state.digest();
             self.checker.on_applied(id, entry.position(), digest)?;
             if matches!(entry.payload, Payload::Command(_)) {
-                responses.push(response.clone());
+                responses.push(response);
             }
             self.on_response(node, entry, response, digest)?;
             self.coverage.hit("entries applied");
@@ -243,8 +243,8 @@ impl<M: Machine> World<'_, M> {
         let it = &mut self.nodes[node];
         let meta = snapshot.meta.clone();
         it.checkpoint = Some(snapshot);
-        it.driver.reports.push_back(Input::SnapshotTaken(meta.clone()));
-        it.driver.machine.on_checkpoint_done(meta).for_each(drop);
+        it.driver.machine.on_checkpoint_done(&meta).for_each(drop);
+        it.driver.reports.push_back(Input::SnapshotTaken(meta));
         self.coverage.hit("checkpoints");
         self.install(node)?;
         self.maybe_checkpoint(node);

@@ -216,7 +216,9 @@ impl Real {
     /// One commit of what waits, and a compaction. Done or not, nobody is told.
     fn work_off(&mut self, waiting: &[StoreJob]) {
         let mut order = WriteOrder::new(Duration::ZERO);
-        waiting.iter().for_each(|job| order.take(job.clone(), Instant(0)));
+        for job in waiting {
+            order.take(job.clone(), Instant(0));
+        }
         if order.commit(|group| self.commit(group)).is_err() {
             return;
         }

@@ -223,9 +223,12 @@ impl<W, F> MachineOrder<W, F> {
 
     /// The running checkpoint is durable: to be reported to the core before anything else is done. Who waited for it; then call
     /// [`take_install`](MachineOrder::take_install).
-    pub fn on_checkpoint_done(&mut self, meta: SnapshotMeta) -> impl Iterator<Item = W> {
+    pub fn on_checkpoint_done(
+        &mut self,
+        meta: &SnapshotMeta,
+    ) -> impl Iterator<Item = W> + use<'_, W, F> {
         self.is_running = false;
-        self.last = Some(meta);
+        self.last = Some(meta.clone());
         self.now.drain(..)
     }
 
@@ -335,10 +338,10 @@ mod tests {
         assert_eq!(order.start_checkpoint(), meta(3));
         order.on_applied(&entries(4, 9));
         assert!(!order.is_checkpoint_due(), "one at a time");
-        assert_eq!(order.on_checkpoint_done(meta(3)).count(), 0);
+        assert_eq!(order.on_checkpoint_done(&meta(3)).count(), 0);
         assert!(order.is_checkpoint_due(), "the trigger was remembered");
         assert_eq!(order.start_checkpoint(), meta(9));
-        order.on_checkpoint_done(meta(9)).for_each(drop);
+        order.on_checkpoint_done(&meta(9)).for_each(drop);
         assert!(!order.is_checkpoint_due());
     }
 
@@ -352,10 +355,10 @@ mod tests {
         order.on_applied(&entries(2, 2));
         assert_eq!(order.demand_checkpoint("late"), None);
         assert!(!order.is_checkpoint_due(), "one at a time");
-        assert!(order.on_checkpoint_done(meta(1)).eq(["early"]));
+        assert!(order.on_checkpoint_done(&meta(1)).eq(["early"]));
         assert!(order.is_checkpoint_due(), "somebody waits for a newer one");
         order.start_checkpoint();
-        assert!(order.on_checkpoint_done(meta(2)).eq(["late"]));
+        assert!(order.on_checkpoint_done(&meta(2)).eq(["late"]));
         assert!(!order.is_checkpoint_due());
         assert_eq!(order.demand_checkpoint("again"), Some(("again", meta(2))));
     }
@@ -369,7 +372,7 @@ mod tests {
         assert_eq!(order.take_install(), None);
         let refused = order.begin(&span(3, 3, 3));
         assert_eq!(refused, Err(OutOfOrder::Installing { first: Index(3), snapshot: position(9) }));
-        order.on_checkpoint_done(meta(2)).for_each(drop);
+        order.on_checkpoint_done(&meta(2)).for_each(drop);
         assert_eq!(order.take_install(), Some((meta(9), ())));
         order.on_installed(meta(9));
         assert_eq!((order.applied(), order.begin(&span(10, 10, 10))), (position(9), Ok(())));

@@ -235,7 +235,7 @@ proptest! {
                 Step::CheckpointDone => {
                     let Some(done) = seen.running.take() else { continue };
                     // Who came after it was started waits for the next.
-                    let answered = order.on_checkpoint_done(done).count();
+                    let answered = order.on_checkpoint_done(&done).count();
                     seen.waits -= answered;
                     seen.install(&mut order);
                     prop_assert!(seen.waits == 0 || order.is_checkpoint_due());
