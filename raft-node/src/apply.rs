@@ -1,28 +1,28 @@
 //! The applier: owns the state machine, applies what is committed, and answers whoever waits for it. On a thread of its own, or, for
 //! small work of a quick machine while that thread sleeps, on the driver's task (see [`ApplyWork::is_small`]).
 //!
-//! Nothing here decides what is committed; that is the core's. Checkpoints are started here, see `checkpoint.rs`.
+//! Nothing here decides what is committed; that is the core's. What comes before what is [`MachineOrder`]'s.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::path::{Path, PathBuf};
+use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use raft_core::{
-    Apply, Entry, Index, Input, LogPosition, Membership, NodeId, Payload, ProposalId, SnapshotMeta,
-    Term,
+    Apply, Entry, Index, Input, LogPosition, Membership, NodeId, ProposalId, SnapshotMeta, Term,
 };
 use tokio::sync::oneshot;
 
-use crate::checkpoint::{CheckpointReply, Checkpoints};
 use crate::error::{CheckpointFailed, ProposeError};
 use crate::feedback::{Reporter, WorkerResult, with_causes};
 use crate::handle::{Permit, ProposalWaiter, ReadWaiter};
 use crate::handover::Handover;
 use crate::metrics::{Counters, count};
+use crate::order::{
+    self, Batch, CheckpointEvery, MachineOrder, Offered, WaitingBatches, WaitingReads,
+};
 use crate::snapshot_send::{self, StreamControl, StreamSettings};
 use crate::storage::CloseOnDrop;
-use crate::waiting::{Batch, WaitingBatches, is_command};
 use crate::{LogReader, MachineError, StateMachine};
 
 /// What is handed to the apply thread. All of it is bounded by permits of the handle, or by the core.
@@ -38,7 +38,7 @@ pub(crate) enum ApplyWork<M: StateMachine> {
     /// A query to answer now.
     Query(ReadWaiter<M>),
     /// A checkpoint on demand.
-    Checkpoint { reply: oneshot::Sender<Result<SnapshotMeta, CheckpointFailed>>, _permit: Permit },
+    Checkpoint { reply: CheckpointReply, _permit: Permit },
     /// A checkpoint has become due on the driver's task, which starts none.
     StartCheckpoint,
     /// The running checkpoint has ended.
@@ -49,25 +49,18 @@ pub(crate) enum ApplyWork<M: StateMachine> {
     Install { snapshot: SnapshotMeta, file: PathBuf },
 }
 
-/// How much is applied or answered on the driver's task at a time. Beyond it, another thread is worth its wake-up.
-const SMALL_ENTRIES: usize = 64;
-const SMALL_BYTES: usize = 64 << 10;
-const SMALL_QUERIES: usize = 16;
+/// Somebody who waits for a checkpoint.
+pub(crate) type CheckpointReply = oneshot::Sender<Result<SnapshotMeta, CheckpointFailed>>;
 
 impl<M: StateMachine> ApplyWork<M> {
-    /// Whether the driver may do it itself: the machine says that it is quick, it is little, and nothing has to be read from a disk.
+    /// Whether the driver may do it itself: the machine says that it is quick, and it is [little](order::is_small).
     pub(crate) fn is_small(&self) -> bool {
         match self {
             ApplyWork::Expect { .. } | ApplyWork::Abandon(_) => true,
-            ApplyWork::Apply(span) => {
-                M::IS_QUICK
-                    && span.entries.first().is_some_and(|entry| entry.index == span.first)
-                    && span.entries.len() <= SMALL_ENTRIES
-                    && span.entries.size_bytes() <= SMALL_BYTES
-            }
+            ApplyWork::Apply(span) => M::IS_QUICK && order::is_small(span),
             ApplyWork::Read { waiters, .. } => {
                 let mut queries = waiters.iter().flat_map(|waiter| &waiter.queries);
-                queries.clone().count() <= SMALL_QUERIES && queries.all(M::is_quick)
+                order::are_few(queries.clone().count()) && queries.all(M::is_quick)
             }
             _ => false,
         }
@@ -125,14 +118,10 @@ pub(crate) struct Applier<M: StateMachine> {
     reporter: Reporter,
     replay_bytes: usize,
     stream: StreamSettings,
-    /// The last applied position, and the configuration as of there.
-    applied: LogPosition,
-    membership: Arc<Membership>,
+    /// How far the machine is, and what may be done with it next.
+    order: MachineOrder<CheckpointReply, PathBuf>,
     batches: WaitingBatches<M::Response, ProposalWaiter<M>>,
-    reads: BTreeMap<Index, Vec<ReadWaiter<M>>>,
-    checkpoints: Checkpoints,
-    /// A snapshot to install once the running checkpoint has ended: a machine never has to do both at a time.
-    install: Option<(SnapshotMeta, PathBuf)>,
+    reads: WaitingReads<ReadWaiter<M>>,
     /// The threads that stream to peers.
     streams: Vec<JoinHandle<()>>,
     /// Reused for every slice.
@@ -141,11 +130,8 @@ pub(crate) struct Applier<M: StateMachine> {
 
 impl<M: StateMachine> Applier<M> {
     pub(crate) fn new(parts: ApplierParts<M>) -> Applier<M> {
-        let checkpoints = Checkpoints::new(parts.checkpoint_log_bytes, parts.restored.clone());
-        let (applied, membership) = match parts.restored {
-            Some(snapshot) => (snapshot.position, snapshot.membership),
-            None => (LogPosition::ORIGIN, parts.base_membership.into()),
-        };
+        let every = CheckpointEvery::Bytes(parts.checkpoint_log_bytes);
+        let order = MachineOrder::new(parts.restored, parts.base_membership.into(), every);
         Applier {
             machine: parts.machine,
             log: parts.log,
@@ -155,12 +141,9 @@ impl<M: StateMachine> Applier<M> {
             reporter: parts.reporter,
             replay_bytes: parts.replay_bytes,
             stream: parts.stream,
-            applied,
-            membership,
+            order,
             batches: WaitingBatches::new(),
-            reads: BTreeMap::new(),
-            checkpoints,
-            install: None,
+            reads: WaitingReads::new(),
             streams: Vec::new(),
             responses: Vec::new(),
         }
@@ -173,7 +156,7 @@ impl<M: StateMachine> Applier<M> {
 
     /// Whether so much was applied that a checkpoint is to be started.
     pub(crate) fn is_checkpoint_due(&self) -> bool {
-        self.checkpoints.is_due()
+        self.order.is_checkpoint_due()
     }
 
     fn start_due_checkpoint(&mut self) -> WorkerResult {
@@ -185,7 +168,8 @@ impl<M: StateMachine> Applier<M> {
         match work {
             ApplyWork::Expect { id, first, count, term, waiter } => {
                 let batch = Batch { id, first, count, term, responses: Vec::new(), waiter };
-                self.batches.expect(batch, self.applied.index, &mut answer_batch);
+                let applied = self.order.applied().index;
+                self.batches.expect(batch, applied, &mut answer_batch);
             }
             ApplyWork::Abandon(id) => {
                 if let Some(waiter) = self.batches.abandon(id) {
@@ -193,11 +177,11 @@ impl<M: StateMachine> Applier<M> {
                 }
             }
             ApplyWork::Apply(span) => self.apply(&span)?,
-            ApplyWork::Read { index, waiters } if index <= self.applied.index => {
-                self.answer(waiters);
-            }
             ApplyWork::Read { index, waiters } => {
-                self.reads.entry(index).or_default().extend(waiters);
+                let applied = self.order.applied().index;
+                if let Some(waiters) = self.reads.expect(index, waiters, applied) {
+                    self.answer(waiters);
+                }
             }
             ApplyWork::Query(waiter) => self.answer(vec![waiter]),
             ApplyWork::Checkpoint { reply, _permit } => self.checkpoint_on_demand(reply),
@@ -207,40 +191,29 @@ impl<M: StateMachine> Applier<M> {
             ApplyWork::Stream { to, term, snapshot, control } => {
                 self.stream(to, term, &snapshot, control);
             }
-            ApplyWork::Install { snapshot, file } if self.checkpoints.is_running() => {
-                self.install = Some((snapshot, file));
+            ApplyWork::Install { snapshot, file } => {
+                self.order.order_install(snapshot, file).map_err(out_of_order)?;
+                self.install();
             }
-            ApplyWork::Install { snapshot, file } => self.install(&snapshot, &file),
         }
         Ok(())
     }
 
     /// Applies a span: first what has to be read from the log, then what came with it.
     fn apply(&mut self, span: &Apply) -> WorkerResult {
-        if span.first != self.applied.index.next() {
-            let applied = self.applied;
-            return Err(format!("the core handed out entry {} after {applied}", span.first).into());
-        }
-        let in_memory = span.entries.first().map_or(span.last.next(), |entry| entry.index);
-        while self.applied.index.next() < in_memory {
-            let (first, last) = (self.applied.index.next(), in_memory.prev());
+        self.order.begin(span).map_err(out_of_order)?;
+        while let Some((first, last)) = self.order.next_read(span) {
             let read = self.log.read(first, last, self.replay_bytes);
             let entries = read.map_err(|error| {
                 Arc::from(format!("committed entries can not be read: {}", with_causes(&error)))
             })?;
-            let fits = entries.first().is_some_and(|entry| entry.index == first)
-                && entries.last().is_some_and(|entry| entry.index <= last);
-            if !fits {
-                return Err(
-                    format!("the log store gave other entries than {first} to {last}").into()
-                );
-            }
+            self.order.check_read((first, last), &entries).map_err(out_of_order)?;
             entries.slices().try_for_each(|slice| self.apply_slice(slice))?;
-            self.reports.push(Input::Applied(self.applied.index));
+            self.reports.push(Input::Applied(self.order.applied().index));
         }
         if !span.entries.is_empty() {
             span.entries.slices().try_for_each(|slice| self.apply_slice(slice))?;
-            self.reports.push(Input::Applied(self.applied.index));
+            self.reports.push(Input::Applied(self.order.applied().index));
         }
         Ok(())
     }
@@ -251,42 +224,29 @@ impl<M: StateMachine> Applier<M> {
         self.machine
             .apply(entries, &mut self.responses)
             .map_err(|error| Arc::from(with_causes(&error)))?;
-        let (mut commands, mut bytes) = (0, 0);
-        for entry in entries {
-            bytes += entry.size_bytes() as u64;
-            commands += usize::from(is_command(entry));
-            if let Payload::Membership(membership) = &entry.payload {
-                self.membership = membership.clone();
-            }
-        }
-        if self.responses.len() != commands {
-            let given = self.responses.len();
+        let applied = self.order.on_applied(entries);
+        if self.responses.len() != applied.commands {
+            let (given, commands) = (self.responses.len(), applied.commands);
             return Err(format!(
                 "the state machine gave {given} responses to {commands} commands up to entry {}: it must give one for each",
                 last.index
             )
             .into());
         }
-        self.applied = last.position();
         count(&self.counters.entries_applied, entries.len() as u64);
-        count(&self.counters.bytes_applied, bytes);
+        count(&self.counters.bytes_applied, applied.bytes);
         let counters = &self.counters;
         self.batches.resolve(entries, &mut self.responses, &mut |outcome| {
             count(&counters.batches_answered, 1);
             answer_batch(outcome);
         });
         self.answer_reads();
-        self.checkpoints.on_applied(bytes);
         Ok(())
     }
 
     /// Answers the reads whose index has come.
     fn answer_reads(&mut self) {
-        while let Some(first) = self.reads.first_entry() {
-            if *first.key() > self.applied.index {
-                break;
-            }
-            let waiters = first.remove();
+        while let Some(waiters) = self.reads.next_ready(self.order.applied().index) {
             self.answer(waiters);
         }
     }
@@ -304,16 +264,15 @@ impl<M: StateMachine> Applier<M> {
     }
 
     fn checkpoint_on_demand(&mut self, reply: CheckpointReply) {
-        if self.applied == LogPosition::ORIGIN {
+        if self.order.applied() == LogPosition::ORIGIN {
             drop(reply.send(Err(CheckpointFailed::NothingApplied)));
-        } else {
-            self.checkpoints.on_demand(self.applied, reply);
+        } else if let Some((reply, latest)) = self.order.demand_checkpoint(reply) {
+            drop(reply.send(Ok(latest)));
         }
     }
 
     fn start_checkpoint(&mut self) -> WorkerResult {
-        let meta = SnapshotMeta { position: self.applied, membership: self.membership.clone() };
-        self.checkpoints.on_started();
+        let meta = self.order.start_checkpoint();
         let queue = Arc::clone(&self.queue);
         let reported = meta.clone();
         // May be called on any thread, even this one: pushing never waits. After the end of this thread nobody is told.
@@ -331,11 +290,11 @@ impl<M: StateMachine> Applier<M> {
     ) -> WorkerResult {
         result.map_err(|error| Arc::from(with_causes(&error)))?;
         count(&self.counters.checkpoints, 1);
-        self.reports.push(Input::SnapshotTaken(meta.clone()));
-        self.checkpoints.on_done(meta);
-        if let Some((snapshot, file)) = self.install.take() {
-            self.install(&snapshot, &file);
+        for reply in self.order.on_checkpoint_done(&meta) {
+            drop(reply.send(Ok(meta.clone())));
         }
+        self.reports.push(Input::SnapshotTaken(meta));
+        self.install();
         Ok(())
     }
 
@@ -348,8 +307,12 @@ impl<M: StateMachine> Applier<M> {
         control: Arc<StreamControl>,
     ) {
         self.streams.retain(|stream| !stream.is_finished());
-        match self.machine.open_snapshot() {
-            Ok(Some(source)) if source.meta.position == wanted.position => {
+        let source = self.machine.open_snapshot().unwrap_or_else(|error| {
+            tracing::warn!(%to, %error, "the snapshot can not be opened");
+            None
+        });
+        match (order::offered(wanted, source.as_ref().map(|source| &source.meta)), source) {
+            (Offered::Stream, Some(source)) => {
                 let stream = snapshot_send::Stream { to, term, source, control };
                 let reporter = self.reporter.clone();
                 match snapshot_send::spawn(stream, self.stream.clone(), reporter) {
@@ -359,19 +322,19 @@ impl<M: StateMachine> Applier<M> {
                     }
                 }
             }
-            Ok(Some(newer)) => {
-                tracing::debug!(%to, position = %newer.meta.position, "a newer snapshot is there");
-                self.reports.push(Input::SnapshotTaken(newer.meta));
+            (Offered::Superseded(newer), _) => {
+                tracing::debug!(%to, position = %newer.position, "a newer snapshot is there");
+                self.reports.push(Input::SnapshotTaken(newer));
             }
-            Ok(None) => tracing::warn!(%to, "the state machine has no snapshot to stream"),
-            Err(error) => tracing::warn!(%to, %error, "the snapshot can not be opened"),
+            _ => tracing::warn!(%to, "the state machine has no snapshot to stream"),
         }
         self.reports.push(Input::SnapshotStreamEnded { to, position: wanted.position });
     }
 
-    /// Replaces the state by a received snapshot.
-    fn install(&mut self, snapshot: &SnapshotMeta, file: &Path) {
-        let installed = std::fs::File::open(file)
+    /// Replaces the state by a received snapshot, if one is to be installed and nothing is in its way.
+    fn install(&mut self) {
+        let Some((snapshot, file)) = self.order.take_install() else { return };
+        let installed = std::fs::File::open(&file)
             .map_err(|error| {
                 let message = format!("the received snapshot {} can not be read", file.display());
                 MachineError { message, source: Some(Box::new(error)) }
@@ -385,17 +348,21 @@ impl<M: StateMachine> Applier<M> {
         if let Err(error) = installed {
             let why = with_causes(&error);
             tracing::warn!(position = %snapshot.position, why, "a snapshot was not installed");
-            self.reports.push(Input::SnapshotFailed(snapshot.clone()));
+            self.reports.push(Input::SnapshotFailed(snapshot));
             return;
         }
-        self.applied = snapshot.position;
-        self.membership = snapshot.membership.clone();
-        self.checkpoints.on_installed(snapshot.clone());
+        self.order.on_installed(snapshot.clone());
         count(&self.counters.snapshots_installed, 1);
         self.batches.skip_through(snapshot.position.index, &mut answer_batch);
         self.answer_reads();
-        self.reports.push(Input::SnapshotInstalled(snapshot.clone()));
+        self.reports.push(Input::SnapshotInstalled(snapshot));
     }
+}
+
+/// The core broke its word, or this node lost its place: nothing can be applied any more.
+#[allow(clippy::needless_pass_by_value)] // what `map_err` gives
+fn out_of_order(error: order::OutOfOrder) -> Arc<str> {
+    error.to_string().into()
 }
 
 /// Tells a waiter how its batch ended. Whoever has given up needs no answer.

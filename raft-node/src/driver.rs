@@ -17,14 +17,14 @@
 //!   it until it is answered.
 //! * *fetch* and *streams*: one per peer, by the core. *Received frames*: dropped while too many wait; the sender repeats them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use raft_core::{
-    Action, CallerFault, Event, HandleError, Input, Instant, LogPosition, NodeId, PeerFault,
-    ProposalId, Raft, ReadAt, ReadId, RequestId, Resolution, RoleKind, SnapshotMeta, Term,
+    CallerFault, Event, HandleError, Input, Instant, NodeId, PeerFault, ProposalId, Raft, ReadAt,
+    ReadId, RequestId, RoleKind, SnapshotMeta, Term,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::Sleep;
@@ -36,10 +36,10 @@ use crate::fetch::FetchWork;
 use crate::handle::{AdminRequest, AdminWaiter, ProposalWaiter, ReadWaiter, Request};
 use crate::handover::{Fill, Handover};
 use crate::metrics::{Counters, count};
+use crate::order::{self, Answer, Job, MachineJob, Sending, StoreJob, StreamId};
 use crate::snapshot_receive::{ReceiveWork, received_file};
 use crate::snapshot_send::{StreamControl, StreamGuard};
 use crate::status::{Explanation, Health, NodeStatus};
-use crate::storage::StorageWork;
 use crate::tape::Tape;
 use crate::watchdog::Watchdog;
 use crate::{Delivery, PeerMessage, SnapshotChunk, SnapshotFrame, StateMachine, Transport};
@@ -54,7 +54,7 @@ pub(crate) struct Sources<M: StateMachine> {
 
 /// The queues to the worker threads.
 pub(crate) struct Queues<M: StateMachine> {
-    pub(crate) storage: Arc<Handover<StorageWork>>,
+    pub(crate) storage: Arc<Handover<StoreJob>>,
     pub(crate) applier: Arc<Handover<ApplyWork<M>>>,
     pub(crate) fetcher: Arc<Handover<FetchWork>>,
     pub(crate) receiver: Arc<Handover<ReceiveWork>>,
@@ -94,8 +94,8 @@ pub(crate) struct Driver<M: StateMachine, T> {
     pub(crate) settings: DriverSettings,
     pub(crate) counters: Arc<Counters>,
     pub(crate) requests: Waiting<M>,
-    /// The snapshots that are being streamed, one per peer at most.
-    pub(crate) streams: BTreeMap<NodeId, StreamGuard>,
+    /// The snapshots that are being streamed.
+    pub(crate) streams: Sending<StreamGuard>,
     pub(crate) status: StatusPublisher,
     pub(crate) watchdog: Watchdog,
     pub(crate) out: Out<M>,
@@ -115,7 +115,7 @@ pub(crate) struct Waiting<M: StateMachine> {
 
 /// What one round hands to the threads, collected so that each queue is locked once.
 pub(crate) struct Out<M: StateMachine> {
-    storage: Vec<StorageWork>,
+    storage: Vec<StoreJob>,
     storage_bytes: usize,
     applier: Vec<ApplyWork<M>>,
 }
@@ -248,13 +248,10 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
 
     /// Routes a frame: answers to the stream that they belong to, everything else to the receiving thread.
     fn on_frame(&mut self, from: NodeId, frame: SnapshotFrame) {
-        let stream = self
-            .streams
-            .get(&from)
-            .filter(|stream| (stream.term, stream.position) == (frame.term, frame.position));
-        match (&frame.chunk, stream) {
-            (SnapshotChunk::Ack { offset }, Some(stream)) => stream.control.on_ack(*offset),
-            (SnapshotChunk::Abort, Some(stream)) => stream.control.on_abort(),
+        let id = StreamId { peer: from, term: frame.term, position: frame.position };
+        match (&frame.chunk, self.streams.get(id)) {
+            (SnapshotChunk::Ack { offset }, Some(stream)) => stream.0.on_ack(*offset),
+            (SnapshotChunk::Abort, Some(stream)) => stream.0.on_abort(),
             // An answer to a stream that has ended, or has not begun: the stream will ask again.
             (SnapshotChunk::Ack { .. }, None) => {}
             _ => {
@@ -358,40 +355,62 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
         Ok(())
     }
 
-    /// Takes the core's actions, and sorts them by who is to carry them out.
+    /// Takes the core's actions, and puts each into the lane that it belongs to.
     fn collect_actions(&mut self) {
         while let Some(action) = self.raft.poll_action() {
-            match action {
-                Action::Persist(persist) => {
-                    self.out.storage_bytes += persist.entries.size_bytes();
-                    self.watchdog.on_persist();
-                    self.out.storage.push(StorageWork::Persist(persist));
+            match Job::from(action) {
+                Job::Store(job) => {
+                    if let StoreJob::Write(persist) = &job {
+                        self.out.storage_bytes += persist.entries.size_bytes();
+                        self.watchdog.on_persist();
+                    }
+                    self.out.storage.push(job);
                 }
-                Action::Compact { through } => {
-                    self.out.storage.push(StorageWork::Compact(through));
-                }
-                Action::Send { to, message } => self.send(to, PeerMessage::Raft(message)),
-                Action::Apply(span) => self.out.applier.push(ApplyWork::Apply(span)),
-                Action::Resolve(resolution) => self.resolve(resolution),
-                Action::Fetch { peer, first, last, budget_bytes } => {
+                Job::Machine(job) => self.on_machine_job(job),
+                Job::Send { to, message } => self.send(to, PeerMessage::Raft(message)),
+                Job::Fetch { peer, first, last, budget_bytes } => {
                     let work = FetchWork { peer, first, last, budget_bytes };
                     let _ = self.queues.fetcher.push(work, 0);
                 }
-                Action::StreamSnapshot { to, term, snapshot } => self.stream(to, term, snapshot),
-                Action::ReceiveSnapshot { from, term, snapshot } => {
+                Job::Receive { from, term, snapshot } => {
                     let work = ReceiveWork::Begin { from, term, snapshot };
                     let _ = self.queues.receiver.push(work, FRAME_OVERHEAD_BYTES);
                 }
-                Action::InstallSnapshot(snapshot) => {
-                    let file = received_file(&self.settings.scratch_dir, snapshot.position);
-                    self.out.applier.push(ApplyWork::Install { snapshot, file });
-                }
-                Action::Event(event) => self.on_event(event),
+                Job::Answer(answer) => self.answer(answer),
+                Job::Tell(event) => self.on_event(event),
             }
         }
         if let Some(tape) = &mut self.tape {
             tape.drained();
         }
+    }
+
+    /// Gives a job of the machine's lane what it needs: who waits for it, and where its data lies.
+    fn on_machine_job(&mut self, job: MachineJob) {
+        let work = match job {
+            MachineJob::Apply(span) => ApplyWork::Apply(span),
+            MachineJob::Install(snapshot) => {
+                let file = received_file(&self.settings.scratch_dir, snapshot.position);
+                ApplyWork::Install { snapshot, file }
+            }
+            MachineJob::Stream { to, term, snapshot } => self.stream(to, term, snapshot),
+            MachineJob::Expect { id, first, count, term } => {
+                let Some(waiter) = self.requests.proposals.remove(&id) else { return };
+                ApplyWork::Expect { id, first, count, term, waiter }
+            }
+            MachineJob::Abandon(id) => match self.requests.proposals.remove(&id) {
+                Some(waiter) => {
+                    let _ = waiter.reply.send(Err(ProposeError::OutcomeUnknown));
+                    return;
+                }
+                None => ApplyWork::Abandon(id),
+            },
+            MachineJob::Read { id, index } => {
+                let Some(waiters) = self.requests.reads.remove(&id) else { return };
+                ApplyWork::Read { index, waiters }
+            }
+        };
+        self.out.applier.push(work);
     }
 
     /// Hands the applier what it is to do. Little of it is done here, if the apply thread has worked off everything before: waking a
@@ -404,9 +423,10 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
             return Ok(false);
         }
         let applier = Arc::clone(&self.applier);
-        let is_small = self.out.applier.iter().all(ApplyWork::is_small);
-        // In this order: nobody else pushes what has to be done in order, so that an idle queue stays idle.
-        let applier = (is_small && self.queues.applier.is_idle()).then(|| applier.try_lock());
+        let are_small = self.out.applier.iter().map(ApplyWork::is_small);
+        // Nobody else pushes what has to be done in order.
+        let is_mine = order::may_do_itself(are_small, || self.queues.applier.is_idle());
+        let applier = is_mine.then(|| applier.try_lock());
         let Some(Ok(mut applier)) = applier else {
             let _ = self.queues.applier.push_all(self.out.applier.drain(..), 0);
             return Ok(false);
@@ -430,24 +450,17 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
         self.transport.send(to, message);
     }
 
-    fn stream(&mut self, to: NodeId, term: Term, snapshot: SnapshotMeta) {
+    fn stream(&mut self, to: NodeId, term: Term, snapshot: SnapshotMeta) -> ApplyWork<M> {
         let control = Arc::new(StreamControl::default());
-        let position: LogPosition = snapshot.position;
-        let guard = StreamGuard { term, position, control: Arc::clone(&control) };
-        // Letting go of an older one ends it.
-        self.streams.insert(to, guard);
-        self.out.applier.push(ApplyWork::Stream { to, term, snapshot, control });
+        let id = StreamId { peer: to, term, position: snapshot.position };
+        self.streams.begin(id, StreamGuard(Arc::clone(&control)));
+        ApplyWork::Stream { to, term, snapshot, control }
     }
 
-    fn resolve(&mut self, resolution: Resolution) {
-        match resolution {
-            Resolution::Appended { id, first, count, term } => {
-                if let Some(waiter) = self.requests.proposals.remove(&id) {
-                    let work = ApplyWork::Expect { id, first, count, term, waiter };
-                    self.out.applier.push(work);
-                }
-            }
-            Resolution::Refused { id, reason } => {
+    /// Answers who waits for nothing but this.
+    fn answer(&mut self, answer: Answer) {
+        match answer {
+            Answer::Refused { id, reason } => {
                 if let Some(waiter) = self.requests.proposals.remove(&id) {
                     let error = ProposeError::from(reason);
                     if error == ProposeError::Busy {
@@ -456,27 +469,14 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
                     let _ = waiter.reply.send(Err(error));
                 }
             }
-            Resolution::Abandoned { id } => match self.requests.proposals.remove(&id) {
-                Some(waiter) => {
-                    let _ = waiter.reply.send(Err(ProposeError::OutcomeUnknown));
-                }
-                None => self.out.applier.push(ApplyWork::Abandon(id)),
-            },
-            Resolution::ReadReady { id, index } => {
-                if let Some(waiters) = self.requests.reads.remove(&id) {
-                    self.out.applier.push(ApplyWork::Read { index, waiters });
-                }
-            }
-            Resolution::RequestDone { id } => self.settle(id, Ok(())),
-            Resolution::RequestRefused { id, reason } => self.settle(id, Err(reason.into())),
-            Resolution::RequestAbandoned { id } => {
-                self.settle(id, Err(RequestError::OutcomeUnknown));
-            }
-            Resolution::ReadRefused { id, reason } => {
+            Answer::ReadRefused { id, reason } => {
                 for waiter in self.requests.reads.remove(&id).into_iter().flatten() {
                     let _ = waiter.reply.send(Err(ReadFailed::from(reason)));
                 }
             }
+            Answer::Done(id) => self.settle(id, Ok(())),
+            Answer::RequestRefused { id, reason } => self.settle(id, Err(reason.into())),
+            Answer::RequestAbandoned(id) => self.settle(id, Err(RequestError::OutcomeUnknown)),
         }
     }
 
@@ -486,7 +486,7 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
             Event::RoleChanged { role, term } => {
                 tracing::info!(%role, %term, "role changed");
                 if role != RoleKind::Leader {
-                    self.streams.clear();
+                    self.streams.let_go();
                 }
             }
             Event::LeaderChanged { leader, term } => {

@@ -1,6 +1,5 @@
 //! Starting a node, and seeing to it that it ends as a whole.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -19,6 +18,7 @@ use crate::feedback::{Reporter, WorkerResult, panic_text, spawn_worker};
 use crate::handle::{Budget, NodeHandle, Shared};
 use crate::handover::{Fill, Handover};
 use crate::metrics::Counters;
+use crate::order::Sending;
 use crate::snapshot_send::StreamSettings;
 use crate::status::{Health, NodeStatus};
 use crate::tape::{self, Tape};
@@ -103,7 +103,7 @@ impl Node {
             settings: driver_settings(&config),
             counters: Arc::clone(&counters),
             requests: Waiting::new(),
-            streams: BTreeMap::new(),
+            streams: Sending::default(),
             status: StatusPublisher {
                 sender: Arc::clone(&publisher),
                 published: origin,

@@ -14,6 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::feedback::{Feedback, Reporter};
 use crate::handover::Handover;
+use crate::order::{Arriving, Receiving, StreamId};
 use crate::storage::CloseOnDrop;
 use crate::{SnapshotChunk, SnapshotFrame};
 
@@ -46,7 +47,7 @@ pub(crate) fn run(
 ) {
     let _close = CloseOnDrop(Arc::clone(queue));
     let mut receiver =
-        Receiver { scratch, size_bytes_max, reporter, incoming: None, completed: None };
+        Receiver { scratch, size_bytes_max, reporter, receiving: Receiving::default() };
     let mut taken = VecDeque::new();
     while queue.take_all(&mut taken) {
         for work in taken.drain(..) {
@@ -64,16 +65,11 @@ struct Receiver<'a> {
     scratch: &'a Path,
     size_bytes_max: u64,
     reporter: &'a Reporter,
-    incoming: Option<Incoming>,
-    /// The last stream that was complete, to say so again if that was lost.
-    completed: Option<(NodeId, Term, LogPosition)>,
+    receiving: Receiving<Incoming>,
 }
 
-/// A snapshot that is arriving.
+/// What has arrived of a snapshot.
 struct Incoming {
-    from: NodeId,
-    term: Term,
-    snapshot: SnapshotMeta,
     file: File,
     path: PathBuf,
     /// How much is there.
@@ -96,31 +92,23 @@ enum Trouble {
 
 impl Receiver<'_> {
     fn on_begin(&mut self, from: NodeId, term: Term, snapshot: SnapshotMeta) {
-        self.completed = None;
-        match &mut self.incoming {
-            Some(incoming) if incoming.snapshot.position == snapshot.position => {
-                (incoming.from, incoming.term) = (from, term);
-                incoming.snapshot = snapshot;
+        let (scratch, max) = (self.scratch, self.size_bytes_max);
+        let open = |snapshot: &SnapshotMeta| open(scratch, snapshot.position, max);
+        match self.receiving.begin((from, term), snapshot.clone(), open) {
+            Ok(()) => self.acknowledge(),
+            Err(trouble) => {
+                let id = StreamId { peer: from, term, position: snapshot.position };
+                self.fail(id, snapshot, &trouble);
             }
-            _ => match open(self.scratch, from, term, snapshot.clone(), self.size_bytes_max) {
-                Ok(incoming) => self.incoming = Some(incoming),
-                Err(trouble) => {
-                    self.incoming = None;
-                    return self.fail(from, term, snapshot, &trouble);
-                }
-            },
         }
-        self.acknowledge();
     }
 
     fn on_frame(&mut self, from: NodeId, frame: SnapshotFrame) {
-        let name = (from, frame.term, frame.position);
-        let expected =
-            self.incoming.as_ref().is_some_and(|i| (i.from, i.term, i.snapshot.position) == name);
-        if !expected {
-            if self.completed == Some(name) && matches!(frame.chunk, SnapshotChunk::End { .. }) {
-                let chunk = SnapshotChunk::Ack { offset: SnapshotChunk::ACK_COMPLETE };
-                self.send(from, frame.term, frame.position, chunk);
+        let id = StreamId { peer: from, term: frame.term, position: frame.position };
+        if !self.receiving.expects(id) {
+            if self.receiving.was_completed(id) && matches!(frame.chunk, SnapshotChunk::End { .. })
+            {
+                self.send(id, SnapshotChunk::Ack { offset: SnapshotChunk::ACK_COMPLETE });
             }
             return;
         }
@@ -131,21 +119,21 @@ impl Receiver<'_> {
             SnapshotChunk::Ack { .. } => Ok(()),
         };
         let Err(trouble) = result else { return };
-        if let Some(incoming) = self.incoming.take() {
+        if let Some(Arriving { id, snapshot, data }) = self.receiving.give_up() {
             let keep = matches!(trouble, Trouble::GivenUp);
-            let Incoming { from, term, snapshot, path, file, .. } = incoming;
+            let Incoming { path, file, .. } = data;
             drop(file);
             if !keep {
                 drop(std::fs::remove_file(path));
             }
-            self.fail(from, term, snapshot, &trouble);
+            self.fail(id, snapshot, &trouble);
         }
     }
 
     /// Appends what fits; answers in any case, so that the sender learns where to go on.
     fn on_data(&mut self, offset: u64, data: &[u8], checksum: u64) -> Result<(), Trouble> {
         let max = self.size_bytes_max;
-        if let Some(incoming) = &mut self.incoming {
+        if let Some(Arriving { data: incoming, .. }) = self.receiving.arriving_mut() {
             let sound = data.len() <= SnapshotChunk::DATA_BYTES_MAX && xxh3_64(data) == checksum;
             if sound && offset == incoming.offset && !data.is_empty() {
                 if offset.saturating_add(data.len() as u64) > max {
@@ -164,57 +152,46 @@ impl Receiver<'_> {
     }
 
     fn on_end(&mut self, size_bytes: u64, digest: [u8; 32]) -> Result<(), Trouble> {
-        let Some(incoming) = &self.incoming else { return Ok(()) };
-        if size_bytes > incoming.offset {
+        let Some(Arriving { id, data, .. }) = self.receiving.arriving() else { return Ok(()) };
+        if size_bytes > data.offset {
             self.acknowledge();
             return Ok(());
         }
-        let fits = size_bytes == incoming.offset && incoming.hasher.finalize() == digest;
+        let fits = size_bytes == data.offset && data.hasher.finalize() == digest;
         if !fits {
             return Err(Trouble::Corrupted);
         }
-        let whole = received_file(self.scratch, incoming.snapshot.position);
-        std::fs::rename(&incoming.path, &whole)
+        let whole = received_file(self.scratch, id.position);
+        std::fs::rename(&data.path, &whole)
             .map_err(|source| Trouble::File { path: whole, source })?;
-        if let Some(Incoming { from, term, snapshot, .. }) = self.incoming.take() {
-            let position = snapshot.position;
-            self.completed = Some((from, term, position));
-            let chunk = SnapshotChunk::Ack { offset: SnapshotChunk::ACK_COMPLETE };
-            self.send(from, term, position, chunk);
+        if let Some(Arriving { id, snapshot, .. }) = self.receiving.complete() {
+            self.send(id, SnapshotChunk::Ack { offset: SnapshotChunk::ACK_COMPLETE });
             self.reporter.input(Input::SnapshotReceived(snapshot));
         }
         Ok(())
     }
 
     fn acknowledge(&self) {
-        if let Some(Incoming { from, term, snapshot, offset, .. }) = &self.incoming {
-            let chunk = SnapshotChunk::Ack { offset: *offset };
-            self.send(*from, *term, snapshot.position, chunk);
+        if let Some(Arriving { id, data, .. }) = self.receiving.arriving() {
+            self.send(*id, SnapshotChunk::Ack { offset: data.offset });
         }
     }
 
-    fn fail(&self, from: NodeId, term: Term, snapshot: SnapshotMeta, trouble: &Trouble) {
-        let position = snapshot.position;
-        tracing::warn!(%from, %position, %trouble, "a snapshot was not received");
-        self.send(from, term, position, SnapshotChunk::Abort);
+    fn fail(&self, id: StreamId, snapshot: SnapshotMeta, trouble: &Trouble) {
+        tracing::warn!(from = %id.peer, position = %id.position, %trouble, "a snapshot was not received");
+        self.send(id, SnapshotChunk::Abort);
         self.reporter.input(Input::SnapshotFailed(snapshot));
     }
 
-    fn send(&self, to: NodeId, term: Term, position: LogPosition, chunk: SnapshotChunk) {
-        let frame = SnapshotFrame { term, position, chunk };
-        self.reporter.report(Feedback::Frame { to, frame });
+    fn send(&self, id: StreamId, chunk: SnapshotChunk) {
+        let frame = SnapshotFrame { term: id.term, position: id.position, chunk };
+        self.reporter.report(Feedback::Frame { to: id.peer, frame });
     }
 }
 
 /// Opens the file of this position, with whatever an earlier stream left in it; older leavings are removed.
-fn open(
-    scratch: &Path,
-    from: NodeId,
-    term: Term,
-    snapshot: SnapshotMeta,
-    size_bytes_max: u64,
-) -> Result<Incoming, Trouble> {
-    let path = partial_file(scratch, snapshot.position);
+fn open(scratch: &Path, position: LogPosition, size_bytes_max: u64) -> Result<Incoming, Trouble> {
+    let path = partial_file(scratch, position);
     let trouble = |source| Trouble::File { path: path.clone(), source };
     for entry in std::fs::read_dir(scratch).map_err(trouble)? {
         let other = entry.map_err(trouble)?.path();
@@ -240,5 +217,5 @@ fn open(
         hasher.update(&buffer[..read]);
     }
     file.seek(SeekFrom::Start(offset)).map_err(trouble)?;
-    Ok(Incoming { from, term, snapshot, file, path, offset, hasher })
+    Ok(Incoming { file, path, offset, hasher })
 }

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use raft_core::{Input, LogPosition, NodeId, Term};
+use raft_core::{Input, NodeId, Term};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::feedback::{Feedback, Reporter};
@@ -111,15 +111,11 @@ impl StreamControl {
 
 /// A stream's control, in the driver's hands: letting go of it ends the stream.
 #[derive(Debug)]
-pub(crate) struct StreamGuard {
-    pub(crate) term: Term,
-    pub(crate) position: LogPosition,
-    pub(crate) control: Arc<StreamControl>,
-}
+pub(crate) struct StreamGuard(pub(crate) Arc<StreamControl>);
 
 impl Drop for StreamGuard {
     fn drop(&mut self) {
-        self.control.abort();
+        self.0.abort();
     }
 }
 

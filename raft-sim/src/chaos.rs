@@ -1,6 +1,7 @@
 //! Faults: what goes wrong, when, and for how long. What disks and networks do by themselves is in `disk` and `network`.
 
 use raft_core::Input;
+use raft_node::order::MachineJob;
 
 use crate::event::Event;
 use crate::mutants::mutated;
@@ -33,8 +34,8 @@ impl<M: Machine> World<'_, M> {
             Fault::Crash => {
                 // In the middle of what must be whole, if there is anything of the kind.
                 let installs = |node: &usize| {
-                    let job = self.nodes[*node].jobs.front();
-                    matches!(job, Some(crate::node::Job::Install(_)))
+                    let job = self.nodes[*node].driver.jobs.front();
+                    matches!(job, Some(MachineJob::Install(_)))
                 };
                 let node = (0..self.nodes.len()).find(installs).unwrap_or(node);
                 return self.crash_for_a_while(node);
@@ -53,13 +54,12 @@ impl<M: Machine> World<'_, M> {
                 return self.break_real_disk(fault, node);
             }
             Fault::WriteError => {
-                // Whether the failed write is durable is unknown: the node stops for good, and starts again from what there is.
                 self.coverage.hit("write errors");
-                return self.crash_for_a_while(node);
+                return self.fail_write(node);
             }
             Fault::DiskFull => {
                 self.coverage.hit("full disks");
-                self.nodes[node].queue.clear();
+                self.nodes[node].driver.queue.clear();
                 return self.crash_for_a_while(node);
             }
             Fault::Wipe => return self.wipe(node),

@@ -1,13 +1,11 @@
 //! What clients do, and how they hear the answers.
 
-use raft_core::{Entry, Input, NodeId, ProposalId, ReadAt, ReadId, Resolution};
+use raft_core::{Entry, Index, Input, NodeId, ProposalId, ReadAt, ReadId, Resolution};
 use raft_kv::Response;
 
 use crate::checker::broken;
-use crate::clients::{Awaited, ReadyRead};
 use crate::event::Event;
 use crate::history::{Answer, judge};
-use crate::mutants::mutated;
 use crate::oracle::name_of;
 use crate::world::{World, has_few_clients};
 use crate::{Machine, Violation};
@@ -101,12 +99,6 @@ impl<M: Machine> World<'_, M> {
                 self.mix(first.0 << 20 | count);
                 self.coverage.hit(if leads { "batches appended" } else { "batches forwarded" });
                 self.judge_office(node)?;
-                for (request, index) in
-                    self.clients.batches.get(&batch).into_iter().flatten().zip(first.0..)
-                {
-                    let awaited = Awaited { batch, term, request: *request };
-                    self.clients.awaited.insert((id, raft_core::Index(index)), awaited);
-                }
                 self.ledger.on_appended(id, batch, first, count, term)
             }
             Resolution::Refused { id: batch, .. } => {
@@ -115,12 +107,9 @@ impl<M: Machine> World<'_, M> {
             }
             Resolution::Abandoned { id: batch } => {
                 self.coverage.hit("batches abandoned");
-                self.clients.awaited.retain(|_, awaited| awaited.batch != batch);
                 self.ledger.on_abandoned(id, batch)
             }
             Resolution::ReadReady { id: read, index } => {
-                let applied = self.nodes[node].machine.applied.index;
-                let index = if mutated!(ReadDoesNotWaitForItsIndex) { applied } else { index };
                 self.mix(index.0);
                 self.coverage.hit(if leads {
                     "reads answered"
@@ -134,11 +123,7 @@ impl<M: Machine> World<'_, M> {
                 } else {
                     self.checker.on_read_index(id, index)?;
                 }
-                self.ledger.on_read_ready(id, read, index)?;
-                if let Some(request) = self.clients.reads.remove(&read) {
-                    self.clients.ready.push(ReadyRead { node, request, index });
-                }
-                self.answer_reads(node)
+                self.ledger.on_read_ready(id, read, index)
             }
             Resolution::ReadRefused { id: read, .. } => {
                 self.coverage.hit("reads refused");
@@ -162,25 +147,20 @@ impl<M: Machine> World<'_, M> {
             }
         }
     }
-    /// Answers the reads for whose index a node's machine has come far enough.
-    pub(crate) fn answer_reads(&mut self, node: usize) -> Result<(), Violation> {
+
+    /// Answers reads from what a node's machine has applied.
+    pub(crate) fn answer_reads(&mut self, node: usize, reads: &[usize]) -> Result<(), Violation> {
         let applied = self.nodes[node].machine.applied.index;
-        let mut place = 0;
-        while let Some(read) = self.clients.ready.get(place).copied() {
-            if read.node != node || read.index > applied {
-                place += 1;
-                continue;
-            }
-            self.clients.ready.swap_remove(place);
-            let ask = self.clients.history[read.request].ask;
+        for &request in reads {
+            let ask = self.clients.history[request].ask;
             if let Some(answer) = self.nodes[node].machine.state.read(&ask) {
-                self.answer(read.request, answer, applied)?;
+                self.answer(request, answer, applied)?;
             }
         }
         Ok(())
     }
 
-    /// A node's machine has applied an entry and answered to its command: every answer is judged, and a client may wait for this one.
+    /// A node's machine has applied an entry and answered to its command: every answer is judged.
     pub(crate) fn on_response(
         &mut self,
         node: usize,
@@ -194,30 +174,33 @@ impl<M: Machine> World<'_, M> {
         let asked = request.map(|request| self.clients.history[request].ask);
         self.oracle.on_applied(id, entry, (name, asked), (response, digest))?;
         let number = request.map(|request| request as u64);
-        self.ledger.on_applied(id, entry.index, entry.term, number)?;
-        let awaited = self.clients.awaited.remove(&(id, entry.index));
-        let Some(awaited) = awaited.filter(|awaited| awaited.term == entry.term) else {
-            return Ok(());
-        };
-        let answer = match response {
-            Some(Response::SessionOpened) => Answer::Opened,
-            Some(Response::Written(outcome)) => Answer::Written(outcome),
-            // What the oracle has found right: the client was told that before, or has no session.
-            _ => return Ok(()),
-        };
-        if !self.calm && self.rng.chance(20) {
-            self.coverage.hit("answers lost");
-            return Ok(());
-        }
-        self.answer(awaited.request, answer, entry.index)
+        self.ledger.on_applied(id, entry.index, entry.term, number)
     }
 
-    fn answer(
+    /// A node tells a client how its batch ended: with all its responses, or unknown to the node.
+    pub(crate) fn answer_batch(
         &mut self,
-        request: usize,
-        answer: Answer,
-        index: raft_core::Index,
+        requests: &[usize],
+        last: Index,
+        responses: Option<Vec<Option<Response>>>,
     ) -> Result<(), Violation> {
+        for (request, response) in requests.iter().zip(responses.into_iter().flatten()) {
+            let answer = match response {
+                Some(Response::SessionOpened) => Answer::Opened,
+                Some(Response::Written(outcome)) => Answer::Written(outcome),
+                // What the oracle has found right: the client was told that before, or has no session.
+                _ => continue,
+            };
+            if !self.calm && self.rng.chance(20) {
+                self.coverage.hit("answers lost");
+                continue;
+            }
+            self.answer(*request, answer, last)?;
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, request: usize, answer: Answer, index: Index) -> Result<(), Violation> {
         if !self.clients.take_answer(request) {
             return Ok(());
         }
@@ -256,7 +239,6 @@ impl<M: Machine> World<'_, M> {
 
     pub(crate) fn forget_clients_of(&mut self, node: usize) {
         let id: NodeId = self.nodes[node].id;
-        self.clients.on_crash(node, id);
         self.ledger.on_crash(id);
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use raft_core::{Index, NodeId, ProposalId, ReadId, Term};
+use raft_core::{Index, ProposalId, ReadId};
 use raft_kv::{Command, Expect, SessionId, Write, WriteOutcome};
 
 use crate::Rng;
@@ -22,22 +22,6 @@ struct Session {
     waiting: BTreeMap<u64, usize>,
 }
 
-/// A command that stands in a node's log and will be answered when that node applies it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Awaited {
-    pub(crate) batch: ProposalId,
-    pub(crate) term: Term,
-    pub(crate) request: usize,
-}
-
-/// A read that waits for its index to be applied.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ReadyRead {
-    pub(crate) node: usize,
-    pub(crate) request: usize,
-    pub(crate) index: Index,
-}
-
 /// All clients.
 #[derive(Clone, Debug)]
 pub(crate) struct Clients {
@@ -52,9 +36,7 @@ pub(crate) struct Clients {
     names: Vec<(Option<Name>, Index)>,
     by_name: BTreeMap<Name, usize>,
     pub(crate) batches: BTreeMap<ProposalId, Vec<usize>>,
-    pub(crate) awaited: BTreeMap<(NodeId, Index), Awaited>,
     pub(crate) reads: BTreeMap<ReadId, usize>,
-    pub(crate) ready: Vec<ReadyRead>,
     /// The highest index that some client was told something of.
     pub(crate) floor: Index,
     /// Who was told last of each key: a value and its revision.
@@ -73,9 +55,7 @@ impl Clients {
             names: Vec::new(),
             by_name: BTreeMap::new(),
             batches: BTreeMap::new(),
-            awaited: BTreeMap::new(),
             reads: BTreeMap::new(),
-            ready: Vec::new(),
             floor: Index(0),
             heard: [(0, 0); KEYS_MAX as usize],
         };
@@ -237,11 +217,5 @@ impl Clients {
             ) => self.heard[key as usize] = (value, *revision),
             _ => {}
         }
-    }
-
-    /// A node crashed: nobody hears from it.
-    pub(crate) fn on_crash(&mut self, node: usize, id: NodeId) {
-        self.awaited.retain(|(at, _), _| *at != id);
-        self.ready.retain(|read| read.node != node);
     }
 }

@@ -226,9 +226,7 @@ impl<M: Machine> World<'_, M> {
         it.watch.leading = leads.then(|| Leading::new(term, now, end));
         it.watch.has_compared |= leads;
         it.watch.streams.clear();
-        if matches!(role, RoleKind::PreCandidate | RoleKind::Candidate)
-            && it.jobs.iter().any(|job| matches!(job, crate::node::Job::Install(_)))
-        {
+        if matches!(role, RoleKind::PreCandidate | RoleKind::Candidate) && it.driver.has_install() {
             return broken(
                 "nobody campaigns while its log is replaced",
                 format!("node {} does, in term {term}", it.id),

@@ -3,17 +3,35 @@
 //! The store's own guarantees are modelled, not what lies below them: writes become durable in order, each as a whole. Torn pages and
 //! flipped bits are the business of the stores' own crash tests; here, a store that finds that it lost something says so.
 
-use raft_core::{Entries, Input, Membership, NodeId, StorageHealth, StoreId, StoreStamp, Ticket};
+use std::time::Duration;
+
+use raft_core::{
+    Entries, Input, Instant, Membership, NodeId, Persist, StorageHealth, StoreId, StoreStamp,
+};
+use raft_node::order::{MachineJob, StoreJob};
 
 use crate::checker::broken;
 use crate::event::{Event, FetchRequest};
 use crate::image::describe;
 use crate::machine::Progress;
 use crate::mutants::mutated;
-use crate::node::{DiskOp, Job};
+use crate::node::Driver;
 use crate::timeline::Mark;
 use crate::world::World;
 use crate::{Image, Machine, Violation};
+
+/// Makes one write durable.
+fn write_to(disk: &mut Image, write: &Persist) -> Result<(), String> {
+    if mutated!(ResetKeepsOldEntries) && write.reset.is_some() {
+        return disk.write(&Persist { reset: None, ..write.clone() });
+    }
+    let vote = disk.hard_state.vote;
+    let result = disk.write(write);
+    if mutated!(VoteNotWritten) {
+        disk.hard_state.vote = vote;
+    }
+    result
+}
 
 impl<M: Machine> World<'_, M> {
     pub(crate) fn on_fetch(&mut self, node: usize, fetch: FetchRequest) -> Result<(), Violation> {
@@ -38,74 +56,101 @@ impl<M: Machine> World<'_, M> {
         )
     }
 
-    pub(crate) fn enqueue(&mut self, node: usize, op: DiskOp) {
-        self.nodes[node].queue.push_back(op);
-        if self.nodes[node].queue.len() == 1 {
+    pub(crate) fn enqueue(&mut self, node: usize, job: StoreJob) {
+        let queue = &mut self.nodes[node].driver.queue;
+        queue.push_back(job);
+        if queue.len() == 1 {
             self.schedule_flush(node);
         }
     }
 
     /// The disk finishes some of what waits: one or several writes at a time, as a group commit does.
     pub(crate) fn on_flush(&mut self, node: usize) -> Result<(), Violation> {
-        let waiting = self.nodes[node].queue.len() as u64;
+        let waiting = self.nodes[node].driver.queue.len() as u64;
         let count = self.rng.between(1, waiting.max(1));
-        let mut ops = Vec::new();
-        for _ in 0..count {
-            let queue = &mut self.nodes[node].queue;
-            let next =
-                if mutated!(WritesOutOfOrder) { queue.pop_back() } else { queue.pop_front() };
-            ops.extend(next);
-        }
-        if let Some(real) = &mut self.nodes[node].real
-            && let Err(error) = real.commit(&ops)
-        {
+        if let Err(error) = self.commit(node, count)? {
             return self.fail_stop(node, &error);
         }
-        for op in ops {
-            if let Some(ticket) =
-                self.carry_out(node, op)?.filter(|_| !mutated!(PersistedReportedAtOnce))
-            {
-                let spread = if self.calm { 0 } else { self.plan.disk.notice_us };
-                let delay = self.rng.below(spread + 1);
-                let at = self.now_us() + delay;
-                let it = &mut self.nodes[node];
-                let life = it.life;
-                let latest = it.notified_at.max(at);
-                if std::mem::replace(&mut it.notified_at, latest) > at {
-                    self.coverage.hit("completions out of order");
-                }
-                self.at(delay, Event::Tell { node, life, input: Input::Persisted(ticket) });
-            }
-        }
-        if !self.nodes[node].queue.is_empty() {
+        if !self.nodes[node].driver.queue.is_empty() {
             self.schedule_flush(node);
         }
         Ok(())
     }
 
-    /// Makes one operation durable.
-    fn carry_out(&mut self, node: usize, op: DiskOp) -> Result<Option<Ticket>, Violation> {
-        let applied = self.nodes[node].machine.applied;
-        let disk = &mut self.nodes[node].disk;
-        let (result, ticket) = match op {
-            DiskOp::Write(write) if mutated!(VoteNotWritten) => {
-                let vote = disk.hard_state.vote;
-                let result = disk.write(&write);
-                disk.hard_state.vote = vote;
-                (result, Some(write.ticket))
+    /// The first of what waits, carried out as one commit. The inner error is the disk's.
+    fn commit(&mut self, node: usize, count: u64) -> Result<Result<(), String>, Violation> {
+        let now = Instant(self.now_us());
+        let it = &mut self.nodes[node];
+        let Driver { queue, writes, .. } = &mut it.driver;
+        for job in queue.drain(..queue.len().min(count as usize)) {
+            writes.take(job, now);
+        }
+        let (disk, real) = (&mut it.disk, &mut it.real);
+        let mut written = Ok(());
+        let durable = writes.commit(|group| {
+            if let Some(real) = real {
+                real.commit(group)?;
             }
-            DiskOp::Write(write) if mutated!(ResetKeepsOldEntries) && write.reset.is_some() => {
-                let kept = raft_core::Persist { reset: None, ..write };
-                (disk.write(&kept), Some(kept.ticket))
-            }
-            DiskOp::Compact(_) if mutated!(CompactedPastTheCheckpoint) => {
-                (disk.compact(applied), None)
-            }
-            DiskOp::Write(write) => (disk.write(&write), Some(write.ticket)),
-            DiskOp::Compact(through) => (disk.compact(through), None),
+            written = group.iter().try_for_each(|write| write_to(disk, write));
+            Ok::<(), String>(())
+        });
+        let tickets = match durable.map(Vec::from_iter) {
+            Ok(tickets) => tickets,
+            Err(error) => return Ok(Err(error)),
         };
-        match result {
-            Ok(()) => Ok(ticket),
+        if let Err(error) = written {
+            return broken("writes fit the log", format!("disk of node {node}: {error}"));
+        }
+        let is_told_before = mutated!(PersistedReportedAtOnce);
+        for ticket in tickets.into_iter().filter(|_| !is_told_before) {
+            let spread = if self.calm { 0 } else { self.plan.disk.notice_us };
+            let delay = self.rng.below(spread + 1);
+            let at = self.now_us() + delay;
+            let it = &mut self.nodes[node];
+            let life = it.life;
+            let latest = it.notified_at.max(at);
+            if std::mem::replace(&mut it.notified_at, latest) > at {
+                self.coverage.hit("completions out of order");
+            }
+            self.at(delay, Event::Tell { node, life, input: Input::Persisted(ticket) });
+        }
+        self.compact(node)
+    }
+
+    /// The commit of what waits fails. Whether it is durable is unknown: the node stops for good, and starts again from what there is.
+    pub(crate) fn fail_write(&mut self, node: usize) -> Result<(), Violation> {
+        let now = Instant(self.now_us());
+        let Driver { queue, writes, .. } = &mut self.nodes[node].driver;
+        for job in queue.iter() {
+            writes.take(job.clone(), now);
+        }
+        let durable = writes.commit(|_| Err(())).map(Vec::from_iter).unwrap_or_default();
+        if durable.is_empty() {
+            return self.crash_for_a_while(node);
+        }
+        // By a seeded bug only.
+        queue.clear();
+        durable.into_iter().try_for_each(|ticket| self.tell(node, Input::Persisted(ticket)))
+    }
+
+    /// Carries out the compaction that is due, if it may be.
+    fn compact(&mut self, node: usize) -> Result<Result<(), String>, Violation> {
+        let now = Instant(self.now_us());
+        let it = &mut self.nodes[node];
+        let writes_wait = !it.driver.queue.is_empty();
+        let Some(through) = it.driver.writes.compaction(now, writes_wait) else {
+            return Ok(Ok(()));
+        };
+        if let Some(real) = &mut it.real
+            && let Err(error) = real.compact(through)
+        {
+            it.driver.writes.fail();
+            return Ok(Err(error));
+        }
+        let applied = it.machine.applied;
+        let through = if mutated!(CompactedPastTheCheckpoint) { applied } else { through };
+        match it.disk.compact(through) {
+            Ok(()) => Ok(Ok(())),
             Err(error) => broken("writes fit the log", format!("disk of node {node}: {error}")),
         }
     }
@@ -142,23 +187,21 @@ impl<M: Machine> World<'_, M> {
     /// Loses what is not durable: a crash keeps any prefix of the writes that were under way.
     pub(crate) fn crash(&mut self, node: usize) -> Result<(), Violation> {
         let must_be_replaced = self.crash_real_store(node)?;
-        let waiting = self.nodes[node].queue.len() as u64;
+        let waiting = self.nodes[node].driver.queue.len() as u64;
         let kept = match self.rng.below(3) {
             0 => 0,
             1 => waiting,
             _ => self.rng.between(0, waiting),
         };
-        for _ in 0..kept {
-            if let Some(op) = self.nodes[node].queue.pop_front() {
-                self.carry_out(node, op)?;
-            }
+        if kept > 0 {
+            // Whoever would be told is gone.
+            let _ = self.commit(node, kept)?;
         }
         if kept < waiting {
             self.coverage.hit("crashes that lost writes");
         }
         let (finish_checkpoint, finish_install) = (self.rng.chance(300), self.rng.chance(500));
         let it = &mut self.nodes[node];
-        it.queue.clear();
         if mutated!(DurableEntryLostInACrash) {
             it.disk.entries.pop();
         }
@@ -173,7 +216,7 @@ impl<M: Machine> World<'_, M> {
             }
         }
         // A crash in the middle of an installation leaves the old state or the new one, whole.
-        if let (true, Some(Job::Install(meta))) = (finish_install, it.jobs.front())
+        if let (true, Some(MachineJob::Install(meta))) = (finish_install, it.driver.jobs.front())
             && it.received.as_ref().is_some_and(|held| held.meta == *meta)
         {
             it.checkpoint.clone_from(&it.received);
@@ -181,8 +224,7 @@ impl<M: Machine> World<'_, M> {
                 held.data = it.machine.state.checkpoint(&held.meta);
             }
         }
-        it.jobs.clear();
-        it.expecting = None;
+        it.driver = Driver::new(None, Membership::default(), (Duration::ZERO, 0));
         it.received = None;
         it.raft = None;
         it.poll_scheduled = false;

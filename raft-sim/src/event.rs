@@ -1,6 +1,6 @@
 //! What can happen in the world, and the order in which it does.
 
-use raft_core::{Index, Input, Message, NodeId, StoreStamp};
+use raft_core::{Index, Input, Message, NodeId, StoreStamp, Term};
 
 use crate::node::Snapshot;
 
@@ -24,7 +24,7 @@ pub(crate) enum Event {
     /// A fetch reaches the disk.
     Fetch { node: usize, life: u64, fetch: FetchRequest },
     /// A snapshot stream ends.
-    Streamed { from: usize, life: u64, to: usize, snapshot: Snapshot, lost: bool },
+    Streamed { from: usize, life: u64, term: Term, to: usize, snapshot: Snapshot, lost: bool },
     /// A node comes back.
     Restart { node: usize },
     /// A node in a crash loop goes down again, and comes back for this many times more.

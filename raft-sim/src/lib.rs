@@ -6,8 +6,8 @@
 //! assert!(outcome.failure.is_none(), "{}", outcome.failure.unwrap());
 //! ```
 //!
-//! What it is not: a test of `raft-node`, of a real store or of sockets. It drives the core from a loop of its own ([`World`]), without
-//! threads and without real time.
+//! What it is not: a test of `raft-node`'s threads, of a real store or of sockets. It drives the core from a loop of its own ([`World`]), without
+//! threads and without real time; what must come before what in it is [`raft_node::order`]'s, as in the real driver.
 //!
 //! Reading order: `plan` (what a seed draws), `image` (what a disk holds), `node` (one member), `event` and `world` (the event loop and the
 //! driver), `perform` (what is done with each action), `machinery`, `disk`, `network` (what surrounds the core), `client` and `operator`

@@ -157,7 +157,7 @@ impl<M: Machine> World<'_, M> {
                 let healthy = raft_core::Input::StorageHealth(raft_core::StorageHealth::Healthy);
                 self.tell(node, healthy)?;
             }
-            if !self.nodes[node].queue.is_empty() {
+            if !self.nodes[node].driver.queue.is_empty() {
                 self.schedule_flush(node);
             }
             if self.nodes[node].raft.is_none() {

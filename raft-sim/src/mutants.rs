@@ -1,5 +1,5 @@
-//! Seeded bugs in the driver and the machine of a simulated node: each breaks one rule that a driver must keep, and the checkers must notice.
-//! `cargo xtask recall` checks that, along with the seeded bugs of `raft-core`.
+//! Seeded bugs in the disks, machines and networks of simulated nodes: each breaks one rule that a driver must keep, and the checkers must notice.
+//! `cargo xtask recall` checks that, along with the seeded bugs of `raft-core` and those of the rules that all drivers share (`raft_node::order`).
 //!
 //! They exist only in builds with `--cfg raft_mutants`, where the environment variable `RAFT_SIM_MUTANT` names the one that is active; everywhere
 //! else [`Mutant::is_active`] is the constant `false`. `cargo xtask recall` reads the names from here.
@@ -41,8 +41,6 @@ mutants! {
     PersistedReportedAtOnce,
     /// The disk loses the end of its log in a crash, though it was durable.
     DurableEntryLostInACrash,
-    /// Writes of one moment reach the disk last one first.
-    WritesOutOfOrder,
     /// A write leaves the vote out.
     VoteNotWritten,
     /// A log that is replaced by a snapshot keeps its entries.
@@ -80,8 +78,6 @@ mutants! {
 
     // Answers, time and the network.
 
-    /// A read is answered from what happens to be applied, without waiting for its index.
-    ReadDoesNotWaitForItsIndex,
     /// What is fetched is always short of its first entry.
     FetchStartsLate,
     /// A suspended machine goes on without being told that its clock stood still.

@@ -1,10 +1,15 @@
-//! One member: a core when it is up, and everything around it: clock, disk, machine.
+//! One member: a core when it is up, and everything around it: clock, disk, machine, driver.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use raft_core::{
-    Apply, Index, Instant, LogPosition, Membership, NodeId, Persist, Raft, RoleKind, SnapshotMeta,
-    StoreId, StoreStamp,
+    Index, Input, Instant, Membership, NodeId, Raft, RoleKind, SnapshotMeta, StoreId, StoreStamp,
+};
+use raft_kv::Response;
+use raft_node::order::{
+    CheckpointEvery, MachineJob, MachineOrder, Receiving, Sending, StoreJob, WaitingBatches,
+    WaitingReads, WriteOrder,
 };
 
 use crate::Image;
@@ -20,18 +25,55 @@ pub(crate) struct Snapshot {
     pub(crate) data: bytes::Bytes,
 }
 
-/// What waits for a disk, in order.
-#[derive(Clone, Debug)]
-pub(crate) enum DiskOp {
-    Write(Persist),
-    Compact(LogPosition),
+/// What a driver knows of the work that it has handed out. It goes with the process.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    /// What waits for the disk.
+    pub(crate) queue: VecDeque<StoreJob>,
+    pub(crate) writes: WriteOrder,
+    /// What was polled for the machine, and is not handed over yet.
+    pub(crate) fresh: Vec<MachineJob>,
+    /// What waits for the machine. The first takes time, and is under way.
+    pub(crate) jobs: VecDeque<MachineJob>,
+    pub(crate) machine: MachineOrder<(), ()>,
+    /// What the core is to be told of what was done with the machine.
+    pub(crate) reports: VecDeque<Input>,
+    pub(crate) is_reporting: bool,
+    pub(crate) batches: WaitingBatches<Option<Response>, Vec<usize>>,
+    pub(crate) reads: WaitingReads<usize>,
+    pub(crate) sending: Sending<()>,
+    pub(crate) receiving: Receiving<()>,
 }
 
-/// What waits for a machine, in order.
-#[derive(Clone, Debug)]
-pub(crate) enum Job {
-    Apply(Apply),
-    Install(SnapshotMeta),
+impl Driver {
+    /// Nothing is under way. A compaction waits for writes no longer than `patience`; a checkpoint is made every so many entries, if that is not 0.
+    pub(crate) fn new(
+        restored: Option<SnapshotMeta>,
+        base: Membership,
+        (patience, every): (Duration, u64),
+    ) -> Driver {
+        let every =
+            if every == 0 { CheckpointEvery::Demand } else { CheckpointEvery::Entries(every) };
+        Driver {
+            queue: VecDeque::new(),
+            writes: WriteOrder::new(patience),
+            fresh: Vec::new(),
+            jobs: VecDeque::new(),
+            machine: MachineOrder::new(restored, base.into(), every),
+            reports: VecDeque::new(),
+            is_reporting: false,
+            batches: WaitingBatches::new(),
+            reads: WaitingReads::new(),
+            sending: Sending::default(),
+            receiving: Receiving::default(),
+        }
+    }
+
+    /// Whether the state is to be replaced by a snapshot.
+    pub(crate) fn has_install(&self) -> bool {
+        let mut all = self.jobs.iter().chain(&self.fresh);
+        self.machine.has_install() || all.any(|job| matches!(job, MachineJob::Install(_)))
+    }
 }
 
 /// The clock: `local = offset + true * rate / 1000`.
@@ -75,9 +117,9 @@ pub(crate) struct Node<M> {
     pub(crate) clock: Clock,
     /// What a power loss would leave.
     pub(crate) disk: Image,
-    /// What will be there once `queue` is done: the log as the core knows it.
+    /// What will be there once all writes are done: the log as the core knows it.
     pub(crate) log: Image,
-    pub(crate) queue: VecDeque<DiskOp>,
+    pub(crate) driver: Driver,
     /// The real log store that holds `disk`, in those seeds that have one.
     pub(crate) real: Option<Real>,
     /// The latest moment for which a notice of a finished write is due.
@@ -87,8 +129,6 @@ pub(crate) struct Node<M> {
     pub(crate) checkpoint: Option<Snapshot>,
     pub(crate) checkpointing: Option<Snapshot>,
     pub(crate) machine: Progress<M>,
-    pub(crate) jobs: VecDeque<Job>,
-    pub(crate) expecting: Option<SnapshotMeta>,
     pub(crate) received: Option<Snapshot>,
     pub(crate) poll_scheduled: bool,
     pub(crate) wake_at: Option<u64>,
@@ -112,15 +152,13 @@ impl<M: Default> Node<M> {
             clock: Clock { rate: 1000, offset: 0 },
             disk: Image::founding(membership.clone()),
             log: Image::founding(membership.clone()),
-            queue: VecDeque::new(),
+            driver: Driver::new(None, membership.clone(), (Duration::ZERO, 0)),
             real: None,
             notified_at: 0,
             stalled_until: 0,
             checkpoint: None,
             checkpointing: None,
             machine: Progress::founding(membership.clone()),
-            jobs: VecDeque::new(),
-            expecting: None,
             received: None,
             poll_scheduled: false,
             wake_at: None,

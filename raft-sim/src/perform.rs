@@ -1,25 +1,32 @@
 //! What is done with each action of a core, and how the checkers see it.
 
+use std::convert::Infallible;
+
 use raft_core::{
     Action, AppendOutcome, Body, Entry, Event as CoreEvent, Index, Input, LogPosition, Membership,
     Message, NodeId, Payload, Persist, RoleKind, SnapshotOutcome, Term,
 };
+use raft_node::order::{Job, MachineJob, StoreJob, StreamId};
 
 use crate::checker::broken;
 use crate::event::{Event, FetchRequest};
 use crate::mutants::mutated;
-use crate::node::{DiskOp, Job, index_of};
+use crate::node::index_of;
 use crate::world::World;
 use crate::{Machine, Violation};
 
 impl<M: Machine> World<'_, M> {
     pub(crate) fn perform(&mut self, node: usize, action: Action) -> Result<(), Violation> {
-        let life = self.nodes[node].life;
         self.mix(self.now_us() << 8 | node as u64);
-        match action {
-            Action::Persist(write) => self.on_persist(node, write),
-            Action::Send { to, message } => self.on_send(node, to, message),
-            Action::Fetch { peer, first, last, budget_bytes } => {
+        if let Action::Resolve(resolution) = action {
+            self.on_resolution(node, resolution)?;
+        }
+        match Job::from(action) {
+            Job::Store(StoreJob::Write(write)) => self.on_persist(node, write),
+            Job::Store(StoreJob::Compact(through)) => self.on_compact(node, through),
+            Job::Machine(job) => self.on_machine_job(node, job),
+            Job::Send { to, message } => self.on_send(node, to, message),
+            Job::Fetch { peer, first, last, budget_bytes } => {
                 self.mix(first.0 << 20 | last.0);
                 let mut delay = self.takes(self.plan.disk.write_us);
                 if !self.calm && self.rng.chance(self.plan.disk.stall) {
@@ -27,10 +34,25 @@ impl<M: Machine> World<'_, M> {
                     self.coverage.hit("slow fetches");
                 }
                 let fetch = FetchRequest { peer, first, last, budget_bytes };
+                let life = self.nodes[node].life;
                 self.at(delay, Event::Fetch { node, life, fetch });
                 Ok(())
             }
-            Action::Apply(apply) => {
+            Job::Receive { from, term, snapshot } => {
+                let receiving = &mut self.nodes[node].driver.receiving;
+                let Ok(()) = receiving.begin((from, term), snapshot, |_| Ok::<(), Infallible>(()));
+                Ok(())
+            }
+            // The ledger has been told.
+            Job::Answer(_) => Ok(()),
+            Job::Tell(event) => self.on_core_event(node, event),
+        }
+    }
+
+    /// What a machine is to do is handed over once the core is polled dry.
+    fn on_machine_job(&mut self, node: usize, job: MachineJob) -> Result<(), Violation> {
+        match &job {
+            MachineJob::Apply(apply) => {
                 self.mix(apply.first.0 << 20 | apply.last.0);
                 let it = &self.nodes[node];
                 if it.disk.last().index < apply.last {
@@ -40,26 +62,24 @@ impl<M: Machine> World<'_, M> {
                     );
                 }
                 self.on_commit_claim(node, apply.last)?;
-                self.queue_job(node, Job::Apply(apply));
-                Ok(())
             }
-            Action::Compact { through } => self.on_compact(node, through),
-            Action::StreamSnapshot { to, snapshot, .. } => {
-                self.watch_stream(node, to, &snapshot)?;
-                self.stream(node, to, &snapshot);
-                Ok(())
+            MachineJob::Install(meta) => {
+                self.checker.on_snapshot_position(self.nodes[node].id, meta)?;
             }
-            Action::ReceiveSnapshot { snapshot, .. } => {
-                self.nodes[node].expecting = Some(snapshot);
-                Ok(())
+            MachineJob::Stream { to, term, snapshot } => {
+                self.watch_stream(node, *to, snapshot)?;
+                let id = StreamId { peer: *to, term: *term, position: snapshot.position };
+                self.nodes[node].driver.sending.begin(id, ());
             }
-            Action::InstallSnapshot(meta) => {
-                self.checker.on_snapshot_position(self.nodes[node].id, &meta)?;
-                self.queue_job(node, Job::Install(meta));
-                Ok(())
-            }
-            Action::Resolve(resolution) => self.on_resolution(node, resolution),
-            Action::Event(CoreEvent::RoleChanged { role, term }) => {
+            MachineJob::Expect { .. } | MachineJob::Abandon(_) | MachineJob::Read { .. } => {}
+        }
+        self.nodes[node].driver.fresh.push(job);
+        Ok(())
+    }
+
+    fn on_core_event(&mut self, node: usize, event: CoreEvent) -> Result<(), Violation> {
+        match event {
+            CoreEvent::RoleChanged { role, term } => {
                 self.mix(term.0);
                 self.nodes[node].role = role;
                 self.coverage.hit(role_name(role));
@@ -68,19 +88,15 @@ impl<M: Machine> World<'_, M> {
                     let it = &self.nodes[node];
                     self.checker.on_elected(it.id, term, &it.disk)?;
                     self.on_leading(node, term)?;
+                } else {
+                    self.nodes[node].driver.sending.let_go();
                 }
-                Ok(())
             }
-            Action::Event(CoreEvent::MembershipChanged { .. }) => {
-                self.coverage.hit("configurations in effect");
-                Ok(())
-            }
-            Action::Event(CoreEvent::StoreRejected { .. }) => {
-                self.coverage.hit("stores rejected");
-                Ok(())
-            }
-            Action::Event(CoreEvent::LeaderChanged { .. }) => Ok(()),
+            CoreEvent::MembershipChanged { .. } => self.coverage.hit("configurations in effect"),
+            CoreEvent::StoreRejected { .. } => self.coverage.hit("stores rejected"),
+            CoreEvent::LeaderChanged { .. } => {}
         }
+        Ok(())
     }
 
     fn on_leading(&mut self, node: usize, term: Term) -> Result<(), Violation> {
@@ -131,7 +147,7 @@ impl<M: Machine> World<'_, M> {
             let (life, input) = (self.nodes[node].life, Input::Persisted(write.ticket));
             self.at(0, Event::Tell { node, life, input });
         }
-        self.enqueue(node, DiskOp::Write(write));
+        self.enqueue(node, StoreJob::Write(write));
         self.on_commit_claim(node, commit)
     }
 
@@ -184,7 +200,7 @@ impl<M: Machine> World<'_, M> {
             return broken("writes fit the log", format!("node {}: {error}", it.id));
         }
         self.coverage.hit("compactions");
-        self.enqueue(node, DiskOp::Compact(through));
+        self.enqueue(node, StoreJob::Compact(through));
         Ok(())
     }
 

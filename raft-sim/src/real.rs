@@ -2,13 +2,14 @@
 //! One seed in sixteen runs so. Without the feature `redb`, `real_absent` stands in its place.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use raft_core::{Entries, Index, LogPosition, Membership, NodeId, Persist, RestoredLog};
+use raft_core::{Entries, Index, Instant, LogPosition, Membership, NodeId, Persist, RestoredLog};
+use raft_node::order::{StoreJob, WriteOrder};
 use raft_node::{LogReader, LogStore, ReadError};
 use raft_storage_redb::testing::{self, DiskFault, DiskFile, Rot, VirtualDisk};
 use raft_storage_redb::{OpenError, Options, RedbLogStore};
 
-use crate::node::DiskOp;
 use crate::{Coverage, Image, Rng};
 
 /// A log store, the disk below it, and the truth about both.
@@ -75,37 +76,31 @@ impl Real {
         })
     }
 
-    /// One group commit, then the last of the compactions among the operations, as `raft-node`'s storage thread does.
-    pub(crate) fn commit(&mut self, ops: &[DiskOp]) -> Result<(), String> {
-        let writes: Vec<Persist> = ops
-            .iter()
-            .filter_map(|op| match op {
-                DiskOp::Write(write) => Some(write.clone()),
-                DiskOp::Compact(_) => None,
-            })
-            .collect();
+    /// One group commit.
+    pub(crate) fn commit(&mut self, writes: &[Persist]) -> Result<(), String> {
         let Some(store) = &mut self.store else { return Err("the store is closed".to_owned()) };
-        if let Err(error) = store.write(&writes) {
-            self.in_doubt = writes;
+        if let Err(error) = store.write(writes) {
+            self.in_doubt = writes.to_vec();
             return Err(error.to_string());
         }
         // Of other writes nothing may be left once they are merged, or too little to tell.
         let takes_compactions =
             writes.iter().any(|write| write.hard_state.is_some() || write.reset.is_some())
                 || writes.last().is_some_and(|write| !write.entries.is_empty());
-        apply(&mut self.settled, &writes)?;
+        apply(&mut self.settled, writes)?;
         if takes_compactions && let Some(through) = self.compactions.last().copied() {
             self.settled.compact(through)?;
             self.compactions.clear();
         }
-        for op in ops {
-            if let DiskOp::Compact(through) = op {
-                store.compact(*through).map_err(|error| error.to_string())?;
-                let is_new = |before: &LogPosition| before.index < through.index;
-                if self.compactions.last().is_none_or(is_new) {
-                    self.compactions.push(*through);
-                }
-            }
+        Ok(())
+    }
+
+    /// Forgets everything through a position, some time.
+    pub(crate) fn compact(&mut self, through: LogPosition) -> Result<(), String> {
+        let Some(store) = &mut self.store else { return Err("the store is closed".to_owned()) };
+        store.compact(through).map_err(|error| error.to_string())?;
+        if self.compactions.last().is_none_or(|before| before.index < through.index) {
+            self.compactions.push(through);
         }
         Ok(())
     }
@@ -199,7 +194,7 @@ impl Real {
     }
 
     /// The process ends, or the power goes, perhaps while some of `waiting` is being written.
-    pub(crate) fn go_down(&mut self, waiting: &[DiskOp], keeps_cache: bool) {
+    pub(crate) fn go_down(&mut self, waiting: &[StoreJob], keeps_cache: bool) {
         if self.in_doubt.is_empty() && !waiting.is_empty() && self.rng.chance(700) {
             let count = self.rng.between(1, waiting.len() as u64) as usize;
             // Without power, nothing that is only cached stays.
@@ -207,8 +202,7 @@ impl Real {
                 let after = self.rng.below(8);
                 self.disk.arm(DiskFault::PowerLoss, after);
             }
-            // Done or not, nobody is told.
-            let _ = self.commit(&waiting[..count]);
+            self.work_off(&waiting[..count]);
         }
         if keeps_cache {
             self.lie(false);
@@ -217,6 +211,20 @@ impl Real {
             self.disk.lose_power();
         }
         self.store = None;
+    }
+
+    /// One commit of what waits, and a compaction. Done or not, nobody is told.
+    fn work_off(&mut self, waiting: &[StoreJob]) {
+        let mut order = WriteOrder::new(Duration::ZERO);
+        for job in waiting {
+            order.take(job.clone(), Instant(0));
+        }
+        if order.commit(|group| self.commit(group)).is_err() {
+            return;
+        }
+        if let Some(through) = order.compaction(Instant(0), false) {
+            let _ = self.compact(through);
+        }
     }
 
     /// The store comes back, perhaps after failing once or twice on the way.

@@ -1,8 +1,8 @@
 //! In place of a real log store when the feature `redb` is off: there never is one.
 
-use raft_core::{Entries, Index, Membership, NodeId, RestoredLog};
+use raft_core::{Entries, Index, LogPosition, Membership, NodeId, Persist, RestoredLog};
+use raft_node::order::StoreJob;
 
-use crate::node::DiskOp;
 use crate::{Coverage, Image};
 
 /// Cannot exist.
@@ -24,7 +24,11 @@ impl Real {
         Err("raft-sim was built without its feature redb".to_owned())
     }
 
-    pub(crate) fn commit(&mut self, _: &[DiskOp]) -> Result<(), String> {
+    pub(crate) fn commit(&mut self, _: &[Persist]) -> Result<(), String> {
+        match *self {}
+    }
+
+    pub(crate) fn compact(&mut self, _: LogPosition) -> Result<(), String> {
         match *self {}
     }
 
@@ -64,7 +68,7 @@ impl Real {
         match *self {}
     }
 
-    pub(crate) fn go_down(&mut self, _: &[DiskOp], _: bool) {
+    pub(crate) fn go_down(&mut self, _: &[StoreJob], _: bool) {
         match *self {}
     }
 

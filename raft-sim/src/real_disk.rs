@@ -5,10 +5,10 @@
 //! see (a lying disk that lost the last writes, whole) is taken for seen: the disk is replaced, since its node may not vote again.
 
 use raft_core::{Entries, Index, Membership};
+use raft_node::order::StoreJob;
 
 use crate::checker::broken;
 use crate::event::{Event, FetchRequest};
-use crate::node::DiskOp;
 use crate::plan::Fault;
 use crate::real::{Found, Real};
 use crate::world::World;
@@ -138,7 +138,7 @@ impl<M: Machine> World<'_, M> {
         let may_lose = self.plan.has_stores && !self.calm && self.can_lose(node);
         let it = &mut self.nodes[node];
         let Some(real) = &mut it.real else { return Ok(false) };
-        let waiting: Vec<DiskOp> = it.queue.drain(..).collect();
+        let waiting: Vec<StoreJob> = it.driver.queue.drain(..).collect();
         let keeps_cache = if real.has_lied() { !may_lose } else { self.rng.chance(250) };
         real.go_down(&waiting, keeps_cache);
         self.coverage.hit(if keeps_cache { "processes killed" } else { "power losses" });

@@ -23,6 +23,8 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
         &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"],
         &[],
     )?;
+    // In a build of the workspace, features of one crate are on for all.
+    steps.cargo(&["check", "--package", "raft-node", "--no-default-features", "--locked"], &[])?;
     steps.cargo(
         &["doc", "--workspace", "--no-deps", "--locked"],
         &[("RUSTDOCFLAGS", "-D warnings".into())],

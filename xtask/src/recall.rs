@@ -1,5 +1,5 @@
-//! `cargo xtask recall`: how soon the simulator finds the seeded bugs of `raft-core` and those of its own driver and machine. It judges the simulator: its faults
-//! and its checkers. (`cargo xtask mutants` judges the tests of `raft-core`.)
+//! `cargo xtask recall`: how soon the simulator finds the seeded bugs of `raft-core`, of the rules that all drivers share, of its own disks and machines, and of
+//! the key-value machine. It judges the simulator: its faults and its checkers. (`cargo xtask mutants` judges the tests of `raft-core`.)
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead, BufReader};
@@ -45,9 +45,10 @@ struct Bug {
     variable: &'static str,
 }
 
-/// The three lists, and what chooses one of each.
-const LISTS: [(&str, &str); 3] = [
+/// The lists, and what chooses one of each.
+const LISTS: [(&str, &str); 4] = [
     ("raft-core/src/mutants.rs", "RAFT_MUTANT"),
+    ("raft-node/src/order/mutants.rs", "RAFT_NODE_MUTANT"),
     ("raft-sim/src/mutants.rs", "RAFT_SIM_MUTANT"),
     ("raft-kv/src/mutants.rs", "RAFT_KV_MUTANT"),
 ];
@@ -113,12 +114,8 @@ fn choose(root: &Path, args: &RecallArgs) -> anyhow::Result<Vec<Bug>> {
         bail!("xtask/src/recall.rs: {stale} is in no list any more");
     }
     if let Some(unknown) = args.only.iter().find(|name| !is_known(name)) {
-        bail!(
-            "no seeded bug is called {unknown}: see {}, {} and {}",
-            LISTS[0].0,
-            LISTS[1].0,
-            LISTS[2].0
-        );
+        let lists = LISTS.map(|(path, _)| path).join(", ");
+        bail!("no seeded bug is called {unknown}: see {lists}");
     }
     all.retain(|bug| {
         let name = &bug.mutant.name;

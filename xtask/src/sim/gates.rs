@@ -97,6 +97,7 @@ const FLOORS: &[(&str, u64)] = &[
     ("snapshots installed", 500),
     ("snapshots offered", 1000),
     ("snapshots received", 500),
+    ("jobs done at once", 50_000),
     ("streams broken", 85),
     ("streams superseded", 2),
     // Membership.

@@ -9,8 +9,10 @@ struct Layer {
     name: &'static str,
     /// Crates of this workspace.
     ours: &'static [&'static str],
-    /// Those of `ours` that must sit behind a feature.
+    /// Those that must sit behind a feature.
     optional: &'static [&'static str],
+    /// Those of `ours` that are taken without any of their features.
+    bare: &'static [&'static str],
     /// Crates of others: exactly these, if given.
     others: Option<&'static [&'static str]>,
     /// Crates of others that it must not have.
@@ -22,14 +24,16 @@ const LAYERS: &[Layer] = &[
         name: "raft-core",
         ours: &[],
         optional: &[],
+        bare: &[],
         others: Some(&["bytes", "thiserror"]),
         never: &[],
     },
     Layer {
         name: "raft-sim",
-        // The key-value machine without its features: nothing but its pure state. Some seeds run with the real log store.
+        // Of the key-value machine nothing but its pure state, of the driver nothing but the rules of its order. Some seeds run with the real log store.
         ours: &["raft-core", "raft-kv", "raft-node", "raft-storage-redb"],
-        optional: &["raft-node", "raft-storage-redb"],
+        optional: &["raft-storage-redb"],
+        bare: &["raft-kv", "raft-node"],
         // Traces are JSON lines, plan files are TOML.
         others: Some(&["bytes", "serde", "serde_json", "thiserror", "toml"]),
         never: &[],
@@ -37,7 +41,9 @@ const LAYERS: &[Layer] = &[
     Layer {
         name: "raft-node",
         ours: &["raft-core"],
-        optional: &[],
+        // What only the driver needs: its rules and its traits do without.
+        optional: &["blake3", "bytes", "tokio", "tracing", "xxhash-rust"],
+        bare: &[],
         others: None,
         never: &["quinn", "rustls", "rkyv", "redb", "clap", "serde"],
     },
@@ -45,6 +51,7 @@ const LAYERS: &[Layer] = &[
         name: "raft-net-quic",
         ours: &["raft-core", "raft-node"],
         optional: &[],
+        bare: &[],
         others: None,
         never: &["redb", "clap", "serde"],
     },
@@ -52,6 +59,7 @@ const LAYERS: &[Layer] = &[
         name: "raft-storage-redb",
         ours: &["raft-core", "raft-node"],
         optional: &[],
+        bare: &["raft-node"],
         others: None,
         never: &["quinn", "rustls", "rkyv", "clap", "serde", "tokio"],
     },
@@ -59,6 +67,7 @@ const LAYERS: &[Layer] = &[
         name: "raft-kv",
         ours: &["raft-core", "raft-node", "raft-net-quic"],
         optional: &["raft-node", "raft-net-quic"],
+        bare: &[],
         others: None,
         never: &["quinn", "rustls", "rkyv", "clap"],
     },
@@ -66,6 +75,7 @@ const LAYERS: &[Layer] = &[
         name: "raft-cli",
         ours: &["raft-core", "raft-node", "raft-net-quic", "raft-storage-redb", "raft-kv"],
         optional: &[],
+        bare: &[],
         others: None,
         never: &["quinn", "rustls", "rkyv", "redb"],
     },
@@ -73,6 +83,7 @@ const LAYERS: &[Layer] = &[
         name: "xtask",
         ours: &["raft-core", "raft-sim"],
         optional: &[],
+        bare: &[],
         others: None,
         never: &["tokio", "redb", "quinn"],
     },
@@ -80,6 +91,7 @@ const LAYERS: &[Layer] = &[
         name: "benches",
         ours: &["raft-core"],
         optional: &[],
+        bare: &[],
         others: Some(&["bytes"]),
         never: &[],
     },
@@ -152,6 +164,11 @@ fn check_member(package: &Value) -> Vec<String> {
         if layer.optional.contains(&wanted) && !is_optional {
             problems
                 .push(format!("{name} depends on {wanted} without a feature that turns it off"));
+        }
+        let has_features = list(dependency, "features").next().is_some()
+            || dependency["uses_default_features"].as_bool() == Some(true);
+        if layer.bare.contains(&wanted) && has_features {
+            problems.push(format!("{name} depends on {wanted} with features: it may have none"));
         }
     }
     problems
@@ -233,6 +250,14 @@ mod tests {
         assert_eq!(found("raft-kv", &ours("raft-net-quic", true)), 0);
         assert_eq!(found("raft-kv", &ours("raft-net-quic", false)), 1, "not behind a feature");
         assert_eq!(found("raft-new", &other("bytes")), 1, "no layer");
+        assert_eq!(found("raft-node", &other("tokio")), 1, "not behind a feature");
+        let mut bare = ours("raft-node", false);
+        assert_eq!(found("raft-sim", &bare), 0);
+        bare["features"] = json!(["driver"]);
+        assert_eq!(found("raft-sim", &bare), 1, "with a feature");
+        bare["features"] = json!([]);
+        bare["uses_default_features"] = json!(true);
+        assert_eq!(found("raft-sim", &bare), 1, "with those that are on by default");
     }
 
     #[test]

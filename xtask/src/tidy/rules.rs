@@ -48,6 +48,23 @@ const NOT_IN_MACHINE: &[&str] = &[
 /// Maps whose order differs from process to process.
 const RANDOM_ORDER: &[&str] = &["HashMap", "HashSet", "RandomState"];
 
+/// What the rules of a driver's order must not name: they wait for nothing, and the simulator goes by them.
+const NOT_IN_ORDER: &[&str] = &[
+    "SystemTime",
+    "elapsed",
+    "thread",
+    "Mutex",
+    "Condvar",
+    "tokio",
+    "async",
+    "await",
+    "fs",
+    "File",
+    "tracing",
+    "HashMap",
+    "HashSet",
+];
+
 /// What the binary must not name: whoever drives a core makes protocol decisions.
 const NOT_IN_CLI: &[&str] = &["Raft", "poll_action", "poll_timeout"];
 
@@ -90,6 +107,13 @@ const WORD_RULES: &[WordRule] = &[
         except: &[],
         words: RANDOM_ORDER,
         why: "iteration over a hash map differs between members: take a BTreeMap",
+    },
+    WordRule {
+        prefix: "raft-node/src/order/",
+        files: None,
+        except: &[],
+        words: NOT_IN_ORDER,
+        why: "the rules of a driver's order have no I/O, clock, threads or runtime",
     },
     WordRule {
         prefix: "raft-cli/src/",

@@ -1,22 +1,28 @@
-//! Batches in the log that somebody waits for, matched with what is applied by (first index, count, term).
+//! Who waits for what is applied: batches, matched with it by (first index, count, term), and reads, by index.
 //!
 //! Knows nothing of state machines or threads, so that the rule "never a wrong success" can be tested alone.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use raft_core::{Entry, Index, Payload, ProposalId, Term};
 
+use super::mutants::mutated;
+
 /// A batch that was appended and is not applied in whole yet.
 #[derive(Debug)]
-pub(crate) struct Batch<R, W> {
-    pub(crate) id: ProposalId,
-    pub(crate) first: Index,
-    pub(crate) count: u64,
-    pub(crate) term: Term,
+pub struct Batch<R, W> {
+    /// Its name.
+    pub id: ProposalId,
+    /// The index of its first command; the others follow.
+    pub first: Index,
+    /// How many commands.
+    pub count: u64,
+    /// The term in which it was appended.
+    pub term: Term,
     /// The responses so far: a batch may be applied in pieces.
-    pub(crate) responses: Vec<R>,
+    pub responses: Vec<R>,
     /// Who waits.
-    pub(crate) waiter: W,
+    pub waiter: W,
 }
 
 impl<R, W> Batch<R, W> {
@@ -27,22 +33,29 @@ impl<R, W> Batch<R, W> {
 }
 
 /// How a batch ended: with all its responses, or unknown to this node.
-pub(crate) type Outcome<R, W> = (W, Option<Vec<R>>);
+pub type Outcome<R, W> = (W, Option<Vec<R>>);
 
-/// All batches that somebody waits for, in the order of the log.
+/// All batches that somebody waits for, in the order of the log. `R` is a response, `W` who waits.
 #[derive(Debug)]
-pub(crate) struct WaitingBatches<R, W> {
+pub struct WaitingBatches<R, W> {
     queue: VecDeque<Batch<R, W>>,
 }
 
+impl<R, W> Default for WaitingBatches<R, W> {
+    fn default() -> WaitingBatches<R, W> {
+        WaitingBatches::new()
+    }
+}
+
 impl<R, W> WaitingBatches<R, W> {
-    pub(crate) fn new() -> WaitingBatches<R, W> {
+    /// Nobody waits.
+    pub fn new() -> WaitingBatches<R, W> {
         WaitingBatches { queue: VecDeque::new() }
     }
 
     /// Expects a batch. Older ones at its place or after it were replaced in the log: their outcome is unknown, and so is that
     /// of one that comes too late, at or before `applied`.
-    pub(crate) fn expect(
+    pub fn expect(
         &mut self,
         batch: Batch<R, W>,
         applied: Index,
@@ -60,13 +73,13 @@ impl<R, W> WaitingBatches<R, W> {
     }
 
     /// The leader that appended the batch leads no more. Nothing happens if it was answered before.
-    pub(crate) fn abandon(&mut self, id: ProposalId) -> Option<W> {
+    pub fn abandon(&mut self, id: ProposalId) -> Option<W> {
         let place = self.queue.iter().position(|batch| batch.id == id)?;
         self.queue.remove(place).map(|batch| batch.waiter)
     }
 
     /// The state was replaced by a snapshot through `index`: whoever waits for something up to there will not learn its response.
-    pub(crate) fn skip_through(&mut self, index: Index, ended: &mut impl FnMut(Outcome<R, W>)) {
+    pub fn skip_through(&mut self, index: Index, ended: &mut impl FnMut(Outcome<R, W>)) {
         while self.queue.front().is_some_and(|batch| batch.next() <= index) {
             if let Some(batch) = self.queue.pop_front() {
                 ended((batch.waiter, None));
@@ -76,7 +89,7 @@ impl<R, W> WaitingBatches<R, W> {
 
     /// Gives the responses of applied entries (one per command, in order) to those who wait. An entry of another term
     /// at a batch's place is another entry: the batch's outcome is unknown then, whatever the response says.
-    pub(crate) fn resolve(
+    pub fn resolve(
         &mut self,
         entries: &[Entry],
         responses: &mut Vec<R>,
@@ -104,6 +117,7 @@ impl<R, W> WaitingBatches<R, W> {
             };
             if let Some(run) = run.filter(is_its) {
                 let skipped = entries[consumed..run.start].iter().filter(|e| is_command(e)).count();
+                let skipped = if mutated!(ResponsesOfOthers) { 0 } else { skipped };
                 responses.by_ref().take(skipped).for_each(drop);
                 batch.responses.extend(responses.by_ref().take(run.len()));
                 consumed = run.end;
@@ -119,8 +133,42 @@ impl<R, W> WaitingBatches<R, W> {
     }
 }
 
+/// All reads whose index is not applied yet, by it. `W` is who waits.
+#[derive(Debug)]
+pub struct WaitingReads<W> {
+    by_index: BTreeMap<Index, Vec<W>>,
+}
+
+impl<W> Default for WaitingReads<W> {
+    fn default() -> WaitingReads<W> {
+        WaitingReads { by_index: BTreeMap::new() }
+    }
+}
+
+impl<W> WaitingReads<W> {
+    /// Nobody waits.
+    pub fn new() -> WaitingReads<W> {
+        WaitingReads::default()
+    }
+
+    /// Reads may be answered once `index` is applied: they are given back if it is.
+    pub fn expect(&mut self, index: Index, waiters: Vec<W>, applied: Index) -> Option<Vec<W>> {
+        if index <= applied || mutated!(ReadDoesNotWaitForItsIndex) {
+            return Some(waiters);
+        }
+        self.by_index.entry(index).or_default().extend(waiters);
+        None
+    }
+
+    /// The next reads whose index is applied; to be called until there are none.
+    pub fn next_ready(&mut self, applied: Index) -> Option<Vec<W>> {
+        let first = self.by_index.first_entry()?;
+        (*first.key() <= applied).then(|| first.remove())
+    }
+}
+
 /// Whether an entry gets a response.
-pub(crate) fn is_command(entry: &Entry) -> bool {
+fn is_command(entry: &Entry) -> bool {
     matches!(entry.payload, Payload::Command(_))
 }
 
@@ -206,5 +254,18 @@ mod tests {
         assert_eq!(ended, [("a", None)]);
         apply(&mut waiting, &[entry(7, 2, true), entry(8, 2, true)], &mut ended);
         assert_eq!(ended.last(), Some(&("c", Some(vec![8]))));
+    }
+
+    #[test]
+    fn reads_wait_for_their_index() {
+        let mut reads = WaitingReads::new();
+        assert_eq!(reads.expect(Index(3), vec!["now"], Index(3)), Some(vec!["now"]));
+        for (index, who) in [(5, "a"), (4, "b"), (5, "c"), (9, "d")] {
+            assert_eq!(reads.expect(Index(index), vec![who], Index(3)), None);
+        }
+        assert_eq!(reads.next_ready(Index(3)), None);
+        assert_eq!(reads.next_ready(Index(8)), Some(vec!["b"]));
+        assert_eq!(reads.next_ready(Index(8)), Some(vec!["a", "c"]));
+        assert_eq!(reads.next_ready(Index(8)), None);
     }
 }
