@@ -22,7 +22,8 @@ pub(crate) fn patience(config: &Config, rng: &mut Rng) -> Duration {
     let steps = Config::PRIORITY_MAX.saturating_sub(config.priority);
     let steps = if mutated!(PriorityIgnored) { 0 } else { u32::from(steps) };
     let steps = if mutated!(LowPriorityWaitsForEver) { steps * 1_000 } else { steps };
-    rng.jittered(config.election_timeout) + config.election_timeout * steps
+    let spread = rng.jittered(config.election_timeout);
+    if steps == 0 { spread } else { spread + config.election_timeout * steps }
 }
 
 impl Raft {

@@ -140,17 +140,32 @@ struct Part {
 }
 
 impl Part {
+    #[inline]
     fn as_slice(&self) -> &[Entry] {
         &self.batch[self.start..self.end]
     }
 
-    fn first(&self) -> Index {
-        self.batch[self.start].index
+    #[inline]
+    fn first(&self) -> &Entry {
+        &self.batch[self.start]
+    }
+
+    #[inline]
+    fn last(&self) -> &Entry {
+        &self.batch[self.end - 1]
+    }
+
+    /// The first and the last index.
+    #[inline]
+    fn ends(&self) -> (Index, Index) {
+        let first = self.first().index;
+        (first, Index(first.0 + (self.end - self.start) as u64 - 1))
     }
 
     /// How many of its entries are before `index`.
     fn count_before(&self, index: Index) -> usize {
-        let count = usize::try_from(index.0.saturating_sub(self.first().0)).unwrap_or(usize::MAX);
+        let distance = index.0.saturating_sub(self.first().index.0);
+        let count = usize::try_from(distance).unwrap_or(usize::MAX);
         count.min(self.end - self.start)
     }
 
@@ -299,7 +314,8 @@ impl Entries {
 
     /// How many entries.
     pub fn len(&self) -> usize {
-        self.parts().iter().map(|part| part.end - part.start).sum()
+        // Indexes are consecutive.
+        self.ends().map_or(0, |(first, last)| (last.0 - first.0) as usize + 1)
     }
 
     /// Whether there are none.
@@ -308,24 +324,33 @@ impl Entries {
     }
 
     /// The first entry.
+    #[inline]
     pub fn first(&self) -> Option<&Entry> {
-        self.parts().first().map(|part| &part.batch[part.start])
+        match &self.parts {
+            Parts::None => None,
+            Parts::One(part) => Some(part.first()),
+            Parts::Many(parts) => parts.first().map(Part::first),
+        }
     }
 
     /// The last entry.
+    #[inline]
     pub fn last(&self) -> Option<&Entry> {
-        self.parts().last().map(|part| &part.batch[part.end - 1])
+        match &self.parts {
+            Parts::None => None,
+            Parts::One(part) => Some(part.last()),
+            Parts::Many(parts) => parts.last().map(Part::last),
+        }
     }
 
     /// The first and the last index.
     #[inline]
     pub(crate) fn ends(&self) -> Option<(Index, Index)> {
-        let first = self.first()?.index;
-        let last = match &self.parts {
-            Parts::One(part) => Index(first.0 + (part.end - part.start) as u64 - 1),
-            _ => self.last()?.index,
-        };
-        Some((first, last))
+        match &self.parts {
+            Parts::None => None,
+            Parts::One(part) => Some(part.ends()),
+            Parts::Many(parts) => Some((parts.first()?.ends().0, parts.last()?.ends().1)),
+        }
     }
 
     /// All entries in order.
@@ -345,7 +370,7 @@ impl Entries {
 
     /// The entry at `index`, if it is in the run.
     pub fn get(&self, index: Index) -> Option<&Entry> {
-        let part = self.parts().iter().rev().find(|part| part.first() <= index)?;
+        let part = self.parts().iter().rev().find(|part| part.first().index <= index)?;
         part.as_slice().get(part.count_before(index))
     }
 

@@ -4,7 +4,8 @@ use crate::entry::Kinds;
 use crate::lease::Promise;
 use crate::role::{Acks, Role};
 use crate::{
-    AppendOutcome, Body, Entries, Index, LogPosition, NodeId, Payload, PeerFault, Raft, Term,
+    AppendOutcome, Body, Entries, Index, LogPosition, NodeId, Payload, PeerFault, Raft,
+    SnapshotMeta, Term,
 };
 
 impl Raft {
@@ -20,8 +21,18 @@ impl Raft {
             self.send(from, Body::HeartbeatResponse { read_context: 0 });
             return Ok(());
         }
-        check_content(term, &body)?;
-        self.check_against_log(&body)?;
+        match &body {
+            Body::Append { prev, entries, .. } => {
+                check_entries(term, *prev, entries)?;
+                self.check_against_commit(*prev, entries)?;
+                self.check_commands(entries)?;
+            }
+            Body::SnapshotOffer { snapshot } => {
+                check_offer(term, snapshot)?;
+                self.check_against_commit(snapshot.position, &Entries::new())?;
+            }
+            _ => {}
+        }
         self.follow(from, term)?;
         match body {
             Body::Append { prev, entries, commit } => self.on_append(from, prev, entries, commit),
@@ -33,20 +44,6 @@ impl Raft {
             _ => {}
         }
         Ok(())
-    }
-
-    /// Checks a leader's message against what is known here, before anything of it is believed.
-    fn check_against_log(&self, body: &Body) -> Result<(), PeerFault> {
-        match body {
-            Body::Append { prev, entries, .. } => {
-                self.check_against_commit(*prev, entries)?;
-                self.check_commands(entries)
-            }
-            Body::SnapshotOffer { snapshot } => {
-                self.check_against_commit(snapshot.position, &Entries::new())
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Recognizes `from` as the leader of `term`, and puts off the next election.
@@ -161,6 +158,12 @@ impl Raft {
 
     /// Appends what the log lacks. Only a real conflict truncates: a delayed append that matches must not (scenario 13).
     fn append_new(&mut self, mut entries: Entries) {
+        let Some((first, _)) = entries.ends() else { return };
+        if first > self.log.last() {
+            // Nearly always: there is nothing to compare.
+            self.log.append_entries(entries);
+            return;
+        }
         let fresh = entries
             .iter()
             .find(|entry| {
@@ -195,7 +198,9 @@ impl Raft {
     pub(crate) fn learn_commit(&mut self, commit: Index) {
         let known = if mutated!(CommitGoesBack) { Index(0) } else { self.commit };
         self.commit = known.max(commit.min(self.log.last()));
-        if let Role::Follower(follower) = &mut self.role {
+        if let Role::Follower(follower) = &mut self.role
+            && !follower.forwards.is_empty()
+        {
             follower.forwards.release_through(self.commit);
         }
     }
@@ -231,42 +236,42 @@ impl Raft {
     }
 }
 
-/// Checks what can be checked without looking at any state.
-fn check_content(term: Term, body: &Body) -> Result<(), PeerFault> {
-    match body {
-        Body::Append { prev, entries, .. } => {
-            if prev.term > term {
-                return Err(PeerFault::PositionFromTheFuture { position: *prev, term });
-            }
-            let Some((first, last)) = entries.first().zip(entries.last()) else { return Ok(()) };
-            if prev.index.0.checked_add(1) != Some(first.index.0) || first.term < prev.term {
-                return Err(PeerFault::BrokenRun { prev: *prev });
-            }
-            if last.index > Index::MAX {
-                return Err(PeerFault::ImpossibleIndex { index: last.index });
-            }
-            if last.term > term {
-                return Err(PeerFault::EntryFromTheFuture { entry_term: last.term, term });
-            }
-            let is_valid = |payload: &Payload| !matches!(payload, Payload::Membership(members) if !members.is_valid());
-            if entries.kinds().may_include(Kinds::MEMBERSHIP)
-                && !entries.iter().all(|entry| is_valid(&entry.payload))
-            {
-                return Err(PeerFault::ImpossibleMembership);
-            }
-        }
-        Body::SnapshotOffer { snapshot } => {
-            if snapshot.position.term > term {
-                return Err(PeerFault::PositionFromTheFuture { position: snapshot.position, term });
-            }
-            if snapshot.position.index > Index::MAX {
-                return Err(PeerFault::ImpossibleIndex { index: snapshot.position.index });
-            }
-            if !snapshot.membership.is_valid() {
-                return Err(PeerFault::ImpossibleMembership);
-            }
-        }
-        _ => {}
+/// Checks what can be checked of an append without looking at any state.
+fn check_entries(term: Term, prev: LogPosition, entries: &Entries) -> Result<(), PeerFault> {
+    if prev.term > term {
+        return Err(PeerFault::PositionFromTheFuture { position: prev, term });
+    }
+    let Some((first, last)) = entries.first().zip(entries.last()) else { return Ok(()) };
+    if prev.index.0.checked_add(1) != Some(first.index.0) || first.term < prev.term {
+        return Err(PeerFault::BrokenRun { prev });
+    }
+    if last.index > Index::MAX {
+        return Err(PeerFault::ImpossibleIndex { index: last.index });
+    }
+    if last.term > term {
+        return Err(PeerFault::EntryFromTheFuture { entry_term: last.term, term });
+    }
+    let is_valid =
+        |payload: &Payload| !matches!(payload, Payload::Membership(members) if !members.is_valid());
+    if entries.kinds().may_include(Kinds::MEMBERSHIP)
+        && !entries.iter().all(|entry| is_valid(&entry.payload))
+    {
+        return Err(PeerFault::ImpossibleMembership);
+    }
+    Ok(())
+}
+
+/// The same of a snapshot that is offered.
+fn check_offer(term: Term, snapshot: &SnapshotMeta) -> Result<(), PeerFault> {
+    let position = snapshot.position;
+    if position.term > term {
+        return Err(PeerFault::PositionFromTheFuture { position, term });
+    }
+    if position.index > Index::MAX {
+        return Err(PeerFault::ImpossibleIndex { index: position.index });
+    }
+    if !snapshot.membership.is_valid() {
+        return Err(PeerFault::ImpossibleMembership);
     }
     Ok(())
 }

@@ -39,6 +39,10 @@ enum State {
 }
 
 impl Forwards {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
     /// When the first of them is given up.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let deadlines = self.queue.iter().filter_map(|forwarded| match forwarded.state {

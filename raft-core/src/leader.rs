@@ -63,8 +63,13 @@ impl Raft {
         if !core::mem::take(&mut self.may_commit) || self.commit == self.log.last() {
             return;
         }
-        let (id, durable) = (self.config.id, self.log.durable());
+        let (id, durable, commit) = (self.config.id, self.log.durable(), self.commit);
         let membership = self.log.membership();
+        // Where two voters are needed, one of them is a peer. So it is when the leader's own write completes first.
+        let needs_peers = membership.voters.len() > 1;
+        if needs_peers && leader.peers.iter().all(|(_, peer)| peer.matched <= commit) {
+            return;
+        }
         let reached = |node: NodeId| {
             if node == id && mutated!(LeaderCountsItselfBeforeDurable) {
                 self.log.last()
@@ -95,16 +100,16 @@ impl Raft {
     pub(crate) fn make_appends(&mut self) {
         let Role::Leader(leader) = &self.role else { return };
         let last = self.log.last();
-        let mut peers = core::mem::take(&mut self.due);
-        for (node, peer) in leader.peers.iter() {
-            if peer.next_to_send(last).is_some() && self.may_have_entries(node) {
-                peers.push(node);
+        // By number, since sending changes the peers; it neither adds nor removes one.
+        for number in 0..leader.peers.len() {
+            let Role::Leader(leader) = &self.role else { return };
+            if let Some((node, peer)) = leader.peers.nth(number)
+                && peer.next_to_send(last).is_some()
+                && self.may_have_entries(node)
+            {
+                self.make_appends_to(node);
             }
         }
-        for peer in peers.drain(..) {
-            self.make_appends_to(peer);
-        }
-        self.due = peers;
     }
 
     fn make_appends_to(&mut self, to: NodeId) {
@@ -124,18 +129,22 @@ impl Raft {
                 return;
             }
             let Some(budget) = peer.append_budget(&self.config) else { return };
-            if is_witness && !mutated!(WitnessGetsCommands) {
-                let entries = self.log.without_commands(next, last, budget);
-                self.send_append(to, next, entries);
-                continue;
-            }
-            let tail_first = self.log.tail_first();
-            if next <= last && next < tail_first {
-                self.fetch(to, next, tail_first.prev(), budget);
+            let entries = if is_witness && !mutated!(WitnessGetsCommands) {
+                self.log.without_commands(next, last, budget)
+            } else {
+                self.log.slice(next, last, budget)
+            };
+            if entries.is_empty() && next <= last {
+                // It is not in memory any more.
+                let end = self.log.tail_first().prev();
+                self.fetch(to, next, end, budget);
                 return;
             }
-            let entries = self.log.slice(next, last, budget);
+            let is_all = entries.ends().is_none_or(|(_, end)| end >= last);
             self.send_append(to, next, entries);
+            if is_all {
+                return;
+            }
         }
     }
 

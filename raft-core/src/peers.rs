@@ -34,6 +34,11 @@ impl Peers {
         self.list.len()
     }
 
+    /// By its place in the order of the ids.
+    pub(crate) fn nth(&self, number: usize) -> Option<(NodeId, &Peer)> {
+        self.list.get(number).map(|(node, peer)| (*node, &**peer))
+    }
+
     pub(crate) fn get_or_insert_with(
         &mut self,
         node: NodeId,

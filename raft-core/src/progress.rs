@@ -42,18 +42,18 @@ pub(crate) struct Peer {
 pub(crate) struct CatchUp {
     target: Index,
     began: Instant,
-    last_round: Option<Duration>,
+    last_round_micros: Option<u64>,
 }
 
 impl CatchUp {
     pub(crate) fn new(target: Index, now: Instant) -> CatchUp {
-        CatchUp { target, began: now, last_round: None }
+        CatchUp { target, began: now, last_round_micros: None }
     }
 
     /// Ends the round if `matched` is its target, and begins the next at the log's end. Called at each answer, and at each heartbeat.
     pub(crate) fn on_matched(&mut self, matched: Index, last: Index, now: Instant) {
         if matched >= self.target {
-            self.last_round = Some(now.since(self.began));
+            self.last_round_micros = Some(now.micros_since(self.began));
             self.target = last;
             self.began = now;
         }
@@ -61,12 +61,14 @@ impl CatchUp {
 
     pub(crate) fn is_done(&self, matched: Index, now: Instant, patience: Duration) -> bool {
         let is_in_time = matched >= self.target || now.since(self.began) < patience;
-        is_in_time && self.last_round.is_some_and(|round| round < patience)
+        let last_round = self.last_round_micros.map(Duration::from_micros);
+        is_in_time && last_round.is_some_and(|round| round < patience)
     }
 }
 
 /// How the peer is being served. What belongs to one way cannot be named in another.
 #[derive(Debug)]
+#[repr(u8)] // See `Role`.
 pub(crate) enum Progress {
     /// Looking for where the logs agree: one append at a time, from `next`.
     Probe {

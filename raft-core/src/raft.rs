@@ -2,7 +2,6 @@
 //! reading order in the crate's documentation).
 
 use alloc::collections::VecDeque;
-use alloc::vec::Vec;
 
 use crate::forward::Forwards;
 use crate::lease::Promise;
@@ -81,8 +80,6 @@ pub struct Raft {
     is_stale: bool,
     /// Whether anything came that may let the leader commit more.
     pub(crate) may_commit: bool,
-    /// Room for a list of peers, kept for the next time.
-    pub(crate) due: Vec<NodeId>,
 }
 
 impl Raft {
@@ -154,7 +151,6 @@ impl Raft {
             actions: VecDeque::new(),
             is_stale: true,
             may_commit: false,
-            due: Vec::new(),
         })
     }
 
@@ -165,11 +161,7 @@ impl Raft {
     pub fn handle(&mut self, now: Instant, input: Input) -> Result<(), HandleError> {
         self.detect_pause(now);
         self.now = self.now.max(now);
-        // What was applied makes room for more to be applied, and for nothing else; and what was only proposed commits nothing.
-        let is_applied = matches!(input, Input::Applied(_));
-        self.may_commit |= !is_applied && !matches!(input, Input::Propose { .. });
         let result = self.take(input);
-        self.is_stale |= !is_applied || self.handed < self.commit;
         self.on_membership_changed();
         self.on_time();
         self.settle_handover();
@@ -178,7 +170,10 @@ impl Raft {
         result
     }
 
+    #[inline]
     fn take(&mut self, input: Input) -> Result<(), HandleError> {
+        let before = (self.may_commit, self.is_stale);
+        (self.may_commit, self.is_stale) = (true, true);
         match input {
             Input::Timeout => {}
             Input::Message { from, store, message } => {
@@ -186,7 +181,11 @@ impl Raft {
                     .on_message(from, store, message)
                     .map_err(|fault| HandleError::Peer { from, fault });
             }
-            Input::Propose { id, commands } => self.on_propose(id, commands),
+            Input::Propose { id, commands } => {
+                // What was only proposed commits nothing.
+                self.may_commit = before.0;
+                self.on_propose(id, commands);
+            }
             Input::Read { id, at } => self.on_read(id, at),
             Input::ChangeMembership { id, change } => self.on_change(id, &change),
             Input::TransferLeadership { id, to } => self.on_transfer(id, to),
@@ -196,7 +195,12 @@ impl Raft {
             Input::Persisted(ticket) => self.on_persisted(ticket)?,
             Input::Fetched { peer, entries } => self.on_fetched(peer, entries),
             Input::FetchFailed { peer } => self.on_fetch_failed(peer),
-            Input::Applied(index) => self.on_applied(index)?,
+            Input::Applied(index) => {
+                // It makes room for more to be applied, and for nothing else.
+                self.may_commit = before.0;
+                self.is_stale = before.1 || self.handed < self.commit;
+                self.on_applied(index)?;
+            }
             Input::SnapshotTaken(meta) => self.on_snapshot_taken(meta)?,
             Input::SnapshotReceived(meta) => self.on_snapshot_received(&meta)?,
             Input::SnapshotInstalled(meta) => self.on_snapshot_installed(meta)?,
@@ -210,6 +214,7 @@ impl Raft {
     }
 
     /// The next thing to do; `None` once all is drained.
+    #[inline]
     pub fn poll_action(&mut self) -> Option<Action> {
         if self.actions.is_empty() && self.is_stale {
             self.is_stale = false;
@@ -270,8 +275,12 @@ impl Raft {
 
     fn on_time(&mut self) {
         let now = self.now;
-        self.give_up_forwards();
-        self.give_up_questions();
+        if let Role::Follower(follower) = &self.role
+            && follower.has_asked()
+        {
+            self.give_up_forwards();
+            self.give_up_questions();
+        }
         let election_deadline = match &self.role {
             Role::Follower(follower) => follower.election_deadline,
             Role::PreCandidate(candidate) => candidate.election_deadline,
@@ -317,29 +326,36 @@ impl Raft {
 
     /// Makes everything that is due, in the order in which it must happen: first what must be durable, then what may be sent,
     /// then what may be applied.
+    #[inline(never)]
     fn make_actions(&mut self) {
-        self.advance_commit();
-        self.advance_change();
-        self.tell_target();
-        self.start_read_rounds();
-        self.ask_for_index();
+        if matches!(self.role, Role::Leader(_)) {
+            self.advance_commit();
+            self.advance_change();
+            self.tell_target();
+            self.start_read_rounds();
+        } else {
+            self.ask_for_index();
+        }
         self.make_persist();
         while let Some((to, message)) = self.outbox.pop(|ticket| self.log.is_write_durable(ticket))
         {
             self.actions.push_back(Action::Send { to, message });
         }
-        self.make_acknowledgement();
-        self.make_appends();
+        match self.role {
+            Role::Leader(_) => self.make_appends(),
+            Role::Follower(_) => self.make_acknowledgement(),
+            Role::PreCandidate(_) | Role::Candidate(_) => {}
+        }
         self.make_apply();
         self.log.evict(self.config.tail_bytes_max);
     }
 
     fn make_persist(&mut self) {
-        let current = HardState { term: self.term, vote: self.vote, commit: self.commit };
         let must_save = self.is_hard_state_unsaved();
         if !must_save && !self.log.has_unsaved() {
             return;
         }
+        let current = HardState { term: self.term, vote: self.vote, commit: self.commit };
         let hard_state = (current != self.saved).then_some(current);
         let persist = self.log.take_unsaved(hard_state, self.now);
         if must_save {

@@ -68,6 +68,7 @@ struct Seen {
 
 impl Stores {
     /// Whether what `node` says counts towards a quorum (rule 2).
+    #[inline]
     pub(crate) fn counts(&self, membership: &Membership, node: NodeId) -> bool {
         let is_recorded = membership.stores.is_empty()
             || membership.stores.contains_key(&node)
@@ -76,7 +77,12 @@ impl Stores {
     }
 
     /// Whether `node` runs on another store than the recorded one, or on one that has forgotten.
+    #[inline]
     pub(crate) fn is_strange(&self, membership: &Membership, node: NodeId) -> bool {
+        if self.seen.is_empty() {
+            // Stores are not told apart in this group.
+            return false;
+        }
         let Some(seen) = self.seen(node) else { return false };
         let is_another = membership.stores.get(&node).is_some_and(|admitted| *admitted != seen.id);
         (is_another && !mutated!(StrangeStoreCounts)) || self.forgetful.contains_key(&node)
@@ -195,8 +201,8 @@ impl Raft {
     /// Rule 4: whether a peer may be sent entries.
     pub(crate) fn may_have_entries(&self, node: NodeId) -> bool {
         let membership = self.log.membership();
-        !membership.is_voter(node)
-            || self.stores.counts(membership, node)
+        self.stores.counts(membership, node)
+            || !membership.is_voter(node)
             || mutated!(EntriesForWhoDoesNotCount)
     }
 
@@ -246,9 +252,12 @@ impl Raft {
     /// committed; and it must not, since that may need the one that is to be recorded (its zone, where commitment asks for zones; or a
     /// joint configuration, of which it is half).
     pub(crate) fn record_stores(&mut self) {
+        if self.config.store.is_none() {
+            return;
+        }
         let version = Some(self.log.membership_version());
         let Role::Leader(leader) = &self.role else { return };
-        let is_known = self.config.store.is_none() || self.stores.recorded_in == version;
+        let is_known = self.stores.recorded_in == version;
         let must_wait = mutated!(NoRecordWhileJoint) && self.log.membership().is_joint();
         if is_known || leader.transfer.is_some() || must_wait {
             return;
@@ -261,9 +270,11 @@ impl Raft {
 
     /// Leader, when nothing else is being changed: makes a learner of a voter on another store.
     pub(crate) fn demote_strangers(&mut self) {
+        if self.config.store.is_none() {
+            return;
+        }
         let version = Some(self.log.membership_version());
-        let is_known = self.config.store.is_none() || self.stores.settled_in == version;
-        if is_known || self.check_settled().is_err() {
+        if self.stores.settled_in == version || self.check_settled().is_err() {
             return;
         }
         let membership = self.log.membership();

@@ -12,7 +12,13 @@ pub struct Instant(pub u64);
 impl Instant {
     /// The time from `earlier` to here; zero if `earlier` is later.
     pub fn since(self, earlier: Instant) -> Duration {
-        Duration::from_micros(self.0.saturating_sub(earlier.0))
+        Duration::from_micros(self.micros_since(earlier))
+    }
+
+    /// The same in microseconds: a duration's arithmetic shows at a million inputs a second.
+    #[inline]
+    pub(crate) fn micros_since(self, earlier: Instant) -> u64 {
+        self.0.saturating_sub(earlier.0)
     }
 }
 

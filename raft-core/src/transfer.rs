@@ -165,8 +165,14 @@ impl Raft {
     }
 
     /// Settles a transfer whose leader has stepped down, as soon as it is known who leads.
+    #[inline]
     pub(crate) fn settle_handover(&mut self) {
-        let Some(transfer) = self.handed_over else { return };
+        if let Some(transfer) = self.handed_over {
+            self.settle(transfer);
+        }
+    }
+
+    fn settle(&mut self, transfer: Transfer) {
         let Some(id) = transfer.id else {
             self.handed_over = None;
             return;

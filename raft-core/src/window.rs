@@ -12,9 +12,9 @@
 //! each, with
 //!
 //! * `rtt`, the least round trip measured in the round (one slow fsync is not a queue),
-//! * `base`, the least of the last [`BASE_LIFETIME`],
+//! * `base`, the least of the last [`BASE_LIFETIME_MICROS`],
 //! * `slack`, how much more than `base` is no queue yet: half of `base`, or what a write takes on the leader's own disk (an append
-//!   that arrives during a write waits for it before its own), or [`SLACK_MIN`], whichever is most,
+//!   that arrives during a write waits for it before its own), or [`SLACK_MIN_MICROS`], whichever is most,
 //!
 //! 1. `rtt <= base + slack`: no queue. The windows that were full grow: by an eighth, and if that goes well by a quarter, a half, and
 //!    then the whole of themselves. They start there.
@@ -36,9 +36,9 @@ pub(crate) const MESSAGES_MIN: u64 = 2;
 /// Less would cost more in messages than it saves in waiting.
 pub(crate) const BYTES_MIN: usize = 32 << 10;
 /// What schedulers and timers alone may add to a round trip.
-const SLACK_MIN: Duration = Duration::from_micros(500);
+const SLACK_MIN_MICROS: u64 = 500;
 /// For how long the least round trip is believed.
-const BASE_LIFETIME: Duration = Duration::from_secs(10);
+const BASE_LIFETIME_MICROS: u64 = 10_000_000;
 /// The windows grow by an eighth of themselves, shifted left by at most this.
 const STREAK_MAX: u32 = 3;
 /// Windows are not believed beyond this, whatever is measured; the configured bounds are far below.
@@ -142,7 +142,7 @@ impl Window {
         if count == 0 || newest < self.counts_from {
             return;
         }
-        let rtt = micros(now.since(sent_at));
+        let rtt = now.micros_since(sent_at);
         if self.resume.is_none() && self.base.is_none_or(|(base, _)| rtt <= base) {
             self.base = Some((rtt, now));
         }
@@ -170,7 +170,7 @@ impl Window {
         }
         let (since, least) = self.late.unwrap_or((now, rtt));
         self.late = Some((since, least.min(rtt)));
-        (micros(now.since(since)) >= base).then_some(least.min(rtt))
+        (now.micros_since(since) >= base).then_some(least.min(rtt))
     }
 
     fn end_round(&mut self, now: Instant, write_time: u64) {
@@ -191,7 +191,7 @@ impl Window {
                 self.shrink(base.saturating_add(slack), rtt, now);
             }
         }
-        if now.since(measured_at) > BASE_LIFETIME {
+        if now.micros_since(measured_at) > BASE_LIFETIME_MICROS {
             self.measure_base();
         }
         self.begin_round();
@@ -230,7 +230,7 @@ impl Window {
 
 /// How much more than `base` a round trip may take before it tells of a queue.
 fn slack(base: u64, write_time: u64) -> u64 {
-    (base / 2).max(write_time).max(micros(SLACK_MIN))
+    (base / 2).max(write_time).max(SLACK_MIN_MICROS)
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -85,9 +85,21 @@ impl Log {
     }
 
     fn find_durable(&mut self) {
+        self.durable = self.durable_end();
+    }
+
+    fn durable_end(&self) -> Index {
         let saved = self.writes.durable_end(self.last());
         let unwritten = self.unsaved.touches_from().filter(|_| !mutated!(UnwrittenCountsAsDurable));
-        self.durable = unwritten.map_or(saved, |from| saved.min(from.prev()));
+        unwritten.map_or(saved, |from| saved.min(from.prev()))
+    }
+
+    /// What is appended is not durable, and changes nothing of what is.
+    fn note_appended(&mut self) {
+        if mutated!(UnwrittenCountsAsDurable) {
+            self.find_durable();
+        }
+        debug_assert_eq!(self.durable, self.durable_end(), "an append makes nothing durable");
     }
 
     pub(crate) fn term_at(&self, index: Index) -> Option<Term> {
@@ -160,7 +172,7 @@ impl Log {
         self.shape.append(index, term, &payload);
         self.tail.stage(term, index, payload);
         self.unsaved.append_from.get_or_insert(index);
-        self.find_durable();
+        self.note_appended();
         index
     }
 
@@ -176,18 +188,18 @@ impl Log {
             self.shape.append_run(first, term, count);
             self.tail.stage_all(term, first, commands, bytes);
             self.unsaved.append_from.get_or_insert(first);
-            self.find_durable();
+            self.note_appended();
         }
         first
     }
 
     /// Appends a leader's entries, which start right after the end.
     pub(crate) fn append_entries(&mut self, entries: Entries) {
-        if let Some(first) = entries.first() {
-            self.unsaved.append_from.get_or_insert(first.index);
+        if let Some((first, _)) = entries.ends() {
+            self.unsaved.append_from.get_or_insert(first);
             self.shape.append_all(&entries);
             self.tail.extend(entries);
-            self.find_durable();
+            self.note_appended();
         }
     }
 
@@ -218,8 +230,10 @@ impl Log {
     }
 
     /// Whether the log waits to be written.
+    #[inline]
     pub(crate) fn has_unsaved(&self) -> bool {
-        self.unsaved.touches_from().is_some()
+        let Unsaved { reset, truncate_from, append_from } = &self.unsaved;
+        append_from.is_some() || truncate_from.is_some() || reset.is_some()
     }
 
     /// The ticket that the next write will have.
@@ -231,7 +245,11 @@ impl Log {
     pub(crate) fn take_unsaved(&mut self, hard_state: Option<HardState>, now: Instant) -> Persist {
         let unsaved = core::mem::take(&mut self.unsaved);
         let ticket = self.writes.issue(unsaved.touches_from(), now);
-        self.find_durable();
+        // What is durable stays the same: what was not written yet is now being written.
+        if mutated!(UnwrittenCountsAsDurable) {
+            self.find_durable();
+        }
+        debug_assert_eq!(self.durable, self.durable_end(), "handing out a write changes nothing");
         let last = self.last();
         let entries = unsaved
             .append_from

@@ -77,21 +77,27 @@ impl LogShape {
     }
 
     /// The term at `index`: known from the base to the end.
+    #[inline]
     pub(crate) fn term_at(&self, index: Index) -> Option<Term> {
+        // Nearly every question is about the last run.
+        match self.runs.back() {
+            Some(run) if run.first <= index && index <= self.last => Some(run.term),
+            _ => self.earlier_term_at(index),
+        }
+    }
+
+    fn earlier_term_at(&self, index: Index) -> Option<Term> {
         if index == self.base.index {
             return Some(self.base.term);
         }
         if index < self.base.index || index > self.last {
             return None;
         }
-        // Nearly every question is about the last run.
-        if let Some(last) = self.runs.back().filter(|run| run.first <= index) {
-            return Some(last.term);
-        }
         let after = self.runs.partition_point(|run| run.first <= index);
         self.runs.get(after.checked_sub(1)?).map(|run| run.term)
     }
 
+    #[inline]
     pub(crate) fn contains(&self, position: LogPosition) -> bool {
         self.term_at(position.index) == Some(position.term)
     }
@@ -131,7 +137,7 @@ impl LogShape {
             && first.term == last.term
             && !entries.kinds().may_include(Kinds::MEMBERSHIP)
         {
-            self.append_run(first.index, first.term, entries.len() as u64);
+            self.append_run(first.index, first.term, last.index.0 - first.index.0 + 1);
             return;
         }
         for entry in entries.iter() {

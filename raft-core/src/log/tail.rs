@@ -64,12 +64,19 @@ impl Tail {
         }
     }
 
+    #[inline]
     pub(crate) fn seal(&mut self) {
         if !self.staged.is_empty() {
-            let batch = Entries::from_run(self.staged.drain(..));
-            self.staged.shrink_to(STAGED_CAPACITY_MAX);
-            self.push(batch);
+            self.seal_staged();
         }
+    }
+
+    fn seal_staged(&mut self) {
+        let batch = Entries::from_run(self.staged.drain(..));
+        if self.staged.capacity() > STAGED_CAPACITY_MAX {
+            self.staged.shrink_to(STAGED_CAPACITY_MAX);
+        }
+        self.push(batch);
     }
 
     /// The first index in memory. `None` if nothing is.
@@ -154,18 +161,21 @@ impl Tail {
     /// Empty if `first` is not in memory.
     pub(crate) fn slice(&mut self, first: Index, last: Index, budget_bytes: usize) -> Entries {
         self.seal();
-        // Nearly always the latest batch as a whole is wanted: by the disk, by each peer, and by the state machine.
-        if let Some(batch) = self.batches.back()
-            && batch.size_bytes() <= budget_bytes
-            && let Some((start, end)) = batch.ends()
-            && start == first
-            && end <= last
-        {
-            return batch.clone();
+        // Nearly always the latest batch as a whole is wanted: by the disk, by each peer, and by the leader's state machine. A follower's
+        // wants the one before, since it learns of a commit with the next append.
+        let count = self.batches.len();
+        for number in [count.wrapping_sub(1), count.wrapping_sub(2)] {
+            if let Some(batch) = self.batches.get(number)
+                && batch.ends() == Some((first, last))
+                && batch.size_bytes() <= budget_bytes
+            {
+                return batch.clone();
+            }
         }
         self.slice_anywhere(first, last, budget_bytes)
     }
 
+    #[inline(never)]
     fn slice_anywhere(&self, first: Index, last: Index, budget_bytes: usize) -> Entries {
         let number = self.batch_of(first);
         let mut result = Entries::new();
@@ -201,8 +211,14 @@ impl Tail {
 
     /// The end of `first..=last` that is in memory.
     pub(crate) fn end_of(&mut self, first: Index, last: Index) -> Entries {
-        let start = self.first().unwrap_or(Index(u64::MAX)).max(first);
-        if start > last { Entries::new() } else { self.slice(start, last, usize::MAX) }
+        let entries = self.slice(first, last, usize::MAX);
+        if !entries.is_empty() {
+            return entries;
+        }
+        match self.first() {
+            Some(start) if start > first && start <= last => self.slice(start, last, usize::MAX),
+            _ => entries,
+        }
     }
 }
 
