@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::forward::batch_bytes;
 use crate::progress::{Peer, Progress, Sent};
 use crate::quorum::{quorum_reached, zones_reached};
-use crate::role::Role;
+use crate::role::{Leader, Role};
 use crate::{
     Action, AppendOutcome, Body, Config, Entries, Index, Instant, LogPosition, Message, NodeId,
     PeerFault, ProposalId, Raft, Refusal, Resolution,
@@ -115,13 +115,10 @@ impl Raft {
     fn make_appends_to(&mut self, to: NodeId) {
         loop {
             let (last, base) = (self.log.last(), self.log.base().index);
-            let durable = self.log.durable();
             let Role::Leader(leader) = &self.role else { return };
             let Some(peer) = leader.peers.get(to) else { return };
             let is_witness = peer.is_witness;
-            // A witness alone with an entry that was lost here would let nobody be elected: what it has, this disk has too.
-            let is_bounded = is_witness && !mutated!(WitnessAheadOfTheLeadersDisk);
-            let last = if is_bounded { last.min(durable) } else { last };
+            let last = if is_witness { self.last_for_witnesses(leader) } else { last };
             let Some(next) = peer.next_to_send(last) else { return };
             if next <= base && !mutated!(CompactedEntriesFetched) {
                 // The log can no more say which term stands before `next`: only the snapshot helps.
@@ -146,6 +143,21 @@ impl Raft {
                 return;
             }
         }
+    }
+
+    /// How far witnesses may have the log. A witness alone with an entry that is lost would let nobody be elected: so what it has, this disk has too;
+    /// and since a leader on its way out takes its disk along, another full voter has it before.
+    fn last_for_witnesses(&self, leader: &Leader) -> Index {
+        let (last, durable) = (self.log.last(), self.log.durable());
+        let membership = self.log.membership();
+        let own = if mutated!(WitnessAheadOfTheLeadersDisk) { last } else { durable };
+        if membership.voters.contains(&self.config.id) || mutated!(WitnessAheadOfWhoStays) {
+            return own;
+        }
+        let is_full =
+            |node: NodeId| membership.voters.contains(&node) && !membership.is_witness(node);
+        let full = leader.peers.iter().filter(|(node, _)| is_full(*node));
+        own.min(full.map(|(_, peer)| peer.matched).max().unwrap_or(own))
     }
 
     fn fetch(&mut self, to: NodeId, first: Index, last: Index, budget_bytes: usize) {

@@ -278,6 +278,8 @@ mutants! {
     WithheldCommandBelieved,
     /// A witness is sent what the leader may lose yet; then nobody could be elected.
     WitnessAheadOfTheLeadersDisk,
+    /// A witness is sent what of those who stay only itself has, by a leader that goes.
+    WitnessAheadOfWhoStays,
     /// A witness takes commands, which it does not keep.
     CommandForAWitnessBelieved,
     /// Who keeps no commands is counted where commands count.
