@@ -169,6 +169,7 @@ impl<M: Machine> World<'_, M> {
         watch.had_lease = false;
         watch.has_echo = false;
         watch.knows_stall = watch.is_stalled;
+        watch.unsettled.clear();
         watch.heard_before = watch.heard;
         if let Some(leading) = &mut watch.leading {
             leading.note_poll();
@@ -695,7 +696,9 @@ impl<M: Machine> World<'_, M> {
         snapshot: &SnapshotMeta,
     ) -> Result<(), Violation> {
         let it = &mut self.nodes[node];
-        if it.watch.streams.insert((to, snapshot.position.index)) {
+        if it.watch.unsettled.contains(&to)
+            || it.watch.streams.insert((to, snapshot.position.index))
+        {
             return Ok(());
         }
         broken(

@@ -82,21 +82,27 @@ impl Serving {
                 (self.rejected, self.rejected_at) = (0, None);
             }
             AppendOutcome::Rejected { prev, .. } => {
-                // It may say that something was lost, or be old and say nothing.
-                self.under_way.iter_mut().for_each(|sent| sent.at = Instant(0));
-                self.is_unsettled = true;
                 let is_asked = self.asked.is_some_and(|(place, _, _)| place == prev);
                 if is_asked && self.rejected_at.is_none_or(|before| prev < before) {
                     self.rejected += 1;
                     self.rejected_at = Some(prev);
                 }
+                // It may say that something was lost, or be old and say nothing.
+                self.doubt();
             }
         }
     }
 
     /// What was sent may be lost, or is for another log.
     pub(crate) fn begin_anew(&mut self) {
-        *self = Serving { is_unsettled: true, ..Serving::default() };
+        self.doubt();
+        self.asked = None;
+        (self.rejected, self.rejected_at) = (0, None);
+    }
+
+    fn doubt(&mut self) {
+        self.under_way.iter_mut().for_each(|sent| sent.at = Instant(0));
+        self.is_unsettled = true;
     }
 
     /// The leader was polled: whatever it decided has left.

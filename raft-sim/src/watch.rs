@@ -264,6 +264,8 @@ pub(crate) struct Watch {
     pub(crate) contexts: BTreeMap<u64, u64>,
     pub(crate) stamps: BTreeMap<NodeId, StoreStamp>,
     pub(crate) streams: BTreeSet<(NodeId, Index)>,
+    /// Who spoke from another store since it was polled last: what it decided before may leave after that.
+    pub(crate) unsettled: BTreeSet<NodeId>,
     /// The store that each member spoke from last.
     stores: BTreeMap<NodeId, Option<StoreStamp>>,
 }
@@ -290,6 +292,7 @@ impl Watch {
         if self.stores.insert(from, stamp) != Some(stamp) {
             // On another store, or on an earlier one by an old message: whatever it is sent begins anew.
             self.streams.retain(|(to, _)| *to != from);
+            self.unsettled.insert(from);
             self.serve_anew(from);
         }
         match message.body {
