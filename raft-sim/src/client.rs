@@ -72,7 +72,7 @@ impl<M: Machine> World<'_, M> {
     }
 
     /// A leader that knows that its removal is committed takes no more proposals (dissertation §4.2.2).
-    fn judge_office(&self, node: usize) -> Result<(), Violation> {
+    pub(crate) fn judge_office(&self, node: usize) -> Result<(), Violation> {
         let it = &self.nodes[node];
         let last = it.log.memberships().last();
         if let Some((at, membership)) = last
@@ -162,6 +162,7 @@ impl<M: Machine> World<'_, M> {
             }
         }
     }
+
     /// Answers the reads for whose index a node's machine has come far enough.
     pub(crate) fn answer_reads(&mut self, node: usize) -> Result<(), Violation> {
         let applied = self.nodes[node].machine.applied.index;

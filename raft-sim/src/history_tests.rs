@@ -6,9 +6,9 @@ use raft_kv::{Command, Expect, Replica, Response, SessionId, Write, WriteOutcome
 use crate::history::{Answer, Ask, Expected, Request, Seen, judge, key_bytes};
 use crate::oracle::{Oracle, name_of};
 
-const KEY: u8 = 1;
+pub(crate) const KEY: u8 = 1;
 
-fn seen(value: u64, revision: u64) -> Seen {
+pub(crate) fn seen(value: u64, revision: u64) -> Seen {
     Seen { value, create_revision: 1, mod_revision: revision, version: revision }
 }
 
@@ -16,12 +16,12 @@ fn told(call: u64, at: u64, ask: Ask, answer: Answer) -> Request {
     Request { ask, call, result: Some((at, answer)), is_refused: false, guess: None }
 }
 
-fn put(call: u64, at: u64, value: u64, revision: u64) -> Request {
+pub(crate) fn put(call: u64, at: u64, value: u64, revision: u64) -> Request {
     let answer = Answer::Written(WriteOutcome::Put { revision });
     told(call, at, Ask::Put { key: KEY, value }, answer)
 }
 
-fn get(call: u64, at: u64, found: Option<(u64, u64)>) -> Request {
+pub(crate) fn get(call: u64, at: u64, found: Option<(u64, u64)>) -> Request {
     let found = found.map(|(value, revision)| (KEY, seen(value, revision)));
     told(call, at, Ask::Get { key: KEY }, Answer::Read(found.into_iter().collect()))
 }
@@ -147,18 +147,18 @@ fn a_range_of_two_moments_is_rejected_as_a_whole() {
     assert!(is_right(&whole));
 }
 
-const SESSION: SessionId = SessionId(1);
+pub(crate) const SESSION: SessionId = SessionId(1);
 
 fn entry(index: u64, command: &Command<'_>) -> Entry {
     Entry { term: Term(1), index: Index(index), payload: Payload::Command(command.encode()) }
 }
 
-fn write(index: u64, sequence: u64, write: Write<'_>) -> Entry {
+pub(crate) fn write(index: u64, sequence: u64, write: Write<'_>) -> Entry {
     entry(index, &Command::Write { session: SESSION, sequence, acked_below: 0, write })
 }
 
 /// An oracle that saw: a session, key 1 = 10 at index 2, a failed comparison at 3, key 1 = 11 at 4.
-fn oracle() -> (Oracle<Replica>, Replica) {
+pub(crate) fn oracle() -> (Oracle<Replica>, Replica) {
     let (mut oracle, mut machine) = (Oracle::new(), Replica::default());
     let key = &key_bytes(KEY);
     let (ten, eleven, nine) = (10u64.to_le_bytes(), 11u64.to_le_bytes(), 9u64.to_le_bytes());

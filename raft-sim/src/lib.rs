@@ -48,6 +48,8 @@ mod plan_text;
 mod real;
 mod real_disk;
 pub mod recorded;
+#[cfg(test)]
+mod rejected;
 mod rng;
 pub mod shrink;
 pub mod timeline;

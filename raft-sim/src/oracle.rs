@@ -10,6 +10,9 @@ use crate::checker::broken;
 use crate::history::{Answer, Ask, Expected, KEYS_MAX, Seen};
 use crate::{Machine, Violation};
 
+/// One outcome, and one revision.
+const APPLIED_ONCE: &str = "each session's request is applied once";
+
 /// A write's name: its session, and its number there.
 pub(crate) type Name = (SessionId, u64);
 
@@ -122,11 +125,10 @@ impl<M: Machine> Oracle<M> {
         name: Name,
         outcome: WriteOutcome,
     ) -> Result<(), Violation> {
-        let rule = "each session's request is applied once";
         let first = *self.outcomes.entry(name).or_insert(outcome);
         if first != outcome {
             return broken(
-                rule,
+                APPLIED_ONCE,
                 format!(
                     "node {node} answers {outcome:?} to {name:?}, which was answered {first:?}"
                 ),
@@ -136,7 +138,7 @@ impl<M: Machine> Oracle<M> {
             let made_by = *self.made.entry(revision).or_insert(name);
             if made_by != name {
                 return broken(
-                    rule,
+                    APPLIED_ONCE,
                     format!("node {node}: revision {revision} is of {name:?} and of {made_by:?}"),
                 );
             }

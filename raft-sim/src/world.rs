@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, BinaryHeap};
 
 use raft_core::{
     Action, Body, Config, HandleError, Input, Membership, NodeId, PeerFault, Raft, Restored,
-    StoreId, StoreStamp,
+    RestoredLog, StoreId, StoreStamp,
 };
 
 use crate::checker::broken;
@@ -65,6 +65,8 @@ pub struct World<'a, M> {
 
 /// More events than this at one moment mean that time stands still.
 const EVENTS_AT_ONCE_MAX: u64 = 200_000;
+/// More actions than this in one poll mean that polling does not end.
+pub(crate) const ACTIONS_AT_ONCE_MAX: u64 = 100_000;
 
 impl<'a, M: Machine> World<'a, M> {
     /// Draws a plan from `seed` and founds a cluster.
@@ -143,6 +145,16 @@ impl<'a, M: Machine> World<'a, M> {
     /// # Errors
     /// The first property that does not hold.
     pub fn run(&mut self) -> Result<(), Violation> {
+        self.begin()?;
+        let end = self.plan.chaos_us;
+        self.run_until(end, |_| false)?;
+        self.calm_down()?;
+        self.converge()?;
+        self.judge_history()
+    }
+
+    /// Starts all nodes, and whatever asks and breaks.
+    pub(crate) fn begin(&mut self) -> Result<(), Violation> {
         let (seed, nodes) = (self.seed, self.nodes.len());
         let voters = self.plan.voters;
         self.say(|| format!("seed {seed}: {nodes} nodes, {voters} of them voters"));
@@ -162,11 +174,7 @@ impl<'a, M: Machine> World<'a, M> {
             let first = self.rng.around(self.plan.operate_every_us);
             self.at(first, Event::Operate);
         }
-        let end = self.plan.chaos_us;
-        self.run_until(end, |_| false)?;
-        self.calm_down()?;
-        self.converge()?;
-        self.judge_history()
+        Ok(())
     }
 
     pub(crate) fn run_until(
@@ -325,13 +333,8 @@ impl<'a, M: Machine> World<'a, M> {
             ..self.plan.config.clone()
         };
         self.checker.on_start(it.id, &it.disk.hard_state)?;
-        if let Some(real) = &mut it.real
-            && real.restore().as_ref() != Ok(&restored.log)
-        {
-            return broken(
-                "a real store restores what it holds",
-                format!("node {} finds {:?}, not {:?}", it.id, real.restore(), restored.log),
-            );
+        if let Some(real) = &mut it.real {
+            judge_real_restore(it.id, &real.restore(), &restored.log)?;
         }
         let line = starts(Some(it.life), &restored);
         match Raft::new(config, seed, it.clock.local(now), restored) {
@@ -448,9 +451,7 @@ impl<'a, M: Machine> World<'a, M> {
         let mut count = 0;
         while let Some(action) = self.nodes[node].raft.as_mut().and_then(Raft::poll_action) {
             count += 1;
-            if count > 100_000 {
-                return broken("polling ends", format!("endless actions, such as {action:?}"));
-            }
+            judge_polling(count, &action)?;
             // The network tells of messages, and of what becomes of them.
             if !matches!(action, Action::Send { .. }) {
                 let id = self.nodes[node].id;
@@ -508,7 +509,7 @@ fn found_by<M>(it: &Node<M>) -> Restored {
 }
 
 /// An installed snapshot replaces a log that has something else in its place, also if the node crashed in between.
-fn judge_restored<M>(it: &Node<M>, base: raft_core::Index) -> Result<(), Violation> {
+pub(crate) fn judge_restored<M>(it: &Node<M>, base: raft_core::Index) -> Result<(), Violation> {
     let installed = it.checkpoint.as_ref().map(|held| held.meta.position);
     let replaced = installed
         .filter(|at| at.index > it.disk.base.index && it.disk.term_at(at.index) != Some(at.term));
@@ -519,6 +520,29 @@ fn judge_restored<M>(it: &Node<M>, base: raft_core::Index) -> Result<(), Violati
         ),
         None => Ok(()),
     }
+}
+
+/// A core that is polled has nothing more to say at some time.
+pub(crate) fn judge_polling(count: u64, action: &Action) -> Result<(), Violation> {
+    if count > ACTIONS_AT_ONCE_MAX {
+        return broken("polling ends", format!("endless actions, such as {action:?}"));
+    }
+    Ok(())
+}
+
+/// What a real store restores is what it was last seen to hold.
+pub(crate) fn judge_real_restore(
+    node: NodeId,
+    found: &Result<RestoredLog, String>,
+    held: &RestoredLog,
+) -> Result<(), Violation> {
+    if found.as_ref() == Ok(held) {
+        return Ok(());
+    }
+    broken(
+        "a real store restores what it holds",
+        format!("node {node} finds {found:?}, not {held:?}"),
+    )
 }
 
 /// What a node starts from, in words.
