@@ -281,10 +281,22 @@ impl Plan {
         }
     }
 
+    /// Whether clocks may run further apart than leases allow for. Then a lease may outlive the promises that it rests on, and reads may be stale.
+    pub fn is_beyond_drift(&self) -> bool {
+        self.config
+            .lease
+            .is_some_and(|lease| drift_ppm(self.drift) > u64::from(lease.clock_drift_max_ppm))
+    }
+
     /// One election timeout.
     pub fn election_us(&self) -> u64 {
         self.config.election_timeout.as_micros() as u64
     }
+}
+
+/// How much faster than the slowest clock the fastest may run, where rates lie within `drift` per mille of each other, around 1.
+fn drift_ppm(drift: u64) -> u64 {
+    drift * 1_000_000 / (1000 - drift / 2)
 }
 
 /// Mostly everybody is equal; otherwise some wait up to two election timeouts longer.
@@ -295,9 +307,8 @@ fn draw_priorities(rng: &mut Rng, nodes: u64) -> Vec<u8> {
 }
 
 fn draw_config(rng: &mut Rng, election_us: u64, nodes: u64, drift: u64) -> Config {
-    // Rates lie within `drift` per mille of each other, the slowest at `1000 - drift / 2`; and times are whole microseconds.
-    let ppm = drift * 1_000_000 / (1000 - drift / 2) + 200;
-    let lease = LeaseConfig { clock_drift_max_ppm: ppm as u32 };
+    // Times are whole microseconds: some are lost by rounding.
+    let lease = LeaseConfig { clock_drift_max_ppm: (drift_ppm(drift) + 200) as u32 };
     let zones: BTreeMap<NodeId, u64> =
         (1..=nodes).filter(|_| rng.chance(800)).map(|id| (NodeId(id), id % 3)).collect();
     let groups = CommitGroups { zones, zones_min: rng.between(1, 3) as usize };

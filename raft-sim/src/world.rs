@@ -49,7 +49,8 @@ pub struct World<'a, M> {
     pub(crate) oracle: Oracle<M>,
     pub(crate) operator: Operator,
     pub(crate) coverage: Coverage,
-    /// Clocks run further apart than leases allow for: reads may be stale.
+    /// Clocks run further apart than leases allow for: they overlap with newer leaders. That is put aside, so that a run goes on to the harm that it does,
+    /// if it does any: a stale read.
     pub(crate) is_beyond_drift: bool,
     pub(crate) next_id: u64,
     pub(crate) reads_answered: u64,
@@ -112,7 +113,7 @@ impl<'a, M: Machine> World<'a, M> {
             clients: clients_of(seed),
             oracle: Oracle::new(),
             coverage: Coverage::default(),
-            is_beyond_drift: false,
+            is_beyond_drift: plan.is_beyond_drift(),
             next_id: 1,
             reads_answered: 0,
             claims: Vec::new(),
