@@ -11,8 +11,9 @@
 //!
 //! Reading order: `plan` (what a seed draws), `image` (what a disk holds), `node` (one member), `event` and `world` (the event loop and the
 //! driver), `perform` (what is done with each action), `machinery`, `disk`, `network` (what surrounds the core), `client` and `operator`
-//! (who asks for what), `clients` (their books), `chaos` (faults), `liveness` (the end of a run), `checker`, `conduct`, `watch`, `configurations`, `ledger`, `oracle` and [`history`] (what must hold).
+//! (who asks for what), `clients` (their books), `chaos` (faults), `liveness` (the end of a run), `checker`, `conduct`, `budgets`, `watch`, `configurations`, `ledger`, `oracle` and [`history`] (what must hold).
 
+mod budgets;
 mod case;
 mod chaos;
 mod checker;

@@ -108,6 +108,7 @@ impl<M: Machine> World<'_, M> {
         let steps = self.checker.on_write(it.id, &write, &it.log)?;
         self.judge_promotions(node, &write)?;
         self.watch_write(node, &write)?;
+        self.nodes[node].watch.holdings.note_write(&write);
         let it = &self.nodes[node];
         for step in steps {
             self.coverage.hit(step);

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use crate::budgets::Holdings;
 use raft_core::{
     Body, Index, Instant, LogPosition, Membership, Message, NodeId, ProposalId, ReadId, RequestId,
     StoreStamp, Term,
@@ -209,6 +210,7 @@ pub(crate) struct Watch {
     pub(crate) contexts: BTreeMap<u64, u64>,
     pub(crate) stamps: BTreeMap<NodeId, StoreStamp>,
     pub(crate) streams: BTreeSet<(NodeId, Index)>,
+    pub(crate) holdings: Holdings,
 }
 
 impl Watch {

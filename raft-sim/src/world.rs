@@ -404,6 +404,8 @@ impl<'a, M: Machine> World<'a, M> {
             return Ok(());
         }
         self.watch_input(node, &input, now);
+        let leads = self.nodes[node].claims_to_lead();
+        self.nodes[node].watch.holdings.note_input(&input, leads);
         let (mut heard, mut is_compared) = heard_in(&input);
         let is_checked = self.messages.is_multiple_of(4)
             || matches!(input, Input::ClockSuspect | Input::StorageHealth(_));
@@ -464,6 +466,7 @@ impl<'a, M: Machine> World<'a, M> {
             self.on_commit_claim(node, highest)?;
         }
         self.watch_drained(node)?;
+        self.judge_budgets(node)?;
         let it = &self.nodes[node];
         let Some(at) = it.raft.as_ref().and_then(Raft::poll_timeout) else { return Ok(()) };
         let wake_at = it.clock.global(at).max(self.now + 1);

@@ -1,10 +1,11 @@
 //! Who checks the checkers? For each rule something wrong that was made on purpose, which the rule rejects, and beside it something right of the same
 //! kind, which it accepts. A rule in the sources without such a pair fails a test here.
 //!
-//! `quiet` makes the world in which single things are made wrong; `books` has the rules that judge by books of their own, `driving` those of the driver,
+//! `quiet` makes the world in which single things are made wrong; `books` has the rules that judge by books of their own, `budgets` those of memory and log, `driving` those of the driver,
 //! disks and machines, `votes`, `leading` and `requests` those of conduct.
 
 mod books;
+mod budgets;
 mod driving;
 mod leading;
 mod quiet;
@@ -42,7 +43,7 @@ fn verdict<T: Debug>(judged: Result<T, Violation>) -> Judged {
 }
 
 fn tables() -> impl Iterator<Item = &'static Shown> {
-    [books::SHOWN, driving::SHOWN, votes::SHOWN, leading::SHOWN, requests::SHOWN]
+    [books::SHOWN, budgets::SHOWN, driving::SHOWN, votes::SHOWN, leading::SHOWN, requests::SHOWN]
         .into_iter()
         .flatten()
 }
