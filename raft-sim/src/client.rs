@@ -9,7 +9,7 @@ use crate::event::Event;
 use crate::history::{Answer, judge};
 use crate::mutants::mutated;
 use crate::oracle::name_of;
-use crate::world::{World, has_few_clients};
+use crate::world::World;
 use crate::{Machine, Violation};
 
 impl<M: Machine> World<'_, M> {
@@ -203,6 +203,12 @@ impl<M: Machine> World<'_, M> {
         let answer = match response {
             Some(Response::SessionOpened) => Answer::Opened,
             Some(Response::Written(outcome)) => Answer::Written(outcome),
+            Some(Response::SessionExpired) => {
+                if self.clients.lose_session(awaited.request) {
+                    self.coverage.hit("sessions expired");
+                }
+                return Ok(());
+            }
             // What the oracle has found right: the client was told that before, or has no session.
             _ => return Ok(()),
         };
@@ -243,7 +249,7 @@ impl<M: Machine> World<'_, M> {
                 self.clients.history[request].guess = self.oracle.change_of(name).map(|at| at.0);
             }
         }
-        let is_plain = has_few_clients(self.seed);
+        let is_plain = self.plan.client.are_few();
         let (known, open) = judge(&self.clients.history, is_plain)?;
         self.coverage.add("requests judged", known);
         self.coverage.add("requests judged with an unknown outcome", open);

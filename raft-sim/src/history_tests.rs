@@ -159,7 +159,7 @@ pub(crate) fn write(index: u64, sequence: u64, write: Write<'_>) -> Entry {
 
 /// An oracle that saw: a session, key 1 = 10 at index 2, a failed comparison at 3, key 1 = 11 at 4.
 pub(crate) fn oracle() -> (Oracle<Replica>, Replica) {
-    let (mut oracle, mut machine) = (Oracle::new(), Replica::default());
+    let (mut oracle, mut machine) = (Oracle::new(10_000), Replica::default());
     let key = &key_bytes(KEY);
     let (ten, eleven, nine) = (10u64.to_le_bytes(), 11u64.to_le_bytes(), 9u64.to_le_bytes());
     let compare = Write::CompareAndSet { key, expect: Expect::Value(&nine), value: None };

@@ -211,7 +211,8 @@ impl<M: Machine> World<'_, M> {
             return self.tell(node, Input::SnapshotFailed(meta));
         }
         self.coverage.hit("snapshots installed");
-        let machine = match Progress::<M>::restore(&meta, &snapshot.data) {
+        let sessions_max = self.plan.client.sessions_max;
+        let machine = match Progress::<M>::restore(&meta, &snapshot.data, sessions_max) {
             Ok(machine) => machine,
             Err(error) => return broken("snapshots can be read", format!("node {id}: {error}")),
         };

@@ -7,11 +7,11 @@ use raft_core::{
     StoreId, StoreStamp,
 };
 
-use crate::Image;
 use crate::event::Event;
 use crate::machine::Progress;
 use crate::real::Real;
 use crate::watch::Watch;
+use crate::{Image, Machine};
 
 /// A snapshot and its data.
 #[derive(Clone, Debug)]
@@ -95,9 +95,14 @@ pub(crate) struct Node<M> {
     pub(crate) watch: Watch,
 }
 
-impl<M: Default> Node<M> {
+impl<M: Machine> Node<M> {
     /// A node with an empty disk. `membership` is the founding configuration, or an empty one for a node that waits to be added.
-    pub(crate) fn new(id: NodeId, store: StoreId, membership: &Membership) -> Node<M> {
+    pub(crate) fn new(
+        id: NodeId,
+        store: StoreId,
+        membership: &Membership,
+        sessions_max: u64,
+    ) -> Node<M> {
         Node {
             id,
             is_witness: membership.is_witness(id),
@@ -118,7 +123,7 @@ impl<M: Default> Node<M> {
             stalled_until: 0,
             checkpoint: None,
             checkpointing: None,
-            machine: Progress::founding(membership.clone()),
+            machine: Progress::founding(membership.clone(), sessions_max),
             jobs: VecDeque::new(),
             expecting: None,
             received: None,

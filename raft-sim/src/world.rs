@@ -89,11 +89,12 @@ impl<'a, M: Machine> World<'a, M> {
             membership.witnesses.insert(NodeId(plan.voters));
         }
         let count = plan.voters + plan.spares;
+        let sessions_max = plan.client.sessions_max;
         let nodes = (1..=count).map(|id| {
             // Who stands by knows of no group.
             let known = if id <= plan.voters { membership.clone() } else { Membership::default() };
             let is_witness = plan.is_witness(NodeId(id));
-            Node { is_witness, ..Node::new(NodeId(id), StoreId(rng.draw()), &known) }
+            Node { is_witness, ..Node::new(NodeId(id), StoreId(rng.draw()), &known, sessions_max) }
         });
         World {
             seed,
@@ -110,8 +111,8 @@ impl<'a, M: Machine> World<'a, M> {
             operator: Operator::new((1..=count).map(NodeId).filter(|id| plan.is_witness(*id))),
             checker: Checker::new(membership),
             ledger: Ledger::default(),
-            clients: clients_of(seed),
-            oracle: Oracle::new(),
+            clients: Clients::new(&plan.client),
+            oracle: Oracle::new(sessions_max),
             coverage: Coverage::default(),
             is_beyond_drift: plan.is_beyond_drift(),
             next_id: 1,
@@ -296,6 +297,7 @@ impl<'a, M: Machine> World<'a, M> {
         let rate = 1000 - drift / 2 + self.rng.below(drift + 1);
         let now = self.now;
         let is_witness = self.nodes[node].is_witness;
+        let sessions_max = self.plan.client.sessions_max;
         let it = &mut self.nodes[node];
         it.life += 1;
         it.store.life += 1;
@@ -313,9 +315,11 @@ impl<'a, M: Machine> World<'a, M> {
         it.watch.restart(it.clock.local(now), may_have_promised);
         it.watch.restored_commit =
             it.checkpoint.as_ref().map_or(it.disk.base.index, |held| held.meta.position.index);
-        let founding = Progress::founding(it.disk.membership_as_of(raft_core::Index(0)).clone());
-        let held = it.checkpoint.as_ref();
-        let machine = held.map_or(Ok(founding), |held| Progress::restore(&held.meta, &held.data));
+        let founding = it.disk.membership_as_of(raft_core::Index(0)).clone();
+        let machine = match &it.checkpoint {
+            Some(held) => Progress::restore(&held.meta, &held.data, sessions_max),
+            None => Ok(Progress::founding(founding, sessions_max)),
+        };
         let before = match machine {
             Ok(machine) => std::mem::replace(&mut it.machine, machine),
             Err(error) => {
@@ -566,14 +570,4 @@ pub(crate) fn starts(life: Option<u64>, restored: &Restored) -> String {
         log.last,
         words::membership(known)
     )
-}
-
-/// Most seeds have many concurrent requests; every fourth so few that the index-blind search needs no guess.
-fn clients_of(seed: u64) -> Clients {
-    let keys = [1, 3, 8][seed as usize % 3];
-    if has_few_clients(seed) { Clients::new(3, 1, keys) } else { Clients::new(4, 4, keys) }
-}
-
-pub(crate) fn has_few_clients(seed: u64) -> bool {
-    seed % 4 == 3
 }

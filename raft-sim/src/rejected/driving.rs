@@ -171,7 +171,7 @@ fn starts_over(world: &Quiet, base: Option<Index>) -> Judged {
     let end = disk.last();
     let other = LogPosition { term: Term(end.term.0 + 1), ..end };
     disk.hard_state.commit = Index(0);
-    let fresh = crate::node::Node::<HashMachine>::new(id(0), raft_core::StoreId(0), &voters());
+    let fresh = crate::node::Node::<HashMachine>::new(id(0), raft_core::StoreId(0), &voters(), 1);
     let checkpoint = Some(Snapshot { meta: snapshot(other), data: Bytes::new() });
     let base = base.unwrap_or(end.index);
     judge_restored(&crate::node::Node { disk, checkpoint, ..fresh }, base)

@@ -63,6 +63,10 @@ fn plan() -> Plan {
             batch_max: 1,
             requests_max: 10_000,
             command_bytes_max: 8,
+            keys: 3,
+            sessions: 4,
+            pipeline_max: 4,
+            sessions_max: ClientPlan::SESSIONS_KEPT,
         },
     }
 }
