@@ -37,12 +37,12 @@ impl Replica {
         let before = self.hash_of(session);
         let response = self.state.apply(index, command);
         let is_new = !was_open && is_open(&self.state);
-        if self.state.sessions.len() != open_before + usize::from(is_new) {
-            // Others were forgotten; as many as came, perhaps.
-            self.sessions_digest = digest_of(&self.state);
-        } else {
+        if self.state.sessions.len() == open_before + usize::from(is_new) {
             let after = self.hash_of(session);
             self.sessions_digest = self.sessions_digest.wrapping_sub(before).wrapping_add(after);
+        } else {
+            // Others were forgotten; as many as came, perhaps.
+            self.sessions_digest = digest_of(&self.state);
         }
         response
     }

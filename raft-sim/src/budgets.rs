@@ -38,6 +38,9 @@ impl Holdings {
         let last = write.entries.last().map(|entry| entry.index);
         let reset = write.reset.as_ref().map(|snapshot| snapshot.position.index);
         let last = last.or(write.truncate_from.map(Index::prev)).or(reset);
+        // What is replaced is not durable any more, whatever was reported of what stood there.
+        let kept = write.truncate_from.map(Index::prev).or(reset).unwrap_or(self.durable);
+        self.durable = self.durable.min(kept);
         let bytes = Entries::size_bytes(&write.entries);
         self.writes.push_back(HandedOut { ticket: write.ticket, last, bytes, is_reported: false });
     }
@@ -61,8 +64,9 @@ impl Holdings {
         if let Some(write) = self.writes.iter_mut().find(|write| write.ticket == ticket) {
             write.is_reported = true;
         }
-        while let Some(write) = self.writes.pop_front_if(|write| write.is_reported) {
+        while let Some(write) = self.writes.front().filter(|write| write.is_reported) {
             self.durable = write.last.unwrap_or(self.durable);
+            self.writes.pop_front();
         }
     }
 
@@ -158,13 +162,13 @@ impl<M: Machine> World<'_, M> {
         let (it, config) = (&self.nodes[node], &self.plan.config);
         let Some(raft) = &it.raft else { return Ok(()) };
         let (held, base, holdings) = (raft.memory(), it.log.base.index, &it.watch.holdings);
-        let judged = || -> Result<[(&'static str, bool); 5], Violation> {
+        let judged = || -> Result<[bool; NAMES.len()], Violation> {
             Ok([
-                (BEYOND_TAIL, holdings.judge_tail(held, config)?),
-                (WITHHELD, holdings.judge_withheld(held, members)?),
-                (FULL_OF_READS, judge_reads(it.watch.reads.len(), config)?),
-                (CUT, !it.is_witness && holdings.judge_log(base, config)?),
-                (WITNESS_CUT, it.is_witness && holdings.judge_witness((base, it.claimed), config)?),
+                holdings.judge_tail(held, config)?,
+                holdings.judge_withheld(held, members)?,
+                judge_reads(it.watch.reads.len(), config)?,
+                !it.is_witness && holdings.judge_log(base, config)?,
+                it.is_witness && holdings.judge_witness((base, it.claimed), config)?,
             ])
         };
         let judged = judged().map_err(|Violation { rule, detail }| {
@@ -172,29 +176,46 @@ impl<M: Machine> World<'_, M> {
             Violation { rule, detail }
         })?;
         let log_entries = it.log.entries.len() as u64;
-        count(&mut self.coverage, judged, held, log_entries);
+        self.nearness.note(judged, held, log_entries);
         self.nodes[node].watch.holdings.note_poll();
         Ok(())
     }
 }
 
-const BEYOND_TAIL: &str = "polls with more in memory than the tail's budget";
-const WITHHELD: &str = "polls with messages withheld";
-const FULL_OF_READS: &str = "polls with as many reads as may wait";
-const CUT: &str = "polls with a log that was cut";
-const WITNESS_CUT: &str = "polls of witnesses with a log that was cut";
-
-/// How near the budgets a run came: those that nobody comes near show nothing.
-fn count(
-    coverage: &mut Coverage,
-    judged: [(&'static str, bool); 5],
-    held: Memory,
+/// How near the budgets a run came: those that nobody comes near show nothing. Beside the other counts, since it is noted with every poll.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Nearness {
+    counts: [u64; NAMES.len()],
+    tail_bytes: u64,
+    withheld_messages: u64,
     log_entries: u64,
-) {
-    for (what, _) in judged.into_iter().filter(|(_, is_near)| *is_near) {
-        coverage.hit(what);
+}
+
+/// In the order in which they are judged.
+const NAMES: [&str; 5] = [
+    "polls with more in memory than the tail's budget",
+    "polls with messages withheld",
+    "polls with as many reads as may wait",
+    "polls with a log that was cut",
+    "polls of witnesses with a log that was cut",
+];
+
+impl Nearness {
+    fn note(&mut self, judged: [bool; NAMES.len()], held: Memory, log_entries: u64) {
+        for (count, is_near) in self.counts.iter_mut().zip(judged) {
+            *count += u64::from(is_near);
+        }
+        self.tail_bytes = self.tail_bytes.max(held.tail_bytes as u64);
+        self.withheld_messages = self.withheld_messages.max(held.withheld_messages as u64);
+        self.log_entries = self.log_entries.max(log_entries);
     }
-    coverage.highest("most bytes of entries in memory", held.tail_bytes as u64);
-    coverage.highest("most messages withheld", held.withheld_messages as u64);
-    coverage.highest("longest log, in entries", log_entries);
+
+    pub(crate) fn count(self, coverage: &mut Coverage) {
+        for (what, count) in NAMES.into_iter().zip(self.counts) {
+            coverage.add(what, count);
+        }
+        coverage.highest("most bytes of entries in memory", self.tail_bytes);
+        coverage.highest("most messages withheld", self.withheld_messages);
+        coverage.highest("longest log, in entries", self.log_entries);
+    }
 }

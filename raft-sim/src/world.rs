@@ -8,6 +8,7 @@ use raft_core::{
     RestoredLog, StoreId, StoreStamp,
 };
 
+use crate::budgets::Nearness;
 use crate::checker::broken;
 use crate::clients::Clients;
 use crate::event::{Envelope, Event, Scheduled};
@@ -49,6 +50,7 @@ pub struct World<'a, M> {
     pub(crate) oracle: Oracle<M>,
     pub(crate) operator: Operator,
     pub(crate) coverage: Coverage,
+    pub(crate) nearness: Nearness,
     /// Clocks run further apart than leases allow for: they overlap with newer leaders. That is put aside, so that a run goes on to the harm that it does,
     /// if it does any: a stale read.
     pub(crate) is_beyond_drift: bool,
@@ -114,6 +116,7 @@ impl<'a, M: Machine> World<'a, M> {
             clients: Clients::new(&plan.client),
             oracle: Oracle::new(sessions_max),
             coverage: Coverage::default(),
+            nearness: Nearness::default(),
             is_beyond_drift: plan.is_beyond_drift(),
             next_id: 1,
             reads_answered: 0,
@@ -138,8 +141,10 @@ impl<'a, M: Machine> World<'a, M> {
     }
 
     /// What has happened so far.
-    pub fn coverage(&self) -> &Coverage {
-        &self.coverage
+    pub fn coverage(&self) -> Coverage {
+        let mut coverage = self.coverage.clone();
+        self.nearness.count(&mut coverage);
+        coverage
     }
 
     /// Runs the phase of faults, then the phase without.

@@ -65,6 +65,20 @@ fn witness_keeps(base: u64, commit: u64) -> Judged {
     verdict(holdings.judge_witness((Index(base), Index(commit)), &config()))
 }
 
+/// The same, while all that it has after 10 is being replaced.
+fn witness_replaces(base: u64) -> Judged {
+    let mut holdings = Holdings::default();
+    let all = (1..=20).map(|index| entry(index, Term(1))).collect();
+    let entries = super::quiet::entries(all);
+    holdings.note_write(&Persist { ticket: Ticket(1), entries, ..nothing() });
+    holdings.note_input(&Input::Persisted(Ticket(1)), false);
+    let other = writes(entry(11, Term(2)));
+    let truncate_from = Some(Index(11));
+    holdings.note_write(&Persist { ticket: Ticket(2), truncate_from, ..other });
+    let config = Config { retained_entries: 5, ..config() };
+    verdict(holdings.judge_witness((Index(base), Index(20)), &config))
+}
+
 /// The same by the whole judgement, of a member of a world.
 fn read_waits(world: &mut Quiet, reads: usize) -> Judged {
     let node = follower(world);
@@ -109,6 +123,7 @@ pub(super) const SHOWN: &[Shown] = &[
     shown("logs are cut to their reserve", |_| keeps(85, true), |_| keeps(84, true)),
     shown("witnesses cut their logs", |_| witness_keeps(1, 20), |_| witness_keeps(0, 20)),
     shown("witnesses cut their logs", |_| witness_keeps(0, 19), |_| witness_keeps(0, 30)),
+    shown("witnesses cut their logs", |_| witness_replaces(1), |_| witness_replaces(0)),
     shown(
         "waiting reads keep to their budget",
         |_| verdict(judge_reads(3, &config())),

@@ -49,7 +49,7 @@ fn to_apply(world: &Quiet, node: usize, first: u64, last: u64) -> Job {
 }
 
 /// The next entry is committed, and on the disk of a follower, and of the leader.
-fn commit_one_more(world: &mut Quiet, payload: Payload) -> Judged {
+fn commit_one_more(world: &mut Quiet, payload: &Payload) -> Judged {
     let (node, leader) = (follower(world), leader(world));
     let at = world.checker.committed().next();
     let applied = world.nodes[node].machine.applied.index;
@@ -251,7 +251,7 @@ pub(super) const SHOWN: &[Shown] = &[
     shown(
         "entries are applied in order",
         |w| {
-            commit_one_more(w, Payload::Empty)?;
+            commit_one_more(w, &Payload::Empty)?;
             works(w, |w, node| to_apply(w, node, 1, 1)).or_else(core_is_surprised)
         },
         |w| works(w, |w, node| to_apply(w, node, 2, 2)),
@@ -259,7 +259,7 @@ pub(super) const SHOWN: &[Shown] = &[
     shown(
         "entries to apply can be read",
         |w| {
-            commit_one_more(w, Payload::Empty)?;
+            commit_one_more(w, &Payload::Empty)?;
             works(w, |w, node| to_apply(w, node, 1, 1)).or_else(core_is_surprised)
         },
         |w| works(w, |w, node| to_apply(w, node, 1, 9)),
@@ -267,11 +267,11 @@ pub(super) const SHOWN: &[Shown] = &[
     shown(
         "machines get every command",
         |w| {
-            commit_one_more(w, Payload::Empty)?;
+            commit_one_more(w, &Payload::Empty)?;
             works(w, |w, node| to_apply(w, node, 1, 1)).or_else(core_is_surprised)
         },
         |w| {
-            commit_one_more(w, Payload::Withheld)?;
+            commit_one_more(w, &Payload::Withheld)?;
             works(w, |w, node| to_apply(w, node, 1, 1))
         },
     ),

@@ -175,7 +175,7 @@ pub(super) const SHOWN: &[Shown] = &[
     ),
     shown(
         "leadership goes to who is near",
-        |w| begins_to_hand_over(w, 0, election(w) - Duration::from_micros(1)),
+        |w| begins_to_hand_over(w, 0, election(w).saturating_sub(Duration::from_micros(1))),
         |w| begins_to_hand_over(w, 0, election(w)),
     ),
     shown(

@@ -81,7 +81,7 @@ fn sources(folder: &Path) -> Vec<(String, String)> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if path.is_dir() && name != "rejected" {
             found.extend(sources(&path));
-        } else if name.ends_with(".rs") && !name.ends_with("tests.rs") {
+        } else if path.extension().is_some_and(|it| it == "rs") && !name.ends_with("tests.rs") {
             found.push((name, std::fs::read_to_string(&path).expect("a source")));
         }
     }

@@ -135,7 +135,7 @@ pub(super) const SHOWN: &[Shown] = &[
     shown(
         "nobody campaigns before its time",
         |w| campaigns(w, election(w), 0),
-        |w| campaigns(w, election(w) - Duration::from_micros(1), 0),
+        |w| campaigns(w, election(w).saturating_sub(Duration::from_micros(1)), 0),
     ),
     shown(
         "elections are spread over time",
@@ -179,7 +179,7 @@ pub(super) const SHOWN: &[Shown] = &[
             votes_for(w, to)
         },
         |w| {
-            let to = is_asked(w, 0, election(w) - Duration::from_micros(1));
+            let to = is_asked(w, 0, election(w).saturating_sub(Duration::from_micros(1)));
             votes_for(w, to)
         },
     ),
