@@ -6,7 +6,7 @@ use raft_kv::Response;
 use crate::checker::broken;
 use crate::clients::{Awaited, ReadyRead};
 use crate::event::Event;
-use crate::history::{Answer, judge};
+use crate::history::{Answer, Proof, judge};
 use crate::mutants::mutated;
 use crate::oracle::name_of;
 use crate::world::World;
@@ -249,10 +249,13 @@ impl<M: Machine> World<'_, M> {
                 self.clients.history[request].guess = self.oracle.change_of(name).map(|at| at.0);
             }
         }
-        let is_plain = self.plan.client.are_few();
-        let (known, open) = judge(&self.clients.history, is_plain)?;
-        self.coverage.add("requests judged", known);
-        self.coverage.add("requests judged with an unknown outcome", open);
+        let judged = judge(&self.clients.history)?;
+        self.coverage.hit(match judged.by {
+            Proof::Search => "histories explained by search alone",
+            Proof::Guess => "histories explained by a guess",
+        });
+        self.coverage.add("requests judged", judged.requests);
+        self.coverage.add("requests judged with an unknown outcome", judged.unknown);
         Ok(())
     }
 

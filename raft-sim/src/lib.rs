@@ -55,6 +55,7 @@ mod rng;
 pub mod shrink;
 pub mod timeline;
 pub mod trace;
+mod service;
 mod watch;
 pub mod words;
 mod world;

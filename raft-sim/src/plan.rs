@@ -136,11 +136,6 @@ impl ClientPlan {
     pub fn forgets_sessions(&self) -> bool {
         self.sessions_max < Self::SESSIONS_KEPT
     }
-
-    /// Whether so few requests are under way at a time, and so few outcomes unknown, that the index-blind search needs no guess.
-    pub(crate) fn are_few(&self) -> bool {
-        self.pipeline_max == 1 && self.sessions <= 3 && !self.forgets_sessions()
-    }
 }
 
 /// Kinds of faults.
@@ -326,7 +321,7 @@ impl Plan {
 }
 
 /// Keys and sessions, from a stream of their own. In three seeds of four they are what they were before plans had them: one, three or all keys, and many
-/// concurrent requests, or (every fourth seed) so few that the index-blind search needs no guess. In half of the others sessions are forgotten.
+/// concurrent requests, or (every fourth seed) few. In half of the others sessions are forgotten.
 fn draw_sessions(seed: u64) -> ClientPlan {
     /// Any number will do that no other stream begins with.
     const STREAM: u64 = 0x5e55_1045;
