@@ -31,6 +31,10 @@ impl Outbox {
         }
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
     /// Drops what has not left. Done when the term changes: nobody is owed a message of a past term.
     pub(crate) fn clear(&mut self) {
         self.queue.clear();

@@ -42,6 +42,16 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
 }
 
+/// What a core holds that grows with its load, once it is polled to the end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Bytes of recent entries ([`Entry::size_bytes`](crate::Entry::size_bytes)): at most [`Config::tail_bytes_max`](crate::Config::tail_bytes_max), and
+    /// what is not reported as durable yet.
+    pub tail_bytes: usize,
+    /// Messages that wait for a write to be durable: none while no write is under way.
+    pub withheld_messages: usize,
+}
+
 /// How far a peer is, as its leader sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerStatus {
@@ -71,6 +81,11 @@ pub enum ReplicationKind {
 }
 
 impl Raft {
+    /// What it holds in memory. Cheap: a driver may ask after every poll.
+    pub fn memory(&self) -> Memory {
+        Memory { tail_bytes: self.log.tail_bytes(), withheld_messages: self.outbox.len() }
+    }
+
     /// A view of this member.
     pub fn status(&self) -> Status {
         let (now, patience) = (self.now, self.config.election_timeout);

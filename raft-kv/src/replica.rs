@@ -32,16 +32,25 @@ impl Replica {
             Ok(Command::OpenSession { session } | Command::Write { session, .. }) => Some(session),
             Err(_) => None,
         };
-        let open_before = self.state.sessions.len();
+        let is_open = |state: &State| session.is_some_and(|id| state.sessions.get(id).is_some());
+        let (open_before, was_open) = (self.state.sessions.len(), is_open(&self.state));
         let before = self.hash_of(session);
         let response = self.state.apply(index, command);
-        if self.state.sessions.len() < open_before {
-            self.sessions_digest = digest_of(&self.state);
-        } else {
+        let is_new = !was_open && is_open(&self.state);
+        if self.state.sessions.len() == open_before + usize::from(is_new) {
             let after = self.hash_of(session);
             self.sessions_digest = self.sessions_digest.wrapping_sub(before).wrapping_add(after);
+        } else {
+            // Others were forgotten; as many as came, perhaps.
+            self.sessions_digest = digest_of(&self.state);
         }
         response
+    }
+
+    /// Keeps at most so many sessions open, instead of as many as real nodes do, so that a simulation sees some forgotten. Equal on all members and in all
+    /// their lives, since it decides whom they forget; to be set before any command is applied, and again after [`Replica::restore`].
+    pub fn set_sessions_max(&mut self, max: usize) {
+        self.state.sessions.set_max(max);
     }
 
     fn hash_of(&self, session: Option<SessionId>) -> u128 {
@@ -173,6 +182,32 @@ mod tests {
         let again = other.apply(61, &command(59));
         assert!(matches!(again, Response::Written(WriteOutcome::Put { .. })), "{again:?}");
         assert_ne!(other.digest(), whole.digest(), "the session's use counts");
+    }
+
+    /// With a small budget one session goes for each that comes: their number stays, and still the digest must change.
+    #[test]
+    fn a_snapshot_and_the_tail_equal_a_full_replay_also_when_sessions_are_forgotten() {
+        for max in [1, 2, 3, 20] {
+            let (mut whole, mut other) = (Replica::default(), Replica::default());
+            whole.set_sessions_max(max);
+            other.set_sessions_max(max);
+            for number in 1..=100 {
+                let session = SessionId(u128::from(number % 40));
+                let open = Command::OpenSession { session }.encode();
+                let write = Write::Put { key: b"k", value: b"v" };
+                let put = Command::Write { session, sequence: 0, acked_below: 0, write }.encode();
+                for (index, command) in [(2 * number, open), (2 * number + 1, put)] {
+                    let answer = whole.apply(index, &command);
+                    assert_eq!(other.apply(index, &command), answer);
+                    assert_eq!(other.digest(), whole.digest(), "{max}: after {index}");
+                    let snapshot = other.checkpoint(meta(index));
+                    other = Replica::restore(&meta(index), &snapshot).unwrap();
+                    other.set_sessions_max(max);
+                    assert_eq!(other.digest(), whole.digest(), "{max}: from {index}");
+                }
+                assert!(whole.state.sessions.len() <= max);
+            }
+        }
     }
 
     #[test]

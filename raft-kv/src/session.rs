@@ -41,7 +41,7 @@ pub(crate) enum Known {
 /// All sessions.
 #[derive(Clone, Debug)]
 pub(crate) struct Sessions {
-    /// [`SESSIONS_MAX`], but in tests. Equal on all members, since it decides whom they forget.
+    /// [`SESSIONS_MAX`], but in tests and simulations. Equal on all members, since it decides whom they forget.
     max: usize,
     open: BTreeMap<SessionId, Session>,
     outcomes: usize,
@@ -58,6 +58,11 @@ impl Default for Sessions {
 impl Sessions {
     pub(crate) fn with_max(max: usize) -> Sessions {
         Sessions { max, open: BTreeMap::new(), outcomes: 0, dirty: BTreeSet::new() }
+    }
+
+    /// Before any is opened: all members forget the same ones only with the same number.
+    pub(crate) fn set_max(&mut self, max: usize) {
+        self.max = max;
     }
 
     pub(crate) fn len(&self) -> usize {

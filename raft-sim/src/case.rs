@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::outcome::run_standard;
-use crate::{Observer, Outcome, Plan, Rng};
+use crate::{ClientPlan, Observer, Outcome, Plan, Rng};
 
 /// A run: the plan, and the seed that everything else comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,6 +125,11 @@ fn validate(plan: &Plan) -> Result<(), CaseError> {
     check("client.batch_max", plan.client.batch_max, 1, 10_000, "1 to 10000")?;
     let bytes = plan.client.command_bytes_max;
     check("client.command_bytes_max", bytes, 0, 1 << 20, "at most 1048576")?;
+    let client = &plan.client;
+    check("client.keys", client.keys, 1, ClientPlan::KEYS_MAX, "1 to 8")?;
+    check("client.sessions", client.sessions, 1, 1_000, "1 to 1000")?;
+    check("client.pipeline_max", client.pipeline_max, 1, 1_000, "1 to 1000")?;
+    check("client.sessions_max", client.sessions_max, 1, 10_000, "1 to 10000")?;
     check("drift", plan.drift, 0, 1000, "at most 1000")?;
     for (what, value) in [
         ("config.election_timeout_us", plan.election_us()),
@@ -183,5 +188,25 @@ mod tests {
         assert!(refused("seed = 7", "seed = 7\nmore = 1").contains("more"));
         assert!(refused("seed = 7", "seed = -7").contains("seed"));
         assert!(Case::from_text("").is_err());
+        let keys = text.lines().find(|line| line.starts_with("keys")).expect("keys");
+        assert!(refused(keys, "keys = 9").contains("client.keys is 9"));
+        let kept = text.lines().find(|line| line.starts_with("sessions_max")).expect("a budget");
+        assert!(refused(kept, "sessions_max = 0").contains("client.sessions_max is 0"));
+    }
+
+    /// Plan files from before plans had keys and sessions say nothing of them.
+    #[test]
+    fn an_old_plan_file_can_be_read() {
+        let case = Case::of_seed(7);
+        let new = ["keys = ", "sessions = ", "pipeline_max = ", "sessions_max = "];
+        let text = case.to_text();
+        let is_old = |line: &&str| !new.iter().any(|field| line.starts_with(field));
+        let old: Vec<&str> = text.lines().filter(is_old).collect();
+        assert_eq!(old.len() + new.len(), text.lines().count(), "{text}");
+        let read = Case::from_text(&old.join("\n")).expect("a plan");
+        let ClientPlan { keys, sessions, pipeline_max, sessions_max, .. } = read.plan.client;
+        assert_eq!((keys, sessions, pipeline_max, sessions_max), (3, 4, 4, 10_000));
+        let client = ClientPlan { keys, sessions, pipeline_max, sessions_max, ..case.plan.client };
+        assert_eq!(read.plan, Plan { client, ..case.plan }, "and nothing else differs");
     }
 }

@@ -28,6 +28,9 @@ impl fmt::Display for Violation {
     }
 }
 
+/// A promise that leaves before what it rests on is durable, in any of the ways in which one can.
+const DURABLE_BEFORE_SAID: &str = "durable before said";
+
 pub(crate) fn broken<T>(rule: &'static str, detail: String) -> Result<T, Violation> {
     Err(Violation { rule, detail })
 }
@@ -422,12 +425,11 @@ impl Checker {
         message: &Message,
         disk: &Image,
     ) -> Result<(), Violation> {
-        let rule = "durable before said";
         let binds =
             !matches!(message.body, Body::PreVote { .. } | Body::PreVoteResponse { granted: true });
         if binds && disk.hard_state.term < message.term {
             return broken(
-                rule,
+                DURABLE_BEFORE_SAID,
                 format!(
                     "node {from} speaks in term {} with term {} on its disk: {:?}",
                     message.term, disk.hard_state.term, message.body
@@ -442,7 +444,7 @@ impl Checker {
         };
         if vote_for.is_some() && same_term && disk.hard_state.vote != vote_for {
             return broken(
-                rule,
+                DURABLE_BEFORE_SAID,
                 format!(
                     "node {from} gives its vote of term {} with {:?} on its disk",
                     message.term, disk.hard_state.vote
@@ -466,7 +468,7 @@ impl Checker {
         // A node that has moved on to a later term may have truncated since; the receiver does not count the answer any more.
         if same_term && matched > disk.last().index {
             return broken(
-                rule,
+                DURABLE_BEFORE_SAID,
                 format!(
                     "node {from} acknowledges {matched} with a log that ends at {} on its disk",
                     disk.last()

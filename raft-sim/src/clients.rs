@@ -7,9 +7,9 @@ use bytes::Bytes;
 use raft_core::{Index, ProposalId, ReadId};
 use raft_kv::{Command, Expect, SessionId, Write, WriteOutcome};
 
-use crate::Rng;
 use crate::history::{Answer, Ask, Expected, KEYS_MAX, Request, key_bytes};
 use crate::oracle::Name;
+use crate::{ClientPlan, Rng};
 
 /// One session as its client knows it.
 #[derive(Clone, Debug)]
@@ -30,10 +30,14 @@ pub(crate) struct Clients {
     keys: u8,
     /// How many writes of a session may wait for their answers.
     pipeline_max: usize,
+    /// Sessions may be forgotten while their clients still use them.
+    are_forgotten: bool,
     /// Everything ever asked.
     pub(crate) history: Vec<Request>,
     /// Beside each request: its name, if it is a write, and the floor when it was asked.
     names: Vec<(Option<Name>, Index)>,
+    /// And how often it was sent.
+    sent: Vec<u32>,
     by_name: BTreeMap<Name, usize>,
     pub(crate) batches: BTreeMap<ProposalId, Vec<usize>>,
     pub(crate) reads: BTreeMap<ReadId, usize>,
@@ -44,22 +48,23 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    /// Clients with this many sessions at a time and this many keys.
-    pub(crate) fn new(sessions: usize, pipeline_max: usize, keys: u8) -> Clients {
+    pub(crate) fn new(plan: &ClientPlan) -> Clients {
         let mut clients = Clients {
             sessions: Vec::new(),
             sessions_begun: 0,
-            keys: keys.clamp(1, KEYS_MAX),
-            pipeline_max,
+            keys: u8::try_from(plan.keys).unwrap_or(KEYS_MAX).clamp(1, KEYS_MAX),
+            pipeline_max: usize::try_from(plan.pipeline_max).unwrap_or(usize::MAX),
+            are_forgotten: plan.forgets_sessions(),
             history: Vec::new(),
             names: Vec::new(),
+            sent: Vec::new(),
             by_name: BTreeMap::new(),
             batches: BTreeMap::new(),
             reads: BTreeMap::new(),
             floor: Index(0),
             heard: [(0, 0); KEYS_MAX as usize],
         };
-        for _ in 0..sessions {
+        for _ in 0..plan.sessions {
             let session = clients.new_session();
             clients.sessions.push(session);
         }
@@ -76,6 +81,7 @@ impl Clients {
         let request = self.history.len();
         self.history.push(Request { ask, call: now, result: None, is_refused: false, guess: None });
         self.names.push((name, self.floor));
+        self.sent.push(0);
         if let Some(name) = name {
             self.by_name.insert(name, request);
         }
@@ -107,8 +113,14 @@ impl Clients {
     pub(crate) fn next_write(&mut self, rng: &mut Rng, now: u64) -> (usize, bool) {
         let place = rng.below(self.sessions.len() as u64) as usize;
         let session = &self.sessions[place];
-        let (id, is_open, next) = (session.id, session.is_open, session.next);
+        let is_open = session.is_open;
         let oldest = session.waiting.values().next().copied();
+        if self.are_forgotten && !is_open && oldest.is_some() {
+            // Opened, forgotten and opened again by a late copy, a session would know nothing of its writes, and late copies of these would be applied twice:
+            // each try takes an id of its own.
+            self.sessions[place] = self.new_session();
+            return self.next_of(place, rng, now);
+        }
         if let Some(oldest) = oldest
             && (!is_open || session.waiting.len() >= self.pipeline_max || rng.chance(100))
         {
@@ -119,6 +131,12 @@ impl Clients {
             }
             return (oldest, true);
         }
+        self.next_of(place, rng, now)
+    }
+
+    /// What a session sends next that it did not send before: its opening, or a new write.
+    fn next_of(&mut self, place: usize, rng: &mut Rng, now: u64) -> (usize, bool) {
+        let Session { id, is_open, next, .. } = self.sessions[place];
         if !is_open {
             let request = self.ask(Ask::Open, Some((id, 0)), now);
             self.sessions[place].waiting.insert(0, request);
@@ -130,6 +148,21 @@ impl Clients {
         session.next += 1;
         session.waiting.insert(next + 1, request);
         (request, false)
+    }
+
+    /// A client is told that its session is forgotten, by the answer to this write, and begins another. What else waited stays unknown; this write was
+    /// not done, unless another copy of it was. False if nobody waits for this answer any more.
+    pub(crate) fn lose_session(&mut self, request: usize) -> bool {
+        let Some((id, number)) = self.names[request].0 else { return false };
+        let Some(place) = self.sessions.iter().position(|session| session.id == id) else {
+            return false;
+        };
+        if !self.sessions[place].waiting.contains_key(&number) {
+            return false;
+        }
+        self.history[request].is_refused = self.sent[request] == 1;
+        self.sessions[place] = self.new_session();
+        true
     }
 
     fn new_write(&self, rng: &mut Rng) -> Ask {
@@ -151,7 +184,8 @@ impl Clients {
     }
 
     /// A write's command, as it is sent now. Values are padded.
-    pub(crate) fn command(&self, request: usize, padding: usize) -> Bytes {
+    pub(crate) fn command(&mut self, request: usize, padding: usize) -> Bytes {
+        self.sent[request] += 1;
         let Some((session, number)) = self.names[request].0 else { return Bytes::new() };
         let held = self.sessions.iter().find(|held| held.id == session);
         let acked_below = held.map_or(0, |held| {

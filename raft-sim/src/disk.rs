@@ -260,11 +260,12 @@ impl<M: Machine> World<'_, M> {
         let store = StoreStamp { id: StoreId(self.rng.draw()), life: 0, nonce: 0 };
         let store =
             if mutated!(WipedDiskKeepsItsIdentity) { self.nodes[node].store } else { store };
+        let sessions_max = self.plan.client.sessions_max;
         let it = &mut self.nodes[node];
         let lost = std::mem::replace(&mut it.disk, fresh);
         let old = std::mem::replace(&mut it.store, store);
         it.checkpoint = None;
-        it.machine = Progress::founding(Membership::default());
+        it.machine = Progress::founding(Membership::default(), sessions_max);
         self.graves.push((id, old.id, lost));
         self.checker.on_wipe(id);
         self.coverage.hit("disks wiped");

@@ -139,18 +139,13 @@ impl Ledger {
         if applied.len() <= copies {
             return Ok(());
         }
-        let was_refused = self.refused.contains(&command);
-        let rule = if was_refused {
-            "refused is never applied"
-        } else {
-            "a copy of a command is applied once"
-        };
-        broken(
-            rule,
-            format!(
-                "command {command} is applied at {applied:?} (now by node {node}), and {copies} copies were sent"
-            ),
-        )
+        let detail = format!(
+            "command {command} is applied at {applied:?} (now by node {node}), and {copies} copies were sent"
+        );
+        if self.refused.contains(&command) {
+            return broken("refused is never applied", detail);
+        }
+        broken("a copy of a command is applied once", detail)
     }
 
     /// The node gives up on a batch that it had appended.

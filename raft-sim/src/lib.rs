@@ -11,8 +11,9 @@
 //!
 //! Reading order: `plan` (what a seed draws), `image` (what a disk holds), `node` (one member), `event` and `world` (the event loop and the
 //! driver), `perform` (what is done with each action), `machinery`, `disk`, `network` (what surrounds the core), `client` and `operator`
-//! (who asks for what), `clients` (their books), `chaos` (faults), `liveness` (the end of a run), `checker`, `conduct`, `watch`, `configurations`, `ledger`, `oracle` and [`history`] (what must hold).
+//! (who asks for what), `clients` (their books), `chaos` (faults), `liveness` (the end of a run), `checker`, `conduct` (and `conduct_votes`, `conduct_leading`, `conduct_requests`), `budgets`, `watch`, `configurations`, `ledger`, `oracle`, [`history`] and `service` (what must hold).
 
+mod budgets;
 mod case;
 mod chaos;
 mod checker;
@@ -21,6 +22,9 @@ mod checker_tests;
 mod client;
 mod clients;
 mod conduct;
+mod conduct_leading;
+mod conduct_requests;
+mod conduct_votes;
 mod configurations;
 pub mod corpus;
 pub mod diagram;
@@ -48,7 +52,10 @@ mod plan_text;
 mod real;
 mod real_disk;
 pub mod recorded;
+#[cfg(test)]
+mod rejected;
 mod rng;
+mod service;
 mod serving;
 pub mod shrink;
 pub mod timeline;

@@ -23,6 +23,11 @@ pub trait Machine: Default {
     /// What is wrong with the checkpoint, in words.
     fn restore(meta: &SnapshotMeta, data: &[u8]) -> Result<Self, String>;
 
+    /// Keeps at most so many sessions open. Told to every machine before it applies anything. Without effect on machines that know no sessions.
+    fn set_sessions_max(&mut self, max: usize) {
+        let _ = max;
+    }
+
     /// Answers a question to the state as it is; `None` if the machine knows no questions.
     fn read(&self, ask: &Ask) -> Option<Answer>;
 }
@@ -46,6 +51,10 @@ impl Machine for Replica {
 
     fn restore(meta: &SnapshotMeta, data: &[u8]) -> Result<Replica, String> {
         Replica::restore(meta, data).map_err(|error| error.to_string())
+    }
+
+    fn set_sessions_max(&mut self, max: usize) {
+        Replica::set_sessions_max(self, max);
     }
 
     fn read(&self, ask: &Ask) -> Option<Answer> {
@@ -111,17 +120,27 @@ pub(crate) struct Progress<M> {
     pub(crate) state: M,
 }
 
-impl<M: Default> Progress<M> {
-    /// Nothing applied yet, in a group with this configuration.
-    pub(crate) fn founding(membership: Membership) -> Progress<M> {
-        Progress { applied: LogPosition::ORIGIN, membership, state: M::default() }
-    }
+/// A machine that keeps at most so many sessions open.
+pub(crate) fn fresh<M: Machine>(sessions_max: u64) -> M {
+    let mut machine = M::default();
+    machine.set_sessions_max(usize::try_from(sessions_max).unwrap_or(usize::MAX));
+    machine
 }
 
 impl<M: Machine> Progress<M> {
+    /// Nothing applied yet, in a group with this configuration.
+    pub(crate) fn founding(membership: Membership, sessions_max: u64) -> Progress<M> {
+        Progress { applied: LogPosition::ORIGIN, membership, state: fresh(sessions_max) }
+    }
+
     /// What a checkpoint leaves.
-    pub(crate) fn restore(meta: &SnapshotMeta, data: &[u8]) -> Result<Progress<M>, String> {
-        let state = M::restore(meta, data)?;
+    pub(crate) fn restore(
+        meta: &SnapshotMeta,
+        data: &[u8],
+        sessions_max: u64,
+    ) -> Result<Progress<M>, String> {
+        let mut state = M::restore(meta, data)?;
+        state.set_sessions_max(usize::try_from(sessions_max).unwrap_or(usize::MAX));
         Ok(Progress { applied: meta.position, membership: (*meta.membership).clone(), state })
     }
 }

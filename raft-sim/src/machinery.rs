@@ -109,14 +109,14 @@ impl<M: Machine> World<'_, M> {
     }
 
     fn is_out_of_order(&self, node: usize, error: &OutOfOrder) -> Result<(), Violation> {
-        let rule = match error {
-            OutOfOrder::Backwards { .. } => "the machine never goes back",
+        let what = format!("node {}: {error}", self.nodes[node].id);
+        match error {
+            OutOfOrder::Backwards { .. } => broken("the machine never goes back", what),
             OutOfOrder::Gap { .. } | OutOfOrder::Installing { .. } => {
-                "entries are applied in order"
+                broken("entries are applied in order", what)
             }
-            OutOfOrder::OtherEntries { .. } => "entries to apply can be read",
-        };
-        broken(rule, format!("node {}: {error}", self.nodes[node].id))
+            OutOfOrder::OtherEntries { .. } => broken("entries to apply can be read", what),
+        }
     }
 
     fn apply(&mut self, node: usize, apply: &Apply) -> Result<(), Violation> {
@@ -343,7 +343,8 @@ impl<M: Machine> World<'_, M> {
             return Ok(());
         }
         self.coverage.hit("snapshots installed");
-        let machine = match Progress::<M>::restore(&meta, &snapshot.data) {
+        let sessions_max = self.plan.client.sessions_max;
+        let machine = match Progress::<M>::restore(&meta, &snapshot.data, sessions_max) {
             Ok(machine) => machine,
             Err(error) => return broken("snapshots can be read", format!("node {id}: {error}")),
         };

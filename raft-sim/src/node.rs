@@ -12,11 +12,11 @@ use raft_node::order::{
     WaitingReads, WriteOrder,
 };
 
-use crate::Image;
 use crate::event::Event;
 use crate::machine::Progress;
 use crate::real::Real;
 use crate::watch::Watch;
+use crate::{Image, Machine};
 
 /// A snapshot and its data.
 #[derive(Clone, Debug)]
@@ -135,9 +135,14 @@ pub(crate) struct Node<M> {
     pub(crate) watch: Watch,
 }
 
-impl<M: Default> Node<M> {
+impl<M: Machine> Node<M> {
     /// A node with an empty disk. `membership` is the founding configuration, or an empty one for a node that waits to be added.
-    pub(crate) fn new(id: NodeId, store: StoreId, membership: &Membership) -> Node<M> {
+    pub(crate) fn new(
+        id: NodeId,
+        store: StoreId,
+        membership: &Membership,
+        sessions_max: u64,
+    ) -> Node<M> {
         Node {
             id,
             is_witness: membership.is_witness(id),
@@ -158,7 +163,7 @@ impl<M: Default> Node<M> {
             stalled_until: 0,
             checkpoint: None,
             checkpointing: None,
-            machine: Progress::founding(membership.clone()),
+            machine: Progress::founding(membership.clone(), sessions_max),
             received: None,
             poll_scheduled: false,
             wake_at: None,

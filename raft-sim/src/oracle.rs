@@ -8,7 +8,11 @@ use raft_kv::{Command, Response, SessionId, WriteOutcome};
 
 use crate::checker::broken;
 use crate::history::{Answer, Ask, Expected, KEYS_MAX, Seen};
+use crate::machine::fresh;
 use crate::{Machine, Violation};
+
+/// One outcome, and one revision.
+const APPLIED_ONCE: &str = "each session's request is applied once";
 
 /// A write's name: its session, and its number there.
 pub(crate) type Name = (SessionId, u64);
@@ -22,9 +26,11 @@ pub(crate) fn name_of(entry: &Entry) -> Option<Name> {
     }
 }
 
-/// What a naive session knows: nothing is ever forgotten but what was acknowledged.
+/// What a naive session knows: nothing is ever forgotten but what was acknowledged. One that the machines have forgotten is closed.
 #[derive(Clone, Debug, Default)]
 struct Session {
+    /// Where it was used last; `None` if it is closed.
+    used_at: Option<Index>,
     acked_below: u64,
     outcomes: BTreeMap<u64, (Index, WriteOutcome)>,
 }
@@ -35,6 +41,7 @@ pub(crate) struct Oracle<M> {
     applied: Index,
     revision: u64,
     sessions: BTreeMap<SessionId, Session>,
+    sessions_max: u64,
     /// What each key was after each index at which it changed.
     keys: Vec<Vec<(Index, Option<Seen>)>>,
     /// The answers to the commands at each index, from 1 on.
@@ -50,14 +57,16 @@ pub(crate) struct Oracle<M> {
 }
 
 impl<M: Machine> Oracle<M> {
-    pub(crate) fn new() -> Oracle<M> {
+    /// Of machines that keep at most so many sessions open.
+    pub(crate) fn new(sessions_max: u64) -> Oracle<M> {
         Oracle {
             applied: Index(0),
             revision: 0,
             sessions: BTreeMap::new(),
+            sessions_max,
             keys: vec![Vec::new(); KEYS_MAX as usize],
             answers: Vec::new(),
-            whole: M::default(),
+            whole: fresh(sessions_max),
             digests: Vec::new(),
             outcomes: BTreeMap::new(),
             made: BTreeMap::new(),
@@ -122,11 +131,10 @@ impl<M: Machine> Oracle<M> {
         name: Name,
         outcome: WriteOutcome,
     ) -> Result<(), Violation> {
-        let rule = "each session's request is applied once";
         let first = *self.outcomes.entry(name).or_insert(outcome);
         if first != outcome {
             return broken(
-                rule,
+                APPLIED_ONCE,
                 format!(
                     "node {node} answers {outcome:?} to {name:?}, which was answered {first:?}"
                 ),
@@ -136,7 +144,7 @@ impl<M: Machine> Oracle<M> {
             let made_by = *self.made.entry(revision).or_insert(name);
             if made_by != name {
                 return broken(
-                    rule,
+                    APPLIED_ONCE,
                     format!("node {node}: revision {revision} is of {name:?} and of {made_by:?}"),
                 );
             }
@@ -148,7 +156,7 @@ impl<M: Machine> Oracle<M> {
     fn replay(&mut self, entry: &Entry, name: Name, asked: Ask) -> Response {
         let (id, number) = name;
         if asked == Ask::Open {
-            self.sessions.entry(id).or_default();
+            self.open(id, entry.index);
             return Response::SessionOpened;
         }
         let sequence = number - 1;
@@ -159,7 +167,9 @@ impl<M: Machine> Oracle<M> {
             },
             _ => 0,
         };
-        let Some(session) = self.sessions.get_mut(&id) else { return Response::SessionExpired };
+        let open = self.sessions.get_mut(&id).filter(|session| session.used_at.is_some());
+        let Some(session) = open else { return Response::SessionExpired };
+        session.used_at = Some(entry.index);
         session.acked_below = session.acked_below.max(acked_below.min(sequence));
         if sequence < session.acked_below {
             return Response::SessionExpired;
@@ -172,6 +182,25 @@ impl<M: Machine> Oracle<M> {
             session.outcomes.insert(sequence, (entry.index, outcome));
         }
         Response::Written(outcome)
+    }
+
+    /// Opens a session. If there are too many, those that were used least recently make room: one in sixteen, and one at least.
+    fn open(&mut self, id: SessionId, index: Index) {
+        let mut others: Vec<(Index, SessionId)> = self
+            .sessions
+            .iter()
+            .filter_map(|(other, session)| Some((session.used_at?, *other)))
+            .collect();
+        if others.len() as u64 >= self.sessions_max {
+            let kept = self.sessions_max - self.sessions_max.div_ceil(16);
+            let too_many = (others.len() as u64 - kept) as usize;
+            others.retain(|(_, other)| *other != id);
+            others.sort_unstable();
+            for (_, forgotten) in others.iter().take(too_many) {
+                self.sessions.entry(*forgotten).or_default().used_at = None;
+            }
+        }
+        self.sessions.entry(id).or_default().used_at = Some(index);
     }
 
     fn write(&mut self, index: Index, asked: Ask) -> WriteOutcome {

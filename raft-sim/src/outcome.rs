@@ -116,7 +116,7 @@ pub fn run_case<M: Machine>(case: &Case, observer: Option<Observer<'_>>) -> Outc
         seed,
         hash: world.hash(),
         simulated_us: at_us,
-        coverage: world.coverage().clone(),
+        coverage: world.coverage(),
         failure: violation.map(|violation| Failure { seed, at_us, violation }),
     }
 }

@@ -124,6 +124,7 @@ impl<M: Machine> World<'_, M> {
         let steps = self.checker.on_write(it.id, &write, &it.log)?;
         self.judge_promotions(node, &write)?;
         self.watch_write(node, &write)?;
+        self.nodes[node].watch.holdings.note_write(&write);
         let it = &self.nodes[node];
         for step in steps {
             self.coverage.hit(step);
@@ -152,7 +153,7 @@ impl<M: Machine> World<'_, M> {
     }
 
     /// Nobody is promoted whose log is blank, let alone caught up (dissertation §4.2.1). A disk may be wiped just then, where disks are wiped.
-    fn judge_promotions(&self, node: usize, write: &Persist) -> Result<(), Violation> {
+    pub(crate) fn judge_promotions(&self, node: usize, write: &Persist) -> Result<(), Violation> {
         let it = &self.nodes[node];
         if self.plan.has_stores || !it.claims_to_lead() {
             return Ok(());
@@ -240,7 +241,7 @@ impl<M: Machine> World<'_, M> {
     }
 
     /// Leases never overlap a newer leader's commits: nobody else may still believe in a lease of an earlier term.
-    fn judge_leases(&self, node: usize, term: Term) -> Result<(), Violation> {
+    pub(crate) fn judge_leases(&self, node: usize, term: Term) -> Result<(), Violation> {
         if self.plan.config.lease.is_none() || self.is_beyond_drift {
             return Ok(());
         }
@@ -320,7 +321,7 @@ impl<M: Machine> World<'_, M> {
     }
 
     /// No message holds more than it may, and none to a witness holds a command.
-    fn judge_size(&self, to: NodeId, message: &Message) -> Result<(), Violation> {
+    pub(crate) fn judge_size(&self, to: NodeId, message: &Message) -> Result<(), Violation> {
         let Body::Append { entries, .. } = &message.body else { return Ok(()) };
         let max = self.plan.config.append_bytes_max;
         // What is read from disk may end with the entry that goes beyond.

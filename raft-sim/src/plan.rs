@@ -97,7 +97,7 @@ pub struct DiskPlan {
 }
 
 /// What clients do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClientPlan {
     /// The usual time between requests.
@@ -112,6 +112,30 @@ pub struct ClientPlan {
     pub requests_max: u64,
     /// The most bytes in a command.
     pub command_bytes_max: u64,
+    /// How many keys they use.
+    #[serde(default = "plan_text::keys")]
+    pub keys: u64,
+    /// How many sessions they have at a time.
+    #[serde(default = "plan_text::sessions")]
+    pub sessions: u64,
+    /// How many writes of one session may wait for their answers.
+    #[serde(default = "plan_text::pipeline_max")]
+    pub pipeline_max: u64,
+    /// How many sessions the machines keep open. If that is less than `sessions`, some are forgotten all the time, and opened anew.
+    #[serde(default = "plan_text::sessions_max")]
+    pub sessions_max: u64,
+}
+
+impl ClientPlan {
+    /// More keys than this are not used.
+    pub const KEYS_MAX: u64 = 8;
+    /// As many sessions as real nodes keep: none of a run is ever forgotten.
+    pub const SESSIONS_KEPT: u64 = 10_000;
+
+    /// Whether sessions are forgotten.
+    pub fn forgets_sessions(&self) -> bool {
+        self.sessions_max < Self::SESSIONS_KEPT
+    }
 }
 
 /// Kinds of faults.
@@ -230,6 +254,7 @@ impl Plan {
     }
 
     fn draw_for(rng: &mut Rng, election_us: u64) -> Plan {
+        let seed = rng.state();
         let voters = rng.pick(&[3, 3, 3, 3, 3, 5, 5, 5, 5, 1, 2, 4, 7]);
         let is_operated = rng.chance(600);
         let spares = if is_operated { rng.between(0, 4) } else { 0 };
@@ -277,14 +302,57 @@ impl Plan {
                 batch_max: rng.pick(&[1, 1, 4, 20]),
                 requests_max: 2_000,
                 command_bytes_max: rng.pick(&[8, 64, 400]),
+                ..draw_sessions(seed)
             },
         }
+    }
+
+    /// Whether clocks may run further apart than leases allow for. Then a lease may outlive the promises that it rests on, and reads may be stale.
+    pub fn is_beyond_drift(&self) -> bool {
+        self.config
+            .lease
+            .is_some_and(|lease| drift_ppm(self.drift) > u64::from(lease.clock_drift_max_ppm))
     }
 
     /// One election timeout.
     pub fn election_us(&self) -> u64 {
         self.config.election_timeout.as_micros() as u64
     }
+}
+
+/// Keys and sessions, from a stream of their own. In three seeds of four they are what they were before plans had them: one, three or all keys, and many
+/// concurrent requests, or (every fourth seed) few. In half of the others sessions are forgotten.
+fn draw_sessions(seed: u64) -> ClientPlan {
+    /// Any number will do that no other stream begins with.
+    const STREAM: u64 = 0x5e55_1045;
+    let mut rng = Rng::new(seed ^ (STREAM << 32));
+    let usual = ClientPlan {
+        keys: [1, 3, 8][(seed % 3) as usize],
+        sessions: if seed % 4 == 3 { 3 } else { 4 },
+        pipeline_max: if seed % 4 == 3 { 1 } else { 4 },
+        sessions_max: ClientPlan::SESSIONS_KEPT,
+        ..ClientPlan::default()
+    };
+    if rng.chance(750) {
+        return usual;
+    }
+    let sessions = rng.between(1, 12);
+    ClientPlan {
+        keys: rng.between(1, ClientPlan::KEYS_MAX),
+        sessions,
+        pipeline_max: rng.pick(&[1, 2, 4, 8]),
+        sessions_max: if rng.chance(500) {
+            rng.between(1, sessions)
+        } else {
+            ClientPlan::SESSIONS_KEPT
+        },
+        ..usual
+    }
+}
+
+/// How much faster than the slowest clock the fastest may run, where rates lie within `drift` per mille of each other, around 1.
+fn drift_ppm(drift: u64) -> u64 {
+    drift * 1_000_000 / (1000 - drift / 2)
 }
 
 /// Mostly everybody is equal; otherwise some wait up to two election timeouts longer.
@@ -295,9 +363,8 @@ fn draw_priorities(rng: &mut Rng, nodes: u64) -> Vec<u8> {
 }
 
 fn draw_config(rng: &mut Rng, election_us: u64, nodes: u64, drift: u64) -> Config {
-    // Rates lie within `drift` per mille of each other, the slowest at `1000 - drift / 2`; and times are whole microseconds.
-    let ppm = drift * 1_000_000 / (1000 - drift / 2) + 200;
-    let lease = LeaseConfig { clock_drift_max_ppm: ppm as u32 };
+    // Times are whole microseconds: some are lost by rounding.
+    let lease = LeaseConfig { clock_drift_max_ppm: (drift_ppm(drift) + 200) as u32 };
     let zones: BTreeMap<NodeId, u64> =
         (1..=nodes).filter(|_| rng.chance(800)).map(|id| (NodeId(id), id % 3)).collect();
     let groups = CommitGroups { zones, zones_min: rng.between(1, 3) as usize };

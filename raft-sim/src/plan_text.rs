@@ -53,6 +53,26 @@ fn highest() -> u8 {
     Config::PRIORITY_MAX
 }
 
+/// What plan files that do not say so mean: those of before plans had keys and sessions.
+pub(crate) fn keys() -> u64 {
+    3
+}
+
+/// The same of sessions at a time.
+pub(crate) fn sessions() -> u64 {
+    4
+}
+
+/// The same of writes at a time.
+pub(crate) fn pipeline_max() -> u64 {
+    4
+}
+
+/// The same of sessions that are kept.
+pub(crate) fn sessions_max() -> u64 {
+    crate::ClientPlan::SESSIONS_KEPT
+}
+
 mod micros {
     use core::time::Duration;
 

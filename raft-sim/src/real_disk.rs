@@ -4,7 +4,7 @@
 //! of what was under way, all or nothing. Only a disk that lied, or rotted, may lose more: then the store must say so. What no store can
 //! see (a lying disk that lost the last writes, whole) is taken for seen: the disk is replaced, since its node may not vote again.
 
-use raft_core::{Entries, Index, Membership};
+use raft_core::{Entries, Index, Membership, NodeId};
 use raft_node::order::StoreJob;
 
 use crate::checker::broken;
@@ -152,22 +152,14 @@ impl<M: Machine> World<'_, M> {
         let may_be_lost = real.may_be_lost();
         let found = real.come_back(&mut self.coverage);
         real.count(&mut self.coverage);
-        let (what, line) = match found {
-            Found::Whole(image) => {
-                if may_be_lost {
-                    self.coverage.hit("real stores that lost nothing by a lie or by rot");
-                }
+        let Some((what, line)) = judge_found(id, &found, may_be_lost)? else {
+            if may_be_lost {
+                self.coverage.hit("real stores that lost nothing by a lie or by rot");
+            }
+            if let Found::Whole(image) = found {
                 it.disk = *image;
-                return Ok(false);
             }
-            Found::Refused(error) if may_be_lost => {
-                ("real stores that found what they lost", error)
-            }
-            Found::RolledBack(told) => ("real stores rolled back without a trace", told),
-            Found::Refused(error) => {
-                return broken(RULE, format!("node {id} can not open its store: {error}"));
-            }
-            Found::Wrong(wrong) => return broken(RULE, format!("node {id}: {wrong}")),
+            return Ok(false);
         };
         self.coverage.hit(what);
         self.say(|| format!("node {id} lost its disk: {line}"));
@@ -182,5 +174,26 @@ impl<M: Machine> World<'_, M> {
                 real.count(&mut self.coverage);
             }
         }
+    }
+}
+
+/// What a store came back with, if its disk may have lost something or may not. `None`: it is whole; otherwise what is counted, and in words.
+pub(crate) fn judge_found(
+    node: NodeId,
+    found: &Found,
+    may_be_lost: bool,
+) -> Result<Option<(&'static str, String)>, Violation> {
+    match found {
+        Found::Whole(_) => Ok(None),
+        Found::Refused(error) if may_be_lost => {
+            Ok(Some(("real stores that found what they lost", error.clone())))
+        }
+        Found::RolledBack(told) => {
+            Ok(Some(("real stores rolled back without a trace", told.clone())))
+        }
+        Found::Refused(error) => {
+            broken(RULE, format!("node {node} can not open its store: {error}"))
+        }
+        Found::Wrong(wrong) => broken(RULE, format!("node {node}: {wrong}")),
     }
 }

@@ -10,6 +10,11 @@ impl Rng {
         Rng(seed)
     }
 
+    /// Where it is: the seed, as long as nothing was drawn.
+    pub(crate) fn state(&self) -> u64 {
+        self.0
+    }
+
     /// The next 64 bits.
     pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use raft_core::{AppendOutcome, Index, Instant, Term};
 
-use crate::Image;
+use crate::checker::broken;
+use crate::{Image, Violation};
 
 /// What was seen of the appends to one peer, in one leadership.
 #[derive(Debug, Default)]
@@ -33,9 +34,6 @@ const ASKED_MAX: u32 = 8;
 /// Rejections beyond a term each: the end of the leader's log, the base, and one that the peer's log overtook.
 const REJECTIONS_SPARE: u32 = 3;
 
-/// The rule that is broken, and how.
-pub(crate) type Broken = (&'static str, String);
-
 impl Serving {
     /// An append leaves, for what comes after `prev` up to `last`. What has waited for longer than `patience` may be lost.
     pub(crate) fn on_append(
@@ -43,7 +41,7 @@ impl Serving {
         (prev, last): (Index, Index),
         now: Instant,
         patience: Duration,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), Violation> {
         let (times, since) = match self.asked {
             Some((place, times, since)) if place == prev && now.since(since) < patience => {
                 (times + 1, since)
@@ -53,7 +51,7 @@ impl Serving {
         self.asked = Some((prev, times, since));
         if times > ASKED_MAX {
             let what = format!("it is asked about {prev} for the {times}th time since {since}");
-            return Err(("what was asked is not asked again at once", what));
+            return broken("what was asked is not asked again at once", what);
         }
         if last == prev || self.is_unsettled {
             return Ok(());
@@ -63,7 +61,7 @@ impl Serving {
             if !is_overdue {
                 let what =
                     format!("entries after {prev} leave again; {} left at {}", sent.last, sent.at);
-                return Err(("what is under way is not sent again", what));
+                return broken("what is under way is not sent again", what);
             }
             self.under_way.clear();
         }
@@ -111,7 +109,7 @@ impl Serving {
     }
 
     /// Whether it takes no more round trips than there are terms to find where two logs agree.
-    pub(crate) fn judge_search(&self, own: &Image, peer: &Image) -> Result<(), Broken> {
+    pub(crate) fn judge_search(&self, own: &Image, peer: &Image) -> Result<(), Violation> {
         if self.rejected <= REJECTIONS_SPARE {
             return Ok(());
         }
@@ -120,7 +118,7 @@ impl Serving {
             return Ok(());
         }
         let what = format!("{} probes were rejected; the logs have {terms} terms", self.rejected);
-        Err(("where logs part is found in a round trip a term", what))
+        broken("where logs part is found in a round trip a term", what)
     }
 }
 
@@ -140,7 +138,7 @@ mod tests {
 
     fn append(serving: &mut Serving, prev: u64, last: u64, at: u64) -> Option<&'static str> {
         let span = (Index(prev), Index(last));
-        serving.on_append(span, Instant(at), PATIENCE).err().map(|(rule, _)| rule)
+        serving.on_append(span, Instant(at), PATIENCE).err().map(|it| it.rule)
     }
 
     fn accept(serving: &mut Serving, matched: u64) {

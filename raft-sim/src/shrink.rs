@@ -6,7 +6,7 @@
 
 use raft_core::Config;
 
-use crate::{Case, Failure, Fault, Plan};
+use crate::{Case, ClientPlan, Failure, Fault, Plan};
 
 /// How hard to try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -242,6 +242,10 @@ fn simplifications() -> Vec<Simplification> {
         smaller("reads", 0, |plan| &mut plan.client.reads),
         smaller("requests to anybody", 0, |plan| &mut plan.client.anywhere),
         smaller("commands in a batch", 1, |plan| &mut plan.client.batch_max),
+        smaller("keys", 1, |plan| &mut plan.client.keys),
+        smaller("sessions", 1, |plan| &mut plan.client.sessions),
+        smaller("writes of a session at a time", 1, |plan| &mut plan.client.pipeline_max),
+        once("sessions are kept", |plan| plan.client.sessions_max = ClientPlan::SESSIONS_KEPT),
         smaller("bytes of a command", 8, |plan| &mut plan.client.command_bytes_max),
         rarer("requests", |plan| &mut plan.client.every_us),
         rarer("faults", |plan| &mut plan.fault_every_us),

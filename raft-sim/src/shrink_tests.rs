@@ -27,7 +27,9 @@ fn all_that_the_rule_does_not_need_goes() {
             && plan.voters >= 3
             && plan.network.drop > 0
     };
-    let case = case_with(|plan| rule(plan) && plan.voters == 7 && plan.spares > 0);
+    let case = case_with(|plan| {
+        rule(plan) && { plan.voters == 7 && plan.spares > 0 && plan.client.forgets_sessions() }
+    });
     let fails =
         |case: &Case| rule(&case.plan).then(|| failure(case, "made wrong", case.plan.chaos_us));
     let found = shrink(&case, EFFORT, &fails, &mut |_| {}).expect("it fails");
@@ -37,6 +39,9 @@ fn all_that_the_rule_does_not_need_goes() {
     assert_eq!(plan.weights.iter().filter(|weight| **weight > 0).count(), 1);
     assert_eq!((plan.operate_every_us, plan.network.duplicate, plan.disk.stall), (0, 0, 0));
     assert_eq!(plan.network.drop, 1);
+    let client = &plan.client;
+    assert_eq!((client.keys, client.sessions, client.pipeline_max), (1, 1, 1));
+    assert!(!client.forgets_sessions());
     assert!(plan.config.lease.is_none() && plan.config.commit_groups.is_none());
     assert!(plan.chaos_us < case.plan.chaos_us);
     assert_eq!(Case::from_text(&found.case.to_text()).as_ref(), Ok(&found.case));

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use crate::budgets::Holdings;
 use crate::serving::Serving;
 use raft_core::{
     Body, Index, Instant, LogPosition, Membership, Message, NodeId, ProposalId, ReadId, RequestId,
@@ -67,18 +68,10 @@ pub(crate) struct Leading {
     pub(crate) changed: Option<Instant>,
     /// How each peer is served.
     pub(crate) serving: BTreeMap<NodeId, Serving>,
-    /// Where the log ended when the term began.
-    began_at: Index,
-    /// The same, for who was added since.
-    joined_at: BTreeMap<NodeId, Index>,
-    /// Who has acknowledged all that.
-    caught_up: BTreeSet<NodeId>,
-    /// Whom an operator wanted to be a voter at once, however far it is.
-    pub(crate) added: BTreeSet<NodeId>,
 }
 
 impl Leading {
-    pub(crate) fn new(term: Term, since: Instant, began_at: Index) -> Leading {
+    pub(crate) fn new(term: Term, since: Instant) -> Leading {
         Leading {
             term,
             since,
@@ -94,10 +87,6 @@ impl Leading {
             leaving: Vec::new(),
             changed: None,
             serving: BTreeMap::new(),
-            began_at,
-            joined_at: BTreeMap::new(),
-            caught_up: BTreeSet::new(),
-            added: BTreeSet::new(),
         }
     }
 
@@ -144,34 +133,6 @@ impl Leading {
         self.leaving.retain(|gone| acked.get(&gone.node).is_none_or(|(_, acked)| *acked < gone.at));
     }
 
-    /// The group is another: who came has to catch up, and is served anew.
-    pub(crate) fn note_change(&mut self, before: &Membership, next: &Membership, at: Index) {
-        for node in next.members().filter(|node| !before.contains(*node)) {
-            self.joined_at.insert(node, at.prev());
-            self.caught_up.remove(&node);
-        }
-        self.serving.values_mut().for_each(Serving::begin_anew);
-    }
-
-    fn note_matched(&mut self, from: NodeId, matched: Index) {
-        if matched >= *self.joined_at.get(&from).unwrap_or(&self.began_at) {
-            self.caught_up.insert(from);
-        }
-    }
-
-    /// A learner that became a voter although it never had what the log held when it came, or when the term began.
-    pub(crate) fn promoted_too_early(
-        &self,
-        before: &Membership,
-        next: &Membership,
-    ) -> Option<NodeId> {
-        let is_promoted = |node: &NodeId| {
-            before.learners.contains(node) && !before.is_voter(*node) && next.is_voter(*node)
-        };
-        let is_early = |node: &NodeId| !self.caught_up.contains(node) && !self.added.contains(node);
-        next.members().find(|node| is_promoted(node) && is_early(node))
-    }
-
     /// The core was polled: it has looked at everything.
     pub(crate) fn note_poll(&mut self) {
         for (from, stamp, matched) in self.fresh.drain(..) {
@@ -202,13 +163,9 @@ impl Leading {
                 | raft_core::AppendOutcome::Witnessed { matched },
             ) => {
                 self.fresh.push((from, stamp, *matched));
-                self.note_matched(from, *matched);
             }
-            Body::SnapshotResponse { outcome, .. } => {
+            Body::SnapshotResponse { .. } => {
                 self.serving.entry(from).or_default().begin_anew();
-                if let raft_core::SnapshotOutcome::Matched(matched) = outcome {
-                    self.note_matched(from, *matched);
-                }
             }
             _ => {}
         }
@@ -268,6 +225,7 @@ pub(crate) struct Watch {
     pub(crate) unsettled: BTreeSet<NodeId>,
     /// The store that each member spoke from last.
     stores: BTreeMap<NodeId, Option<StoreStamp>>,
+    pub(crate) holdings: Holdings,
 }
 
 impl Watch {

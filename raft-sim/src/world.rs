@@ -5,9 +5,10 @@ use std::collections::{BTreeSet, BinaryHeap};
 
 use raft_core::{
     Action, Body, Config, HandleError, Input, Membership, NodeId, PeerFault, Raft, Restored,
-    StoreId, StoreStamp,
+    RestoredLog, StoreId, StoreStamp,
 };
 
+use crate::budgets::Nearness;
 use crate::checker::broken;
 use crate::clients::Clients;
 use crate::event::{Envelope, Event, Scheduled};
@@ -49,7 +50,9 @@ pub struct World<'a, M> {
     pub(crate) oracle: Oracle<M>,
     pub(crate) operator: Operator,
     pub(crate) coverage: Coverage,
-    /// Clocks run further apart than leases allow for: reads may be stale.
+    pub(crate) nearness: Nearness,
+    /// Clocks run further apart than leases allow for: they overlap with newer leaders. That is put aside, so that a run goes on to the harm that it does,
+    /// if it does any: a stale read.
     pub(crate) is_beyond_drift: bool,
     pub(crate) next_id: u64,
     pub(crate) reads_answered: u64,
@@ -66,7 +69,9 @@ pub struct World<'a, M> {
 /// More events than this at one moment mean that time stands still.
 const EVENTS_AT_ONCE_MAX: u64 = 200_000;
 /// More events than this that lie ahead mean that messages beget messages without end: a busy world has some thousands.
-const EVENTS_AHEAD_MAX: usize = 100_000;
+const EVENTS_AHEAD_MAX: usize = 300_000;
+/// More actions than this in one poll mean that polling does not end.
+pub(crate) const ACTIONS_AT_ONCE_MAX: u64 = 100_000;
 
 impl<'a, M: Machine> World<'a, M> {
     /// Draws a plan from `seed` and founds a cluster.
@@ -88,11 +93,12 @@ impl<'a, M: Machine> World<'a, M> {
             membership.witnesses.insert(NodeId(plan.voters));
         }
         let count = plan.voters + plan.spares;
+        let sessions_max = plan.client.sessions_max;
         let nodes = (1..=count).map(|id| {
             // Who stands by knows of no group.
             let known = if id <= plan.voters { membership.clone() } else { Membership::default() };
             let is_witness = plan.is_witness(NodeId(id));
-            Node { is_witness, ..Node::new(NodeId(id), StoreId(rng.draw()), &known) }
+            Node { is_witness, ..Node::new(NodeId(id), StoreId(rng.draw()), &known, sessions_max) }
         });
         World {
             seed,
@@ -109,10 +115,11 @@ impl<'a, M: Machine> World<'a, M> {
             operator: Operator::new((1..=count).map(NodeId).filter(|id| plan.is_witness(*id))),
             checker: Checker::new(membership),
             ledger: Ledger::default(),
-            clients: clients_of(seed),
-            oracle: Oracle::new(),
+            clients: Clients::new(&plan.client),
+            oracle: Oracle::new(sessions_max),
             coverage: Coverage::default(),
-            is_beyond_drift: false,
+            nearness: Nearness::default(),
+            is_beyond_drift: plan.is_beyond_drift(),
             next_id: 1,
             reads_answered: 0,
             claims: Vec::new(),
@@ -136,8 +143,10 @@ impl<'a, M: Machine> World<'a, M> {
     }
 
     /// What has happened so far.
-    pub fn coverage(&self) -> &Coverage {
-        &self.coverage
+    pub fn coverage(&self) -> Coverage {
+        let mut coverage = self.coverage.clone();
+        self.nearness.count(&mut coverage);
+        coverage
     }
 
     /// Runs the phase of faults, then the phase without.
@@ -145,6 +154,16 @@ impl<'a, M: Machine> World<'a, M> {
     /// # Errors
     /// The first property that does not hold.
     pub fn run(&mut self) -> Result<(), Violation> {
+        self.begin()?;
+        let end = self.plan.chaos_us;
+        self.run_until(end, |_| false)?;
+        self.calm_down()?;
+        self.converge()?;
+        self.judge_history()
+    }
+
+    /// Starts all nodes, and whatever asks and breaks.
+    pub(crate) fn begin(&mut self) -> Result<(), Violation> {
         let (seed, nodes) = (self.seed, self.nodes.len());
         let voters = self.plan.voters;
         self.say(|| format!("seed {seed}: {nodes} nodes, {voters} of them voters"));
@@ -164,11 +183,7 @@ impl<'a, M: Machine> World<'a, M> {
             let first = self.rng.around(self.plan.operate_every_us);
             self.at(first, Event::Operate);
         }
-        let end = self.plan.chaos_us;
-        self.run_until(end, |_| false)?;
-        self.calm_down()?;
-        self.converge()?;
-        self.judge_history()
+        Ok(())
     }
 
     pub(crate) fn run_until(
@@ -295,6 +310,7 @@ impl<'a, M: Machine> World<'a, M> {
         let rate = 1000 - drift / 2 + self.rng.below(drift + 1);
         let now = self.now;
         let is_witness = self.nodes[node].is_witness;
+        let sessions_max = self.plan.client.sessions_max;
         let it = &mut self.nodes[node];
         it.life += 1;
         it.store.life += 1;
@@ -312,9 +328,11 @@ impl<'a, M: Machine> World<'a, M> {
         it.watch.restart(it.clock.local(now), may_have_promised);
         it.watch.restored_commit =
             it.checkpoint.as_ref().map_or(it.disk.base.index, |held| held.meta.position.index);
-        let founding = Progress::founding(it.disk.membership_as_of(raft_core::Index(0)).clone());
-        let held = it.checkpoint.as_ref();
-        let machine = held.map_or(Ok(founding), |held| Progress::restore(&held.meta, &held.data));
+        let founding = it.disk.membership_as_of(raft_core::Index(0)).clone();
+        let machine = match &it.checkpoint {
+            Some(held) => Progress::restore(&held.meta, &held.data, sessions_max),
+            None => Ok(Progress::founding(founding, sessions_max)),
+        };
         let before = match machine {
             Ok(machine) => std::mem::replace(&mut it.machine, machine),
             Err(error) => {
@@ -338,13 +356,8 @@ impl<'a, M: Machine> World<'a, M> {
             ..self.plan.config.clone()
         };
         self.checker.on_start(it.id, &it.disk.hard_state)?;
-        if let Some(real) = &mut it.real
-            && real.restore().as_ref() != Ok(&restored.log)
-        {
-            return broken(
-                "a real store restores what it holds",
-                format!("node {} finds {:?}, not {:?}", it.id, real.restore(), restored.log),
-            );
+        if let Some(real) = &mut it.real {
+            judge_real_restore(it.id, &real.restore(), &restored.log)?;
         }
         let line = starts(Some(it.life), &restored);
         match Raft::new(config, seed, it.clock.local(now), restored) {
@@ -413,6 +426,8 @@ impl<'a, M: Machine> World<'a, M> {
             return Ok(());
         }
         self.watch_input(node, &input, now);
+        let leads = self.nodes[node].claims_to_lead();
+        self.nodes[node].watch.holdings.note_input(&input, leads);
         let (mut heard, mut is_compared) = heard_in(&input);
         let is_checked = self.messages.is_multiple_of(4)
             || matches!(input, Input::ClockSuspect | Input::StorageHealth(_));
@@ -461,9 +476,7 @@ impl<'a, M: Machine> World<'a, M> {
         let mut count = 0;
         while let Some(action) = self.nodes[node].raft.as_mut().and_then(Raft::poll_action) {
             count += 1;
-            if count > 100_000 {
-                return broken("polling ends", format!("endless actions, such as {action:?}"));
-            }
+            judge_polling(count, &action)?;
             // The network tells of messages, and of what becomes of them.
             if !matches!(action, Action::Send { .. }) {
                 let id = self.nodes[node].id;
@@ -475,6 +488,7 @@ impl<'a, M: Machine> World<'a, M> {
             self.on_commit_claim(node, highest)?;
         }
         self.watch_drained(node)?;
+        self.judge_budgets(node)?;
         let it = &self.nodes[node];
         let Some(at) = it.raft.as_ref().and_then(Raft::poll_timeout) else {
             return self.hand_over(node);
@@ -523,7 +537,7 @@ fn found_by<M>(it: &Node<M>) -> Restored {
 }
 
 /// An installed snapshot replaces a log that has something else in its place, also if the node crashed in between.
-fn judge_restored<M>(it: &Node<M>, base: raft_core::Index) -> Result<(), Violation> {
+pub(crate) fn judge_restored<M>(it: &Node<M>, base: raft_core::Index) -> Result<(), Violation> {
     let installed = it.checkpoint.as_ref().map(|held| held.meta.position);
     let replaced = installed
         .filter(|at| at.index > it.disk.base.index && it.disk.term_at(at.index) != Some(at.term));
@@ -534,6 +548,29 @@ fn judge_restored<M>(it: &Node<M>, base: raft_core::Index) -> Result<(), Violati
         ),
         None => Ok(()),
     }
+}
+
+/// A core that is polled has nothing more to say at some time.
+pub(crate) fn judge_polling(count: u64, action: &Action) -> Result<(), Violation> {
+    if count > ACTIONS_AT_ONCE_MAX {
+        return broken("polling ends", format!("endless actions, such as {action:?}"));
+    }
+    Ok(())
+}
+
+/// What a real store restores is what it was last seen to hold.
+pub(crate) fn judge_real_restore(
+    node: NodeId,
+    found: &Result<RestoredLog, String>,
+    held: &RestoredLog,
+) -> Result<(), Violation> {
+    if found.as_ref() == Ok(held) {
+        return Ok(());
+    }
+    broken(
+        "a real store restores what it holds",
+        format!("node {node} finds {found:?}, not {held:?}"),
+    )
 }
 
 /// What a node starts from, in words.
@@ -553,16 +590,6 @@ pub(crate) fn starts(life: Option<u64>, restored: &Restored) -> String {
         log.last,
         words::membership(known)
     )
-}
-
-/// Most seeds have many concurrent requests; every fourth so few that the index-blind search needs no guess.
-fn clients_of(seed: u64) -> Clients {
-    let keys = [1, 3, 8][seed as usize % 3];
-    if has_few_clients(seed) { Clients::new(3, 1, keys) } else { Clients::new(4, 4, keys) }
-}
-
-pub(crate) fn has_few_clients(seed: u64) -> bool {
-    seed % 4 == 3
 }
 
 /// In every fifth seed machines are quick: their nodes do small work at once.

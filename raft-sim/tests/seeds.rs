@@ -36,6 +36,19 @@ fn runs_that_once_failed_hold() {
 }
 
 #[test]
+fn sessions_that_are_forgotten_in_use_are_opened_anew_and_every_write_is_applied_once() {
+    let all = (0..).filter(|seed| Case::of_seed(*seed).plan.client.forgets_sessions());
+    let mut coverage = Coverage::default();
+    for seed in all.take(20) {
+        let outcome = run_seed(seed);
+        assert!(outcome.failure.is_none(), "{}", outcome.failure.unwrap());
+        coverage.merge(&outcome.coverage);
+    }
+    let expired = coverage.count("sessions expired");
+    assert!(expired > 50, "{expired} is too few to show anything");
+}
+
+#[test]
 fn a_bounded_number_of_seeds_holds_and_exercises_every_fault() {
     let mut coverage = Coverage::default();
     let open = known("open.txt");

@@ -298,6 +298,11 @@ impl Log {
         self.tail.evict(budget_bytes, releasable);
     }
 
+    /// How many bytes of entries are in memory.
+    pub(crate) fn tail_bytes(&self) -> usize {
+        self.tail.size_bytes()
+    }
+
     /// Whether `entries`, read back from disk, are this log's.
     pub(crate) fn owns(&self, entries: &Entries) -> bool {
         !entries.is_empty()

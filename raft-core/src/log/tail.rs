@@ -85,6 +85,11 @@ impl Tail {
         sealed.or(self.staged.first()).map(|entry| entry.index)
     }
 
+    /// The size of all entries here.
+    pub(crate) fn size_bytes(&self) -> usize {
+        self.size_bytes + self.staged.iter().map(Entry::size_bytes).sum::<usize>()
+    }
+
     pub(crate) fn clear(&mut self) {
         *self = Tail::default();
     }

@@ -71,6 +71,14 @@ pub trait Model {
         let _ = (input, output);
         false
     }
+
+    /// Where `input` stands among all operations that change the state, if its answer says so: a revision, a version, an offset in a log. Of two operations with
+    /// positions the one with the lower took effect first; whoever was told otherwise was told something wrong. With it, a history of many thousand
+    /// operations is searched in little more than one step each: only those that say nothing of their place leave a choice.
+    fn position(&self, input: &Self::Input, output: &Self::Output) -> Option<u64> {
+        let _ = (input, output);
+        None
+    }
 }
 
 /// One operation as its client saw it. Times are numbers of one clock that all clients share.
@@ -120,14 +128,21 @@ pub enum NotLinearizable {
     },
 }
 
+/// More operations than this are not named in words.
+const NAMED_MAX: usize = 20;
+
 impl fmt::Display for NotLinearizable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            NotLinearizable::Impossible { explained, stuck_at } => write!(
-                f,
-                "no order explains the answers: at best {} operations in the order {explained:?}, after which none of {stuck_at:?} fits",
-                explained.len()
-            ),
+            NotLinearizable::Impossible { explained, stuck_at } => {
+                let end = &explained[explained.len().saturating_sub(NAMED_MAX)..];
+                let stuck_at = &stuck_at[..stuck_at.len().min(NAMED_MAX)];
+                write!(
+                    f,
+                    "no order explains the answers: at best {} operations in an order that ends with {end:?}, after which none of {stuck_at:?} fits",
+                    explained.len()
+                )
+            }
             NotLinearizable::OutOfSteps { steps } => {
                 write!(f, "undecided after {steps} steps: split the history, or allow more")
             }

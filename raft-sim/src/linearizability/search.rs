@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::{Limits, Model, NotLinearizable, Operation};
+use crate::Rng;
 
 /// Looks for an order of the operations that respects real time and explains every answer.
 ///
@@ -63,6 +64,23 @@ struct Event {
     after: Place,
 }
 
+/// Which operations are tried at a place in the order. What was answered comes first: it must be taken soon. Who never had an answer can always wait, and is
+/// tried when nothing else fits: at first those that let something fit that must be taken, then all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Answered,
+    Helpful,
+    Others,
+}
+
+/// What was taken at a place in the order.
+struct Step<S> {
+    call: Place,
+    turn: Turn,
+    /// The state before.
+    before: S,
+}
+
 struct Search<'a, M: Model> {
     model: &'a M,
     history: &'a [Operation<M::Input, M::Output>],
@@ -72,21 +90,30 @@ struct Search<'a, M: Model> {
     /// How many answers are still in the list: when none is, everything known is explained.
     answers_left: usize,
     taken: Taken,
-    /// What was taken, in order, with the state before it.
-    order: Vec<(Place, M::State)>,
+    /// The operations whose answers say where they stand among each other, in that order, and how many of them are taken.
+    ranked: Vec<(u64, usize)>,
+    ranked_taken: usize,
+    /// What each operation's answer says of that.
+    ranks: Vec<Option<u64>>,
+    /// What must be taken next, while [`Turn::Helpful`] lasts.
+    wanted: [Option<usize>; 2],
+    /// What was taken, in order.
+    order: Vec<Step<M::State>>,
     /// Sets of operations that were taken, with the state that they led to.
     seen: HashSet<(Taken, M::State)>,
     best: Vec<usize>,
     steps: u64,
 }
 
-/// A set of operations.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Taken(Box<[u64]>);
+/// A set of operations, by the sum of the random numbers of its members: as large as one number however long the history is. That two of the sets that one
+/// search meets have the same of 2^128 will not happen; if it did, an order could be overlooked, but no wrong one be accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Taken(u128);
 
 impl Taken {
     fn flip(&mut self, operation: usize) {
-        self.0[operation / 64] ^= 1 << (operation % 64);
+        let mut rng = Rng::new(operation as u64);
+        self.0 ^= u128::from(rng.draw()) << 64 | u128::from(rng.draw());
     }
 }
 
@@ -128,14 +155,28 @@ impl<'a, M: Model> Search<'a, M> {
                 answers_left += 1;
             }
         }
-        let taken = Taken(vec![0; history.len().div_ceil(64)].into());
+        let ranks: Vec<Option<u64>> = history
+            .iter()
+            .map(|Operation { input, result, .. }| {
+                let (_, output) = result.as_ref()?;
+                let is_read = model.changes_nothing(input, output);
+                model.position(input, output).filter(|_| !is_read)
+            })
+            .collect();
+        let mut ranked: Vec<(u64, usize)> =
+            (0..).zip(&ranks).filter_map(|(at, rank)| Some(((*rank)?, at))).collect();
+        ranked.sort_unstable();
         Search {
             model,
             history,
             limits,
             events,
             answers_left,
-            taken,
+            taken: Taken(0),
+            ranked,
+            ranked_taken: 0,
+            ranks,
+            wanted: [None; 2],
             order: Vec::new(),
             seen: HashSet::new(),
             best: Vec::new(),
@@ -146,36 +187,67 @@ impl<'a, M: Model> Search<'a, M> {
     fn run(mut self) -> Result<(), NotLinearizable> {
         let mut state = self.model.initial();
         self.take_reads(&state)?;
-        let mut place = self.events[0].after;
+        let (mut turn, mut place) = (Turn::Answered, self.events[0].after);
         while self.answers_left > 0 {
             let event = self.events[place];
             if place != 0 && event.is_call {
                 if self.steps >= self.limits.steps_max {
                     return Err(NotLinearizable::OutOfSteps { steps: self.steps });
                 }
-                match self.try_next(event.operation, &state) {
+                match self.try_next(event.operation, turn, &state) {
                     Some(next) => {
-                        self.order.push((place, std::mem::replace(&mut state, next)));
+                        let before = std::mem::replace(&mut state, next);
+                        self.order.push(Step { call: place, turn, before });
                         self.lift(place);
                         self.take_reads(&state)?;
-                        place = self.events[0].after;
+                        (turn, place) = (Turn::Answered, self.events[0].after);
                     }
                     None => place = event.after,
                 }
                 continue;
             }
-            // An answer: what it answers must have been taken before anything that comes later. It was not, so this order is a dead end.
-            if self.best.len() < self.order.len() || self.best.is_empty() {
-                self.best = self.order.iter().map(|(at, _)| self.events[*at].operation).collect();
+            // An answer: what it answers must be taken before anything that comes later.
+            if let Some(next) = self.next_turn(turn) {
+                (turn, place) = (next, self.events[0].after);
+                continue;
             }
-            let Some((last, before)) = self.give_up() else {
+            // It was not, so this order is a dead end.
+            if self.best.len() < self.order.len() || self.best.is_empty() {
+                self.best = self.order.iter().map(|it| self.events[it.call].operation).collect();
+            }
+            let Some(last) = self.give_up() else {
                 let stuck_at = self.candidates();
                 return Err(NotLinearizable::Impossible { explained: self.best, stuck_at });
             };
-            state = before;
-            place = self.events[last].after;
+            state = last.before;
+            (turn, place) = (last.turn, self.events[last.call].after);
+            if turn == Turn::Helpful {
+                self.wanted = self.find_wanted();
+            }
         }
         Ok(())
+    }
+
+    fn next_turn(&mut self, turn: Turn) -> Option<Turn> {
+        match turn {
+            Turn::Answered => {
+                self.wanted = self.find_wanted();
+                Some(Turn::Helpful)
+            }
+            Turn::Helpful => Some(Turn::Others),
+            Turn::Others => None,
+        }
+    }
+
+    /// What holds everything up: who is answered first, and who is the next by rank.
+    fn find_wanted(&self) -> [Option<usize>; 2] {
+        let mut place = self.events[0].after;
+        while place != 0 && self.events[place].is_call {
+            place = self.events[place].after;
+        }
+        let first = (place != 0).then_some(self.events[place].operation);
+        let next = self.ranked.get(self.ranked_taken).map(|(_, operation)| *operation);
+        [first, next.filter(|next| Some(*next) != first)]
     }
 
     /// Takes every operation that fits now and never changes anything. Nothing is lost by that: in any order that has it later, it can be
@@ -193,7 +265,8 @@ impl<'a, M: Model> Search<'a, M> {
                 let output = result.as_ref().map(|(_, output)| output);
                 if self.model.step(state, input, output).is_some() {
                     self.taken.flip(operation);
-                    self.order.push((place, state.clone()));
+                    let before = state.clone();
+                    self.order.push(Step { call: place, turn: Turn::Answered, before });
                     self.lift(place);
                     // An answer that went with it may have stood between.
                     place = self.events[0].after;
@@ -210,28 +283,47 @@ impl<'a, M: Model> Search<'a, M> {
         result.as_ref().is_some_and(|(_, output)| self.model.changes_nothing(input, output))
     }
 
-    /// Puts back the last operation for which there is an alternative, with the state before it, and all that came after it.
-    fn give_up(&mut self) -> Option<(Place, M::State)> {
+    /// Puts back the last operation for which there is an alternative, and all that came after it.
+    fn give_up(&mut self) -> Option<Step<M::State>> {
         loop {
-            let (last, before) = self.order.pop()?;
-            self.put_back(last);
-            if !self.is_read(self.events[last].operation) {
-                return Some((last, before));
+            let last = self.order.pop()?;
+            self.put_back(last.call);
+            if !self.is_read(self.events[last.call].operation) {
+                return Some(last);
             }
         }
     }
 
-    /// The state after this operation, if it fits and was not tried in an equal situation.
-    fn try_next(&mut self, operation: usize, state: &M::State) -> Option<M::State> {
-        self.steps += 1;
-        let Operation { input, result, .. } = &self.history[operation];
-        let next = self.model.step(state, input, result.as_ref().map(|(_, output)| output))?;
+    /// The state after this operation, if it is its turn, it fits, and it was not tried in an equal situation.
+    fn try_next(&mut self, operation: usize, turn: Turn, state: &M::State) -> Option<M::State> {
+        let is_answered = self.history[operation].result.is_some();
+        let next_rank = self.ranked.get(self.ranked_taken).map(|(rank, _)| *rank);
+        let comes_later = self.ranks[operation].is_some_and(|rank| next_rank != Some(rank));
+        if is_answered != (turn == Turn::Answered) || comes_later {
+            return None;
+        }
+        let next = self.step(operation, state)?;
+        if !is_answered && next == *state {
+            // It may as well never have happened.
+            return None;
+        }
+        if turn == Turn::Helpful {
+            let wanted = self.wanted;
+            wanted.into_iter().flatten().find_map(|wanted| self.step(wanted, &next))?;
+        }
         self.taken.flip(operation);
-        if self.seen.insert((self.taken.clone(), next.clone())) {
+        if self.seen.insert((self.taken, next.clone())) {
+            self.ranked_taken += usize::from(self.ranks[operation].is_some());
             return Some(next);
         }
         self.taken.flip(operation);
         None
+    }
+
+    fn step(&mut self, operation: usize, state: &M::State) -> Option<M::State> {
+        self.steps += 1;
+        let Operation { input, result, .. } = &self.history[operation];
+        self.model.step(state, input, result.as_ref().map(|(_, output)| output))
     }
 
     /// The operations that could have come right after the best order.
@@ -262,7 +354,9 @@ impl<'a, M: Model> Search<'a, M> {
             self.answers_left += 1;
         }
         self.relink(call);
-        self.taken.flip(self.events[call].operation);
+        let operation = self.events[call].operation;
+        self.ranked_taken -= usize::from(self.ranks[operation].is_some());
+        self.taken.flip(operation);
     }
 
     fn unlink(&mut self, place: Place) {

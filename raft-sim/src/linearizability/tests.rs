@@ -79,6 +79,49 @@ fn verdict(history: &[Operation<Ask, u8>]) -> Result<(), NotLinearizable> {
     check(&Registers, history, Limits::default())
 }
 
+/// A log: each append is told where its entry stands.
+struct Log;
+
+impl Model for Log {
+    type State = u64;
+    type Input = ();
+    type Output = u64;
+
+    fn initial(&self) -> u64 {
+        0
+    }
+
+    fn step(&self, length: &u64, (): &(), told: Option<&u64>) -> Option<u64> {
+        told.is_none_or(|place| place == length).then_some(length + 1)
+    }
+
+    fn position(&self, (): &(), told: &u64) -> Option<u64> {
+        Some(*told)
+    }
+}
+
+/// Many thousand appends of which any could be next by time alone, the last of them first in the history; some were never answered.
+#[test]
+fn positions_that_answers_tell_leave_a_long_search_no_choice() {
+    let append = |place: u64| Operation { call: 0, input: (), result: Some((1 << 40, place)) };
+    let lost = Operation { call: 0, input: (), result: None };
+    let places = (0..5_000u64).rev().filter(|place| !place.is_multiple_of(1_000));
+    let mut history: Vec<_> = places.map(append).collect();
+    history.extend(vec![lost; 5]);
+    let limits = Limits { steps_max: 50_000 };
+    assert_eq!(check(&Log, &history, limits), Ok(()));
+    // One of those that were never answered too few.
+    history.pop();
+    assert!(check(&Log, &history, limits).is_err());
+    // Two that were told the same.
+    let twice = [append(0), append(0)];
+    assert!(matches!(check(&Log, &twice, limits), Err(NotLinearizable::Impossible { .. })));
+    // The later was told the lower.
+    let later = Operation { call: 20, input: (), result: Some((30, 0)) };
+    let wrong = [Operation { result: Some((10, 1)), ..append(1) }, later];
+    assert!(matches!(check(&Log, &wrong, limits), Err(NotLinearizable::Impossible { .. })));
+}
+
 #[test]
 fn nothing_is_linearizable() {
     assert_eq!(verdict(&[]), Ok(()));

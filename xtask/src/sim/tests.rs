@@ -45,14 +45,14 @@ fn the_command_line_says_what_to_run() {
     assert!(run(&sweep).is_err_and(|error| error.to_string().contains("--seed N")));
 }
 
-/// A plan that no group can get through: its leases are no leases, since clocks run further apart than they allow for.
+/// A run that fails soon: its leases are none, since clocks run further apart than they allow for.
 fn broken_plan() -> Option<Case> {
-    (0..300).map(Case::of_seed).find_map(|mut case| {
-        case.plan.drift = 1000;
-        let lease = raft_core::LeaseConfig { clock_drift_max_ppm: 0 };
-        case.plan.config.lease = Some(lease);
-        case.run(None).failure.is_some().then_some(case)
-    })
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../raft-sim/tests/leases.toml");
+    let mut case = Case::from_text(&std::fs::read_to_string(file).ok()?).ok()?;
+    case.plan.drift = 1000;
+    case.plan.chaos_us = 6_000_000;
+    let seeds = (0..60).map(|seed| Case { seed, ..case.clone() });
+    seeds.into_iter().find(|case| case.run(None).failure.is_some())
 }
 
 fn args(folder: &Path) -> SimArgs {
@@ -161,6 +161,15 @@ fn a_sweep_that_did_too_little_fails() {
         short.to_string().contains("one-way partitions")
     };
     assert!(!short(&some, 2_000) && short(&some, 4_000), "floors grow with the seeds");
+    let guesses = "histories explained by a guess";
+    let mut many = raft_sim::Coverage::default();
+    many.add(guesses, 101);
+    let error = gates::check_coverage(&many, 2_000).expect_err("too many").to_string();
+    assert!(error.contains("histories explained by a guess: 101, at most 100"), "{error}");
+    assert!(gates::check_coverage(&many, gates::SEEDS_MIN - 1).is_ok(), "too few to judge");
+    assert!(
+        !gates::check_coverage(&many, 3_000).expect_err("of others").to_string().contains(guesses)
+    );
 }
 
 /// The names in the table are those that worlds count.

@@ -1,0 +1,269 @@
+//! Rules of conduct on leaders: on what a lease rests, what they send and stream, to whom they hand over, and when they make way.
+
+use raft_core::{
+    Entries, Entry, Index, Instant, LogPosition, NodeId, ReplicationKind, RoleKind, SnapshotMeta,
+    Term,
+};
+
+use crate::checker::broken;
+use crate::node::index_of;
+use crate::world::World;
+use crate::{Machine, Violation};
+
+impl<M: Machine> World<'_, M> {
+    /// Whether a leader has a lease by the world's own books.
+    pub(crate) fn has_lease(&self, node: usize, now: Instant) -> bool {
+        let it = &self.nodes[node];
+        let (Some(lease), Some(raft), Some(leading)) =
+            (self.plan.config.lease, &it.raft, &it.watch.leading)
+        else {
+            return false;
+        };
+        let share = u64::from(1_000_000 - lease.clock_drift_max_ppm.min(1_000_000));
+        let window = self.plan.election_us() * share / 1_000_000;
+        !it.watch.is_stalled && leading.is_promised(it.id, raft.membership(), (window, now))
+    }
+
+    /// What a leader sends is in its log, is safe from being lost where that matters, and is news.
+    pub(crate) fn judge_append(
+        &mut self,
+        node: usize,
+        to: NodeId,
+        (term, prev): (Term, LogPosition),
+        entries: &Entries,
+    ) -> Result<(), Violation> {
+        let end = entries.last().map_or(prev.index, |entry| entry.index);
+        self.judge_serving(node, to, (prev.index, end))?;
+        let it = &self.nodes[node];
+        let (id, last) = (it.id, it.log.last());
+        let (Some(first), Some(end)) = (entries.first(), entries.last()) else {
+            return Ok(());
+        };
+        let is_own = |entry: &Entry| {
+            entry.index <= it.log.base.index
+                || entry.index > last.index
+                || it.log.term_at(entry.index) == Some(entry.term)
+        };
+        if !is_own(first) || !is_own(end) {
+            return broken(
+                "leaders send what is in their logs",
+                format!("node {id} sends {} to {}", first.position(), end.position()),
+            );
+        }
+        let is_witness = self.nodes[index_of(to)].is_witness;
+        let it = &self.nodes[node];
+        if is_witness && end.index > it.disk.last().index && it.log.membership().is_witness(to) {
+            return broken(
+                "witnesses have nothing that the leader may lose",
+                format!(
+                    "node {id} sends {} to node {to}, with {} on its disk",
+                    end.index,
+                    it.disk.last()
+                ),
+            );
+        }
+        if let Some(leading) = it.watch.leading.as_ref().filter(|_| self.plan.has_stores)
+            && let Some((Some(stamp), acked)) = leading.acked.get(&to)
+            && *stamp == self.nodes[index_of(to)].store
+            && leading.term == term
+            && prev.index < *acked
+        {
+            return broken(
+                "what was acknowledged is not sent again",
+                format!("node {id} sends {} to node {to}, which acknowledged {acked}", first.index),
+            );
+        }
+        Ok(())
+    }
+
+    /// How a peer is served: see [`serving`](crate::serving).
+    pub(crate) fn judge_serving(
+        &mut self,
+        node: usize,
+        to: NodeId,
+        span: (Index, Index),
+    ) -> Result<(), Violation> {
+        if self.plan.coalesce > 0 {
+            // What is decided leaves so much later that its times tell nothing.
+            return Ok(());
+        }
+        let patience = self.plan.config.heartbeat_interval / 2;
+        let mut watch = std::mem::take(&mut self.nodes[node].watch);
+        let told = watch.told;
+        let verdict = watch.leading.as_mut().map_or(Ok(()), |leading| {
+            let serving = leading.serving.entry(to).or_default();
+            let (own, peer) = (&self.nodes[node].log, &self.nodes[index_of(to)].log);
+            serving.judge_search(own, peer)?;
+            serving.on_append(span, told, patience)
+        });
+        self.nodes[node].watch = watch;
+        let id = self.nodes[node].id;
+        verdict.map_err(|it| Violation {
+            detail: format!("node {id} to node {to}: {}", it.detail),
+            ..it
+        })
+    }
+
+    /// Leadership goes to who can lead, and has the whole log.
+    pub(crate) fn judge_handover(
+        &self,
+        node: usize,
+        to: NodeId,
+        term: Term,
+    ) -> Result<(), Violation> {
+        let (it, target) = (&self.nodes[node], &self.nodes[index_of(to)]);
+        let (membership, last) = (it.log.membership(), it.log.last());
+        if !membership.is_voter(to) || membership.is_witness(to) {
+            return broken(
+                "leadership goes to voters",
+                format!("node {} hands over to node {to} in {membership:?}", it.id),
+            );
+        }
+        let disk = &target.disk;
+        let is_behind = disk.hard_state.term == term
+            && disk.base.index < last.index
+            && disk.term_at(last.index) != Some(last.term);
+        if is_behind && !self.plan.has_stores {
+            return broken(
+                "leadership goes to who has the log",
+                format!(
+                    "node {} hands over at {last} to node {to}, which has {}",
+                    it.id,
+                    disk.last()
+                ),
+            );
+        }
+        Ok(())
+    }
+
+    /// A leader that was asked to hand over: to somebody who is near, or to nobody.
+    pub(crate) fn judge_transfer(
+        &self,
+        node: usize,
+        request: raft_core::RequestId,
+        to: Option<NodeId>,
+    ) -> Result<(), Violation> {
+        let it = &self.nodes[node];
+        let (Some(to), Some(leading)) = (to, &it.watch.leading) else { return Ok(()) };
+        let is_accepted = it.claims_to_lead()
+            && to != it.id
+            && leading.transfer == Some(request)
+            && self.ledger.is_requested(it.id, request);
+        if !is_accepted || self.plan.has_stores || it.poll_scheduled {
+            return Ok(());
+        }
+        let behind =
+            it.log.last().index.0.saturating_sub(self.nodes[index_of(to)].disk.last().index.0);
+        let contact = leading.contact.get(&to).copied().unwrap_or(leading.since);
+        let silent = it.watch.told.since(contact);
+        if behind > self.plan.config.transfer_lag_max || silent >= self.plan.config.election_timeout
+        {
+            return broken(
+                "leadership goes to who is near",
+                format!(
+                    "node {} begins to hand over to node {to}, {behind} behind, silent for {silent:?}",
+                    it.id
+                ),
+            );
+        }
+        Ok(())
+    }
+
+    /// A leader that was just told that its disk stalls makes way, if somebody is in step.
+    pub(crate) fn judge_stalled_leader(&self, node: usize) -> Result<(), Violation> {
+        let it = &self.nodes[node];
+        let (Some(raft), false) = (&it.raft, it.poll_scheduled) else { return Ok(()) };
+        let status = raft.status();
+        let now = it.watch.told;
+        let able = status.peers.iter().find(|peer| {
+            status.membership.is_voter(peer.id)
+                && !status.membership.is_witness(peer.id)
+                && peer.counts
+                && peer.matched == status.last
+                && peer.replication == ReplicationKind::Replicate
+                && now.since(peer.last_contact) < self.plan.config.election_timeout
+        });
+        match able {
+            Some(peer) if status.role == RoleKind::Leader && status.transfer_to.is_none() => {
+                broken(
+                    "leaders on stalled disks make way",
+                    format!("node {} does not, though node {} could lead", it.id, peer.id),
+                )
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Who is removed is told so: until it has the entry that removed it, or for a while.
+    pub(crate) fn judge_farewells(&mut self, node: usize, told: Instant) -> Result<(), Violation> {
+        let (election, heartbeat) =
+            (self.plan.config.election_timeout, self.plan.config.heartbeat_interval);
+        let it = &mut self.nodes[node];
+        let (id, claimed) = (it.id, it.claimed);
+        let Some(leading) = &mut it.watch.leading else { return Ok(()) };
+        let acked = &leading.acked;
+        leading.leaving.retain_mut(|gone| {
+            if gone.since.is_none() && gone.at <= claimed {
+                gone.since = Some(told);
+                gone.spoken = 0;
+            }
+            let knows = acked.get(&gone.node).is_some_and(|(_, acked)| *acked >= gone.at);
+            !knows && gone.spoken < 2 && told.since(gone.began) < election
+        });
+        let late = leading.leaving.iter().find(|gone| {
+            gone.node != id && gone.since.is_some_and(|since| told.since(since) > heartbeat * 4)
+        });
+        match late {
+            Some(gone) => broken(
+                "who is removed is told so",
+                format!("node {id} fell silent to node {}, removed at {}", gone.node, gone.at),
+            ),
+            None => Ok(()),
+        }
+    }
+
+    /// A leader that hears no quorum steps down (dissertation §6.2).
+    pub(crate) fn judge_hearing(&self, node: usize, told: Instant) -> Result<(), Violation> {
+        let it = &self.nodes[node];
+        let (Some(leading), Some(raft), true) =
+            (&it.watch.leading, &it.raft, self.messages.is_multiple_of(8))
+        else {
+            return Ok(());
+        };
+        let patience = self.plan.config.election_timeout * 2;
+        let hears = |peer: NodeId| {
+            let last = leading.contact.get(&peer).copied().unwrap_or(leading.since);
+            peer == it.id || told.since(last.max(leading.since)) <= patience
+        };
+        // Who joined may have had no time to speak.
+        if told.since(leading.since) <= patience
+            || leading.changed.is_some_and(|at| told.since(at) <= patience)
+            || raft.membership().has_quorum(hears)
+        {
+            return Ok(());
+        }
+        broken(
+            "leaders that hear no quorum step down",
+            format!("node {} leads term {} and hears too few", it.id, leading.term),
+        )
+    }
+
+    /// A stream of the same snapshot is begun once at a time.
+    pub(crate) fn watch_stream(
+        &mut self,
+        node: usize,
+        to: NodeId,
+        snapshot: &SnapshotMeta,
+    ) -> Result<(), Violation> {
+        let it = &mut self.nodes[node];
+        if it.watch.unsettled.contains(&to)
+            || it.watch.streams.insert((to, snapshot.position.index))
+        {
+            return Ok(());
+        }
+        broken(
+            "a snapshot is streamed once at a time",
+            format!("node {} streams {} to node {to} twice at once", it.id, snapshot.position),
+        )
+    }
+}
