@@ -71,6 +71,15 @@ impl MembershipChange {
             }
             take_step(&mut target, step)?;
         }
+        for node in target.voters.intersection(&current.voters) {
+            // Whatever the steps did to it in between, who goes on voting does so on the same store: from one store to another a member comes only by way of being
+            // a learner (see `stores`).
+            if let Some(store) = current.stores.get(node)
+                && !mutated!(VoterChangesItsStore)
+            {
+                target.stores.insert(*node, *store);
+            }
+        }
         target.retain_members();
         let can_lead = target.voters.iter().any(|node| !target.is_witness(*node));
         if !can_lead && !mutated!(NobodyLeftToLead) {

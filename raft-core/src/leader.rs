@@ -145,19 +145,32 @@ impl Raft {
         }
     }
 
-    /// How far witnesses may have the log. A witness alone with an entry that is lost would let nobody be elected: so what it has, this disk has too;
-    /// and since a leader on its way out takes its disk along, another full voter has it before.
+    /// How far witnesses may have the log: as far as it would be committed if all of them had it, and no further than some full voter who stays. They complete a
+    /// quorum of full voters, and need nothing before that; a witness alone with an entry that is lost would let nobody be elected. So such an entry is on this
+    /// disk too, or, if this leader is on its way out and takes its disk along, on that of another.
     fn last_for_witnesses(&self, leader: &Leader) -> Index {
-        let (last, durable) = (self.log.last(), self.log.durable());
-        let membership = self.log.membership();
-        let own = if mutated!(WitnessAheadOfTheLeadersDisk) { last } else { durable };
-        if membership.voters.contains(&self.config.id) || mutated!(WitnessAheadOfWhoStays) {
-            return own;
+        let (id, last, durable) = (self.config.id, self.log.last(), self.log.durable());
+        if mutated!(WitnessAheadOfTheLeadersDisk) {
+            return last;
         }
-        let is_full =
-            |node: NodeId| membership.voters.contains(&node) && !membership.is_witness(node);
-        let full = leader.peers.iter().filter(|(node, _)| is_full(*node));
-        own.min(full.map(|(_, peer)| peer.matched).max().unwrap_or(own))
+        if mutated!(WitnessAheadOfWhoStays) {
+            return durable;
+        }
+        let membership = self.log.membership();
+        let reached = |node| {
+            if membership.is_witness(node) {
+                last
+            } else if node == id {
+                durable
+            } else if self.stores.counts(membership, node) {
+                leader.peers.get(node).map_or(Index(0), |peer| peer.matched)
+            } else {
+                Index(0)
+            }
+        };
+        let full = membership.voters.iter().filter(|node| !membership.is_witness(**node));
+        let best = full.map(|node| reached(*node)).max().unwrap_or(durable);
+        quorum_reached(membership, reached).min(best)
     }
 
     fn fetch(&mut self, to: NodeId, first: Index, last: Index, budget_bytes: usize) {

@@ -23,7 +23,8 @@ pub struct Membership {
     ///
     /// Why that is safe: every rule of elections and of commitment looks at positions (index and term) only, and a witness has all
     /// of them, durably. So whatever a quorum with a witness in it has committed, no candidate that lacks it gets that witness's vote
-    /// (paper §5.4.1). The price is availability, not safety: if the other holders of an entry are gone, nobody can be elected.
+    /// (paper §5.4.1). The price is availability, not safety: if the other holders of an entry are gone, nobody can be elected. So leaders send witnesses
+    /// only what these would complete a quorum for.
     pub witnesses: BTreeSet<NodeId>,
     /// The store that each member was admitted with, where one is recorded. A member that comes back on another store does not count.
     pub stores: BTreeMap<NodeId, StoreId>,

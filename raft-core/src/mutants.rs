@@ -278,7 +278,7 @@ mutants! {
     WithheldCommandBelieved,
     /// A witness is sent what the leader may lose yet; then nobody could be elected.
     WitnessAheadOfTheLeadersDisk,
-    /// A witness is sent what of those who stay only itself has, by a leader that goes.
+    /// A witness is sent what this leader alone has besides, though that is not enough to commit it with the witnesses.
     WitnessAheadOfWhoStays,
     /// A witness takes commands, which it does not keep.
     CommandForAWitnessBelieved,
@@ -317,6 +317,8 @@ mutants! {
     StoreOfAnEarlierTermBelieved,
     /// The store that a member was heard to run on in an earlier term is written into the configuration.
     StoreOfAnEarlierTermRecorded,
+    /// A voter that is removed and added by one change comes back on another store, without having been a learner.
+    VoterChangesItsStore,
     /// Messages of an earlier life of a store are believed.
     LifeOfAStoreGoesBack,
     /// A store that lacks what it acknowledged in an earlier life goes on counting.

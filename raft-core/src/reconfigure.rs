@@ -27,20 +27,7 @@ impl Raft {
     pub(crate) fn on_change(&mut self, id: RequestId, change: &MembershipChange) {
         match self.check_change(change) {
             Ok(next) => {
-                for step in &change.steps {
-                    self.forgive(step.node());
-                    let adds = matches!(
-                        step,
-                        ChangeStep::AddLearner(_)
-                            | ChangeStep::AddVoter(_)
-                            | ChangeStep::AddWitness(_)
-                    );
-                    // A step may be undone by a later one of the same change.
-                    if adds && (next.contains(step.node()) || mutated!(RemovedPeerForgotten)) {
-                        // What was known of an earlier membership, its store above all, need not be so any more.
-                        self.forget(step.node());
-                    }
-                }
+                self.forget_by(change, &next);
                 self.append_membership(next);
                 if let Role::Leader(leader) = &mut self.role {
                     leader.change = Some(id);
@@ -48,6 +35,29 @@ impl Raft {
             }
             Err(reason) => {
                 self.actions.push_back(Action::Resolve(Resolution::RequestRefused { id, reason }));
+            }
+        }
+    }
+
+    /// What was known of the stores of those whom a change concerns: who is promoted starts with a clean record, and who is added as a stranger.
+    fn forget_by(&mut self, change: &MembershipChange, next: &Membership) {
+        for step in &change.steps {
+            let node = step.node();
+            if self.log.membership().is_voter(node)
+                && next.is_voter(node)
+                && !mutated!(VoterChangesItsStore)
+            {
+                // Removed and added again at once, it is who it was.
+                continue;
+            }
+            self.forgive(node);
+            let adds = matches!(
+                step,
+                ChangeStep::AddLearner(_) | ChangeStep::AddVoter(_) | ChangeStep::AddWitness(_)
+            );
+            // A step may be undone by a later one.
+            if adds && (next.contains(node) || mutated!(RemovedPeerForgotten)) {
+                self.forget(node);
             }
         }
     }

@@ -1,8 +1,8 @@
 //! Rules of conduct on leaders: on what a lease rests, what they send and stream, to whom they hand over, and when they make way.
 
 use raft_core::{
-    Entries, Entry, Index, Instant, LogPosition, NodeId, ReplicationKind, RoleKind, SnapshotMeta,
-    Term,
+    Entries, Entry, Index, Instant, LogPosition, Membership, NodeId, ReplicationKind, RoleKind,
+    SnapshotMeta, Term,
 };
 
 use crate::checker::broken;
@@ -52,14 +52,12 @@ impl<M: Machine> World<'_, M> {
         }
         let is_witness = self.nodes[index_of(to)].is_witness;
         let it = &self.nodes[node];
-        if is_witness && end.index > it.disk.last().index && it.log.membership().is_witness(to) {
+        let membership = it.log.membership();
+        if is_witness && membership.is_witness(to) && !self.completes_quorum(membership, end, term)
+        {
             return broken(
-                "witnesses have nothing that the leader may lose",
-                format!(
-                    "node {id} sends {} to node {to}, with {} on its disk",
-                    end.index,
-                    it.disk.last()
-                ),
+                "witnesses get what they complete a quorum for",
+                format!("node {id} sends {} to node {to}, and too few disks have that", end.index),
             );
         }
         if let Some(leading) = it.watch.leading.as_ref().filter(|_| self.plan.has_stores)
@@ -74,6 +72,21 @@ impl<M: Machine> World<'_, M> {
             );
         }
         Ok(())
+    }
+
+    /// Whether an entry would be committed if all witnesses had it, and some full voter has it. Who lost a disk since, or follows a later leader, may have
+    /// acknowledged it.
+    fn completes_quorum(&self, membership: &Membership, entry: &Entry, term: Term) -> bool {
+        let had = |voter: NodeId| {
+            let disk = &self.nodes[index_of(voter)].disk;
+            disk.base.index >= entry.index
+                || disk.term_at(entry.index) == Some(entry.term)
+                || disk.hard_state.term > term
+                || self.graves.iter().any(|(it, ..)| *it == voter)
+        };
+        let is_full = |voter: &&NodeId| !membership.is_witness(**voter);
+        membership.has_quorum(|voter| membership.is_witness(voter) || had(voter))
+            && membership.voters.iter().filter(is_full).any(|voter| had(*voter))
     }
 
     /// How a peer is served: see [`serving`](crate::serving).

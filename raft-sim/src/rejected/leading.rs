@@ -58,11 +58,11 @@ fn sends_to_witness(world: &mut Quiet, is_durable: bool) -> Judged {
     world.nodes[to].is_witness = true;
     let it = &mut world.nodes[node];
     it.log.base_membership = Membership { witnesses: [id(to)].into(), ..voters() };
-    if !is_durable {
-        let without = raft_core::Persist {
-            truncate_from: Some(it.log.last().index),
-            ..super::quiet::nothing()
-        };
+    let without =
+        raft_core::Persist { truncate_from: Some(it.log.last().index), ..super::quiet::nothing() };
+    // Of two full voters one is enough, with the witness.
+    let lacking = world.nodes.iter_mut().filter(|it| !is_durable || it.id != id(node));
+    for it in lacking.filter(|it| it.disk.last().index > Index(0)) {
         it.disk.write(&without).expect("it fits");
     }
     sends_last(world, 0)
@@ -186,7 +186,7 @@ pub(super) const SHOWN: &[Shown] = &[
     shown("leaders begin with an entry of their own", |w| beats(w, 0), |w| beats(w, 1)),
     shown("leaders send what is in their logs", |w| sends_last(w, 0), |w| sends_last(w, 1)),
     shown(
-        "witnesses have nothing that the leader may lose",
+        "witnesses get what they complete a quorum for",
         |w| sends_to_witness(w, true),
         |w| sends_to_witness(w, false),
     ),
