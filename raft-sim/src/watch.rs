@@ -172,7 +172,7 @@ impl Leading {
             _ => {}
         }
         if let Body::AppendResponse(outcome) = &message.body {
-            self.serving.entry(from).or_default().on_answer(*outcome);
+            self.serving.entry(from).or_default().on_answer(*outcome, now);
         }
     }
 }
