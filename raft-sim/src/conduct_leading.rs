@@ -60,7 +60,9 @@ impl<M: Machine> World<'_, M> {
                 format!("node {id} sends {} to node {to}, and too few disks have that", end.index),
             );
         }
-        if let Some(leading) = it.watch.leading.as_ref().filter(|_| self.plan.has_stores)
+        // Of who was removed the store is not known any more: what it says twice is believed, even if both are old answers.
+        let has_store = self.plan.has_stores && it.log.membership().contains(to);
+        if let Some(leading) = it.watch.leading.as_ref().filter(|_| has_store)
             && let Some((Some(stamp), acked)) = leading.acked.get(&to)
             && *stamp == self.nodes[index_of(to)].store
             && leading.term == term

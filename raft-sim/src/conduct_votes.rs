@@ -21,9 +21,9 @@ impl<M: Machine> World<'_, M> {
             it.watch.stamps.remove(&from);
             return Ok(());
         }
-        let is_another = it.watch.stamps.get(&from).is_some_and(|before| before.id != stamp.id);
-        if is_another && term < raft.status().term {
-            // What was said in an earlier term tells of no other store.
+        let is_known = it.watch.stamps.get(&from).is_some_and(|before| before.id == stamp.id);
+        if !is_known && term < raft.status().term {
+            // What was said in an earlier term tells of no other store; and of which the core knows, these books need not know any more.
             return Ok(());
         }
         let before = it.watch.stamps.insert(from, stamp);

@@ -27,6 +27,8 @@ pub(crate) struct Serving {
 struct Sent {
     last: Index,
     at: Instant,
+    /// From then on it may be lost.
+    due: Instant,
 }
 
 /// One place may be asked about so often within the leader's patience: once more if the answer is doubted, and a few times by chance.
@@ -57,7 +59,7 @@ impl Serving {
             return Ok(());
         }
         if let Some(sent) = self.under_way.back().filter(|sent| sent.last > prev) {
-            let is_overdue = self.under_way.front().is_some_and(|it| now.since(it.at) >= patience);
+            let is_overdue = self.under_way.front().is_some_and(|it| now >= it.due);
             if !is_overdue {
                 let what =
                     format!("entries after {prev} leave again; {} left at {}", sent.last, sent.at);
@@ -65,16 +67,22 @@ impl Serving {
             }
             self.under_way.clear();
         }
-        self.under_way.push_back(Sent { last, at: now });
+        self.under_way.push_back(Sent { last, at: now, due: now + patience });
         Ok(())
     }
 
     /// The peer answers.
-    pub(crate) fn on_answer(&mut self, outcome: AppendOutcome) {
+    pub(crate) fn on_answer(&mut self, outcome: AppendOutcome, now: Instant) {
         match outcome {
             AppendOutcome::Accepted { matched } | AppendOutcome::Witnessed { matched } => {
-                while self.under_way.front().is_some_and(|sent| sent.last <= matched) {
+                let mut is_overdue = false;
+                while let Some(sent) = self.under_way.front().filter(|sent| sent.last <= matched) {
+                    is_overdue |= now >= sent.due;
                     self.under_way.pop_front();
+                }
+                if is_overdue {
+                    // It was taken for lost perhaps, and all that left after it; only that nothing shows while it is read from disk once more.
+                    self.give_up();
                 }
                 self.asked = None;
                 (self.rejected, self.rejected_at) = (0, None);
@@ -99,8 +107,12 @@ impl Serving {
     }
 
     fn doubt(&mut self) {
-        self.under_way.iter_mut().for_each(|sent| sent.at = Instant(0));
+        self.give_up();
         self.is_unsettled = true;
+    }
+
+    fn give_up(&mut self) {
+        self.under_way.iter_mut().for_each(|sent| sent.due = Instant(0));
     }
 
     /// The leader was polled: whatever it decided has left.
@@ -141,13 +153,13 @@ mod tests {
         serving.on_append(span, Instant(at), PATIENCE).err().map(|it| it.rule)
     }
 
-    fn accept(serving: &mut Serving, matched: u64) {
-        serving.on_answer(AppendOutcome::Accepted { matched: Index(matched) });
+    fn accept(serving: &mut Serving, matched: u64, at: u64) {
+        serving.on_answer(AppendOutcome::Accepted { matched: Index(matched) }, Instant(at));
     }
 
     fn reject(serving: &mut Serving, prev: u64) {
         let hint = LogPosition::ORIGIN;
-        serving.on_answer(AppendOutcome::Rejected { prev: Index(prev), hint });
+        serving.on_answer(AppendOutcome::Rejected { prev: Index(prev), hint }, Instant(0));
     }
 
     #[test]
@@ -157,7 +169,7 @@ mod tests {
         assert_eq!(append(&mut serving, 0, 4, 10), None);
         assert_eq!(append(&mut serving, 4, 6, 11), None);
         // Half of it is durable there: the rest is on its way.
-        accept(&mut serving, 5);
+        accept(&mut serving, 5, 12);
         assert_eq!(append(&mut serving, 5, 6, 12), rule);
         // It may be lost, by its age, by a rejection, or by what broke.
         assert_eq!(append(&mut serving, 5, 6, 200), None);
@@ -168,6 +180,19 @@ mod tests {
         assert_eq!(append(&mut serving, 5, 6, 203), rule);
         serving.begin_anew();
         assert_eq!(append(&mut serving, 5, 6, 204), None);
+    }
+
+    #[test]
+    fn what_left_after_something_that_was_taken_for_lost_may_be_sent_again() {
+        let again = |answered_at| {
+            let mut serving = Serving::default();
+            assert_eq!(append(&mut serving, 0, 4, 10), None);
+            assert_eq!(append(&mut serving, 4, 6, 100), None);
+            accept(&mut serving, 4, answered_at);
+            append(&mut serving, 4, 6, 120)
+        };
+        assert_eq!(again(109), Some("what is under way is not sent again"));
+        assert_eq!(again(110), None);
     }
 
     #[test]
@@ -215,7 +240,7 @@ mod tests {
             reject(&mut serving, prev);
         }
         assert!(serving.judge_search(&own, &peer).is_err());
-        accept(&mut serving, 2);
+        accept(&mut serving, 2, 9);
         assert_eq!(serving.judge_search(&own, &peer), Ok(()));
     }
 }

@@ -150,6 +150,8 @@ impl Leading {
         now: Instant,
     ) {
         self.contact.insert(from, now);
+        // Also by an old message: with the store it comes back to, the peer begins anew.
+        self.fresh.retain(|(node, known, _)| *node != from || *known == stamp);
         if self.acked.get(&from).is_some_and(|(known, _)| *known != stamp) {
             self.acked.remove(&from);
         }
@@ -170,7 +172,7 @@ impl Leading {
             _ => {}
         }
         if let Body::AppendResponse(outcome) = &message.body {
-            self.serving.entry(from).or_default().on_answer(*outcome);
+            self.serving.entry(from).or_default().on_answer(*outcome, now);
         }
     }
 }

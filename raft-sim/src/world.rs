@@ -426,7 +426,8 @@ impl<'a, M: Machine> World<'a, M> {
             return Ok(());
         }
         self.watch_input(node, &input, now);
-        let leads = self.nodes[node].claims_to_lead();
+        // It may lead and not have said so yet: it is told of more before it is polled.
+        let leads = self.nodes[node].raft.as_ref().is_some_and(|raft| raft.leader() == Some(id));
         self.nodes[node].watch.holdings.note_input(&input, leads);
         let (mut heard, mut is_compared) = heard_in(&input);
         let is_checked = self.messages.is_multiple_of(4)
