@@ -232,7 +232,7 @@ impl World {
 
     pub(crate) fn lose(&mut self, packet: &Packet) {
         self.line(format_args!("{packet} (lost)"));
-        self.end_stream(&packet);
+        self.end_stream(packet);
     }
 
     /// Does what a driver would do at once, unless it is held. Whether there was anything.
