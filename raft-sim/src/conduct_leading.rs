@@ -35,7 +35,7 @@ impl<M: Machine> World<'_, M> {
         let end = entries.last().map_or(prev.index, |entry| entry.index);
         self.judge_serving(node, to, (prev.index, end))?;
         let it = &self.nodes[node];
-        let (id, last) = (it.id, it.log.last());
+        let (id, last, told) = (it.id, it.log.last(), it.watch.told);
         let (Some(first), Some(end)) = (entries.first(), entries.last()) else {
             return Ok(());
         };
@@ -53,6 +53,19 @@ impl<M: Machine> World<'_, M> {
         let is_witness = self.nodes[index_of(to)].is_witness;
         let it = &self.nodes[node];
         let membership = it.log.membership();
+        let is_new =
+            it.watch.leading.as_ref().is_none_or(|it| it.changed.is_some_and(|at| at >= told));
+        let recorded = &membership.stores;
+        let is_unrecorded = !recorded.is_empty() && !recorded.contains_key(&to);
+        if self.plan.has_stores && membership.is_voter(to) && is_unrecorded && !is_new {
+            return broken(
+                "who does not count gets no entries",
+                format!(
+                    "node {id} sends {} to node {to}, whose store is recorded nowhere",
+                    end.index
+                ),
+            );
+        }
         if is_witness && membership.is_witness(to) && !self.completes_quorum(membership, end, term)
         {
             return broken(

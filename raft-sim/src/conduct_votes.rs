@@ -1,10 +1,10 @@
 //! Rules of conduct on campaigns, votes and stores: who may campaign, and when; whom a member may vote for; who may speak for a store.
 
-use raft_core::{Membership, NodeId, Payload, Persist, RoleKind, StoreStamp, Term};
+use raft_core::{Index, Membership, NodeId, Payload, Persist, RoleKind, StoreStamp, Term};
 
 use crate::checker::broken;
 use crate::node::index_of;
-use crate::watch::Leading;
+use crate::watch::{Asked, Leading};
 use crate::world::World;
 use crate::{Machine, Violation};
 
@@ -47,6 +47,10 @@ impl<M: Machine> World<'_, M> {
         let it = &mut self.nodes[node];
         let now = it.watch.told;
         let leads = role == RoleKind::Leader;
+        if it.watch.leading.is_some() {
+            let commit = it.raft.as_ref().map_or(Index(0), |raft| raft.status().commit);
+            it.watch.told_commit = it.watch.told_commit.max(commit);
+        }
         it.watch.leading = leads.then(|| Leading::new(term, now));
         it.watch.has_compared |= leads;
         it.watch.streams.clear();
@@ -127,6 +131,16 @@ impl<M: Machine> World<'_, M> {
                     format!("node {id} on {:?} campaigns; recorded is {recorded:?}", it.store),
                 );
             }
+        }
+        let is_blank = |asked: Asked| asked.last.index == Index(0);
+        let knows_no_group = !changes && is_log_as_it_was && !it.log.membership().is_voter(id);
+        if self.plan.has_stores && to != id && asked.is_some_and(is_blank) && knows_no_group {
+            return broken(
+                "who may have been wiped founds nothing",
+                format!(
+                    "node {id}, which knows of no group, votes for node {to} and its blank log"
+                ),
+            );
         }
         // Who was asked again meanwhile may have been asked for a transfer.
         if to == id || asked.is_none_or(|asked| asked.transfer) {

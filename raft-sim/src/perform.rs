@@ -207,8 +207,20 @@ impl<M: Machine> World<'_, M> {
 
     /// A node takes everything through `index` for committed.
     pub(crate) fn on_commit_claim(&mut self, node: usize, index: Index) -> Result<(), Violation> {
-        let claimed = &mut self.nodes[node].claimed;
-        *claimed = index.max(*claimed);
+        let it = &mut self.nodes[node];
+        it.claimed = index.max(it.claimed);
+        let watch = &mut it.watch;
+        if watch.leading.is_some() {
+            watch.told_commit = watch.told_commit.max(index);
+        } else if index > watch.told_commit.max(watch.restored_commit) {
+            return broken(
+                "followers commit what was compared",
+                format!(
+                    "node {} takes {index} for committed; it was told {}",
+                    it.id, watch.told_commit
+                ),
+            );
+        }
         self.on_commit(node, index, None)
     }
 

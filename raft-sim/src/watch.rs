@@ -195,6 +195,8 @@ pub(crate) struct Watch {
     pub(crate) heard_before: Option<(NodeId, Instant)>,
     /// What it may take for committed without having heard anybody.
     pub(crate) restored_commit: Index,
+    /// What leaders told it to be committed, as far as they compared its log with theirs, or what it committed as a leader.
+    pub(crate) told_commit: Index,
     pub(crate) asked: Option<Asked>,
     /// Whose pre-vote it may not refuse until it is polled.
     pub(crate) owes_pre_vote: Option<NodeId>,
@@ -255,6 +257,15 @@ impl Watch {
             self.unsettled.insert(from);
             self.serve_anew(from);
         }
+        let told_commit = match &message.body {
+            Body::Append { prev, entries, commit } => {
+                (*commit).min(entries.last().map_or(prev.index, |entry| entry.index))
+            }
+            Body::Heartbeat { commit, .. } => *commit,
+            Body::SnapshotOffer { snapshot } => snapshot.position.index,
+            _ => Index(0),
+        };
+        self.told_commit = self.told_commit.max(told_commit);
         match message.body {
             Body::Vote { last, transfer } => {
                 self.asked = Some(Asked { from, term: message.term, last, transfer, own });

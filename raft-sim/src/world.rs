@@ -328,6 +328,7 @@ impl<'a, M: Machine> World<'a, M> {
         it.watch.restart(it.clock.local(now), may_have_promised);
         it.watch.restored_commit =
             it.checkpoint.as_ref().map_or(it.disk.base.index, |held| held.meta.position.index);
+        it.watch.told_commit = it.disk.hard_state.commit;
         let founding = it.disk.membership_as_of(raft_core::Index(0)).clone();
         let machine = match &it.checkpoint {
             Some(held) => Progress::restore(&held.meta, &held.data, sessions_max),

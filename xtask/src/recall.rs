@@ -71,6 +71,15 @@ const INVISIBLE: &[(&str, &str)] = &[
     ("LifeOfAStoreRepeated", COPY),
     ("LossOfWhatWasAcknowledgedForgiven", COPY),
     ("LostEndOfAStreamNotAskedFor", "it only costs an election timeout"),
+    (
+        "WitnessStoreBelieved",
+        "no simulated operator starts a full member on the store of a witness",
+    ),
+    (
+        "WitnessBecomesAMember",
+        "what it lets in is refused again by its own word: it acknowledges as a witness",
+    ),
+    ("FirstRecordsTooEarly", "no simulated group begins to tell stores apart after it was founded"),
 ];
 
 /// Why some are invisible: they take a second line of defence out.

@@ -231,6 +231,17 @@ fn runs<M: Machine>(world: &Quiet) -> Judged {
     outcome::run_case::<M>(&case, None).failure.map_or(Ok(()), |it| Err(it.violation))
 }
 
+/// An entry is committed, and a follower, which was told so or was not, takes it for that.
+fn follows_commit(world: &mut Quiet, was_told: bool) -> Judged {
+    let node = follower(world);
+    commit_one_more(world, &Payload::Empty)?;
+    let at = world.checker.committed();
+    if was_told {
+        world.nodes[node].watch.told_commit = at;
+    }
+    world.on_commit_claim(node, at)
+}
+
 pub(super) const SHOWN: &[Shown] = &[
     shown("what is applied is durable here", |w| applies(w, 0), |w| applies(w, 1)),
     shown(
@@ -359,6 +370,11 @@ pub(super) const SHOWN: &[Shown] = &[
         "an honest driver",
         |w| w.tell(0, Input::Timeout),
         |w| w.tell(0, Input::Persisted(Ticket(1 << 40))),
+    ),
+    shown(
+        "followers commit what was compared",
+        |w| follows_commit(w, true),
+        |w| follows_commit(w, false),
     ),
     shown("polling ends", |_| polls(ACTIONS_AT_ONCE_MAX), |_| polls(ACTIONS_AT_ONCE_MAX + 1)),
     shown("messages do not multiply", |w| lie_ahead(w, 100_000), |w| lie_ahead(w, 300_001)),

@@ -178,6 +178,15 @@ fn searches(world: &mut Quiet, times: u64) -> Judged {
     world.judge_serving(node, to, (place, place))
 }
 
+/// The leader sends its last entry to a follower whose store is recorded, or is not.
+fn sends_to_voter(world: &mut Quiet, is_recorded: bool) -> Judged {
+    let (node, to) = (leader(world), id(follower(world)));
+    world.plan.has_stores = true;
+    let recorded = if is_recorded { to } else { id(node) };
+    world.nodes[node].log.base_membership.stores.insert(recorded, raft_core::StoreId(1));
+    sends_last(world, 0)
+}
+
 pub(super) const SHOWN: &[Shown] = &[
     shown("leases rest on fresh promises", believes_in_its_lease, |w| {
         forget_answers(w, Duration::from_millis(1));
@@ -244,5 +253,10 @@ pub(super) const SHOWN: &[Shown] = &[
         "where logs part is found in a round trip a term",
         |w| searches(w, 5),
         |w| searches(w, 6),
+    ),
+    shown(
+        "who does not count gets no entries",
+        |w| sends_to_voter(w, true),
+        |w| sends_to_voter(w, false),
     ),
 ];

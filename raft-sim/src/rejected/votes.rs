@@ -122,6 +122,21 @@ fn takes_over(world: &mut Quiet, owed: NodeId, to: NodeId) -> Judged {
     votes_for(world, to)
 }
 
+/// A follower on a blank store, which knows of its group or does not, votes for somebody whose log is blank too.
+fn founds(world: &mut Quiet, knows_the_group: bool) -> Judged {
+    let to = is_asked(world, 0, election(world));
+    let node = follower(world);
+    world.plan.has_stores = true;
+    let it = &mut world.nodes[node];
+    let membership = if knows_the_group { voters() } else { Membership::default() };
+    let hard_state = it.log.hard_state;
+    it.log = crate::Image { hard_state, ..crate::Image::founding(membership) };
+    if let Some(asked) = &mut it.watch.asked {
+        (asked.last, asked.own) = (LogPosition::ORIGIN, LogPosition::ORIGIN);
+    }
+    votes_for(world, to)
+}
+
 pub(super) const SHOWN: &[Shown] = &[
     shown(
         "messages of earlier lives are refused",
@@ -195,4 +210,5 @@ pub(super) const SHOWN: &[Shown] = &[
         |w| refuses_pre_vote(w, id(third(w))),
         |w| refuses_pre_vote(w, id(leader(w))),
     ),
+    shown("who may have been wiped founds nothing", |w| founds(w, true), |w| founds(w, false)),
 ];
