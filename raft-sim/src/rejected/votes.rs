@@ -130,7 +130,8 @@ fn founds(world: &mut Quiet, knows_the_group: bool) -> Judged {
     let it = &mut world.nodes[node];
     let membership = if knows_the_group { voters() } else { Membership::default() };
     let hard_state = it.log.hard_state;
-    it.log = crate::Image { hard_state, ..crate::Image::founding(membership) };
+    it.log = crate::Image::founding(membership);
+    it.log.hard_state = hard_state;
     if let Some(asked) = &mut it.watch.asked {
         (asked.last, asked.own) = (LogPosition::ORIGIN, LogPosition::ORIGIN);
     }
