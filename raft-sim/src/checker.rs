@@ -60,7 +60,8 @@ pub struct Checker {
     /// What each node said last: its term, and whom it voted for in that.
     said: BTreeMap<NodeId, (Term, Option<NodeId>)>,
     leaders: BTreeMap<Term, NodeId>,
-    known: BTreeMap<(Index, Term), Known>,
+    /// All entries that were seen, by their index, few of which have more than one term.
+    known: Vec<Vec<(Term, Known)>>,
     /// The committed entries, from index 1 on.
     committed: Vec<Committed>,
     /// Digests of the state after each index.
@@ -75,7 +76,7 @@ impl Checker {
             committed_terms: BTreeSet::new(),
             said: BTreeMap::new(),
             leaders: BTreeMap::new(),
-            known: BTreeMap::new(),
+            known: Vec::new(),
             committed: Vec::new(),
             digests: BTreeMap::new(),
         }
@@ -159,7 +160,16 @@ impl Checker {
         let is_withheld = entry.payload == Payload::Withheld;
         let payload = (!is_withheld).then(|| payload_hash(&entry.payload));
         let now = Known { payload, prev_term: prev };
-        let before = self.known.entry((entry.index, entry.term)).or_insert(now);
+        let place = usize::try_from(entry.index.0).unwrap_or(usize::MAX);
+        if place >= self.known.len() {
+            self.known.resize_with(place + 1, Vec::new);
+        }
+        let seen = &mut self.known[place];
+        let number = seen.iter().position(|(term, _)| *term == entry.term).unwrap_or_else(|| {
+            seen.push((entry.term, now));
+            seen.len() - 1
+        });
+        let before = &mut seen[number].1;
         before.payload = before.payload.or(payload);
         if before.prev_term != prev || (payload.is_some() && before.payload != payload) {
             return broken(

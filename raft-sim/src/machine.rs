@@ -154,7 +154,15 @@ pub(crate) fn mix(hash: u64, value: u64) -> u64 {
 pub(crate) fn payload_hash(payload: &Payload) -> u64 {
     match payload {
         Payload::Empty => 1,
-        Payload::Command(command) => command.iter().fold(2, |hash, &b| mix(hash, u64::from(b))),
+        Payload::Command(command) => {
+            // Its length tells an end that is filled with zeros from zeros.
+            let words = command.chunks(8).map(|chunk| {
+                let mut word = [0; 8];
+                word[..chunk.len()].copy_from_slice(chunk);
+                u64::from_le_bytes(word)
+            });
+            words.fold(mix(2, command.len() as u64), mix)
+        }
         Payload::Membership(membership) => {
             let sets = [
                 &membership.voters,

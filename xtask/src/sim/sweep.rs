@@ -61,7 +61,7 @@ impl fmt::Display for Speed {
 /// How often a sweep says how far it is where nobody sees a bar.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 /// How many dense seeds are run to say how fast they are.
-const DENSE_SEEDS: u64 = 10;
+const DENSE_SEEDS: u64 = 20;
 
 pub(super) fn run(args: &SimArgs) -> anyhow::Result<()> {
     let (start, seeds, time) = range(args)?;
