@@ -105,7 +105,10 @@ pub(crate) fn run(root: &Path, args: &RecallArgs) -> anyhow::Result<()> {
     let mut search = Search { program, args, without: BTreeMap::new() };
     search.note_what_fails_without()?;
     if !search.without.is_empty() {
-        println!("without any bug {} of {} seeds fail", search.without.len(), args.seeds);
+        println!("without any bug {} of {} seeds fail:", search.without.len(), args.seeds);
+        for (seed, rule) in &search.without {
+            println!("  seed {seed}: {rule}");
+        }
     }
     let findings = search.run(&bugs)?;
     report(&bugs, &findings, args, begun.elapsed())
