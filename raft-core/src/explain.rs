@@ -168,8 +168,14 @@ pub enum MissingReason {
     Probing,
     /// It needs a snapshot first.
     NeedsSnapshot,
+    /// What it needs is being read from the leader's own disk.
+    Fetching,
+    /// It is a witness, which gets entries once enough full voters have them.
+    AwaitsFullVoters,
     /// Entries are on their way to it.
     Streaming,
+    /// It has the whole log: what is awaited is not an entry.
+    UpToDate,
 }
 
 /// Why something was refused: what stands behind the refusal's own words.
@@ -359,9 +365,18 @@ impl Raft {
             MissingReason::StoreNotRecorded
         } else {
             match peer.progress {
-                Progress::Probe { .. } => MissingReason::Probing,
-                Progress::Replicate { .. } => MissingReason::Streaming,
                 Progress::Snapshot { .. } => MissingReason::NeedsSnapshot,
+                _ if peer.fetching.is_some() => MissingReason::Fetching,
+                Progress::Probe { .. } => MissingReason::Probing,
+                Progress::Replicate { .. } if peer.matched == self.log.last() => {
+                    MissingReason::UpToDate
+                }
+                Progress::Replicate { next, .. }
+                    if peer.is_witness && next > self.last_for_witnesses(leader) =>
+                {
+                    MissingReason::AwaitsFullVoters
+                }
+                Progress::Replicate { .. } => MissingReason::Streaming,
             }
         };
         Missing { node, matched: peer.matched, because }
@@ -427,7 +442,14 @@ impl fmt::Display for MissingReason {
             MissingReason::Silent { since } => write!(f, "not heard from for {since:?}"),
             MissingReason::Probing => f.write_str("the leader looks for where their logs agree"),
             MissingReason::NeedsSnapshot => f.write_str("it needs a snapshot first"),
+            MissingReason::Fetching => {
+                f.write_str("what it needs is being read from the leader's disk")
+            }
+            MissingReason::AwaitsFullVoters => {
+                f.write_str("a witness: it gets entries once enough full voters have them")
+            }
             MissingReason::Streaming => f.write_str("entries are on their way to it"),
+            MissingReason::UpToDate => f.write_str("it has the whole log"),
         }
     }
 }

@@ -148,7 +148,7 @@ impl Raft {
     /// How far witnesses may have the log: as far as it would be committed if all of them had it, and no further than some full voter who stays. They complete a
     /// quorum of full voters, and need nothing before that; a witness alone with an entry that is lost would let nobody be elected. So such an entry is on this
     /// disk too, or, if this leader is on its way out and takes its disk along, on that of another.
-    fn last_for_witnesses(&self, leader: &Leader) -> Index {
+    pub(crate) fn last_for_witnesses(&self, leader: &Leader) -> Index {
         let (id, last, durable) = (self.config.id, self.log.last(), self.log.durable());
         if mutated!(WitnessAheadOfTheLeadersDisk) {
             return last;

@@ -76,7 +76,8 @@ impl Raft {
         let drift = self.config.lease?.clock_drift_max_ppm;
         let drift = if mutated!(LeaseWithoutDrift) { 0 } else { drift };
         let is_stalled = self.health == StorageHealth::Stalled && !mutated!(LeaseOnAStalledDisk);
-        if leader.lease.is_forsworn() || is_stalled {
+        let hands_over = leader.transfer.is_some() && !mutated!(LeaseUntilTheTargetIsTold);
+        if leader.lease.is_forsworn() || hands_over || is_stalled {
             return None;
         }
         let began = self.quorum_answered(leader)?;

@@ -200,6 +200,10 @@ mutants! {
     SnapshotStreamedTwice,
     /// The end of a snapshot's stream is taken for that of a later one's, which is then begun once more.
     EarlierStreamEndsTheLater,
+    /// The log is compacted past a follower that replicates and lags within the budget.
+    SlowFollowerOutrun,
+    /// The log grows for a slow follower without a bound.
+    SlowFollowerHoldsTheLog,
 
     // Membership.
 
@@ -251,6 +255,8 @@ mutants! {
 
     /// Reads are served under a lease after another member was told to campaign. Dissertation §6.4.1.
     LeaseKeptWhileHandingOver,
+    /// A lease is served while leadership is handed over, until the target is told to campaign.
+    LeaseUntilTheTargetIsTold,
     /// The lease is as long as the promise: no clock drifts. Dissertation §6.4.1.
     LeaseWithoutDrift,
     /// The lease counts from when a heartbeat was answered, not from when it left. Dissertation §6.4.1.

@@ -64,7 +64,10 @@ impl Raft {
         let peers = leader.peers.iter().map(|(_, peer)| peer).filter(is_heard).filter(replicates);
         let slowest = peers.map(|peer| peer.matched).min().unwrap_or(reserved);
         let budget = Index(reserved.0.saturating_sub(self.config.compaction_lag_max));
-        reserved.min(slowest.max(budget))
+        if mutated!(SlowFollowerOutrun) {
+            return reserved;
+        }
+        reserved.min(if mutated!(SlowFollowerHoldsTheLog) { slowest } else { slowest.max(budget) })
     }
 
     /// Witness: there is nothing to apply. What is committed counts as applied, and the log is cut as if a machine had taken a snapshot.

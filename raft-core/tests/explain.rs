@@ -142,6 +142,11 @@ fn an_index_waits_for_voters_and_each_says_why() {
     assert!(matches!(raft.explain_commit(Index(1)), CommitReason::Committed { .. }));
     assert!(raft.explain_commit(Index(1)).to_string().starts_with("committed"));
 
+    // What a transfer to it waits for is no entry.
+    let transfer = raft.explain_refusal(&Refusal::TransferInProgress { to: NodeId(2) });
+    let RefusalReason::Member(target) = transfer else { panic!("{transfer:?}") };
+    assert_eq!(target.because, MissingReason::UpToDate);
+
     let index = propose(&mut raft);
     // Sent, and not written here yet.
     drop(actions(&mut raft));
@@ -240,7 +245,10 @@ fn what_keeps_a_voter_from_counting_reads_as_a_sentence() {
         (MissingReason::StoreDoesNotCount, "not admitted with"),
         (MissingReason::Probing, "where their logs agree"),
         (MissingReason::NeedsSnapshot, "snapshot"),
+        (MissingReason::Fetching, "read from the leader's disk"),
+        (MissingReason::AwaitsFullVoters, "enough full voters"),
         (MissingReason::Streaming, "on their way"),
+        (MissingReason::UpToDate, "the whole log"),
     ];
     for (reason, words) in reasons {
         assert!(reason.to_string().contains(words), "{reason}");
