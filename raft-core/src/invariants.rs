@@ -4,13 +4,13 @@
 //! 2. The log's terms rise, and none is beyond the current term (paper §5.1).
 //! 3. A leader voted for itself in its term (paper §5.2).
 //! 4. No peer has more than the leader, and none is sent what it has (paper §5.3).
-//! 5. A member that is installing a snapshot neither campaigns nor leads.
+//! 5. A member that is installing a snapshot neither campaigns nor leads (paper §7, figure 13: its log is about to be another).
 //! 6. The state machine's snapshot lies between the log's base and what is applied (paper §7).
 //! 7. The configuration in effect could be a group's (dissertation §4), unless this node has not heard of any yet.
 //! 8. Candidates are full voters; so are leaders, but for one whose removal is not committed yet (dissertation §4.2.2).
-//! 9. A leader serves every other member, and nobody else but peers that are leaving.
-//! 10. Who hands leadership over takes no proposals and, once the other was told, holds no lease (dissertation §3.10, §6.4.1).
-//! 11. What waits to be committed is within the quota.
+//! 9. A leader serves every other member, and nobody else but peers that are leaving (paper §5.3; dissertation §4.2.3).
+//! 10. Who hands leadership over takes no proposals and holds no lease (dissertation §3.10, §6.4.1).
+//! 11. What waits to be committed is within the quota (our own; etcd's `MaxUncommittedEntriesSize` is its like).
 
 use crate::progress::Progress;
 use crate::role::Role;
@@ -113,8 +113,8 @@ impl Raft {
                     );
                 }
                 // 10
-                let is_told = leader.transfer.is_some_and(|transfer| transfer.is_told);
-                assert!(!is_told || self.lease_until().is_none(), "a lease during a transfer");
+                let hands_over = leader.transfer.is_some();
+                assert!(!hands_over || self.lease_until().is_none(), "a lease during a transfer");
                 // 11
                 assert!(
                     leader.proposals.bytes() <= self.config.uncommitted_bytes_max,
