@@ -59,8 +59,8 @@ pub enum Action {
         snapshot: SnapshotMeta,
     },
     /// Follower: replace the state machine's state by the received snapshot, durably; then answer
-    /// [`Input::SnapshotInstalled`](crate::Input::SnapshotInstalled) or [`Input::SnapshotFailed`](crate::Input::SnapshotFailed).
-    /// No `Apply` comes out until the answer is in.
+    /// [`Input::SnapshotInstalled`](crate::Input::SnapshotInstalled) or
+    /// [`Input::SnapshotInstallFailed`](crate::Input::SnapshotInstallFailed). No `Apply` comes out until the answer is in.
     InstallSnapshot(SnapshotMeta),
     /// The answer to a proposal or a read.
     Resolve(Resolution),

@@ -80,8 +80,11 @@ pub enum Input {
     SnapshotReceived(SnapshotMeta),
     /// The machine has durably replaced its state by the snapshot of an [`Action::InstallSnapshot`](crate::Action::InstallSnapshot).
     SnapshotInstalled(SnapshotMeta),
-    /// A wanted snapshot could not be received or installed. Nothing was changed.
+    /// A snapshot that an [`Action::ReceiveSnapshot`](crate::Action::ReceiveSnapshot) asked for could not be received.
     SnapshotFailed(SnapshotMeta),
+    /// The snapshot of an [`Action::InstallSnapshot`](crate::Action::InstallSnapshot) could not be installed. Nothing was changed. (Not the same as
+    /// [`Input::SnapshotFailed`]: another copy may be on its way, and fail, while the first is being installed.)
+    SnapshotInstallFailed(SnapshotMeta),
     /// An [`Action::StreamSnapshot`](crate::Action::StreamSnapshot) is over, with success or without: what came of it is reported by the
     /// receiver. If that report is lost, or there is none, the snapshot is offered again.
     SnapshotStreamEnded {

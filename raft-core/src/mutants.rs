@@ -200,6 +200,8 @@ mutants! {
     SnapshotStreamedTwice,
     /// The end of a snapshot's stream is taken for that of a later one's, which is then begun once more.
     EarlierStreamEndsTheLater,
+    /// A copy of a snapshot that does not arrive is taken for the failure of the installation that is under way.
+    LateCopyFailsTheInstallation,
     /// The log is compacted past a follower that replicates and lags within the budget.
     SlowFollowerOutrun,
     /// The log grows for a slow follower without a bound.
@@ -323,6 +325,8 @@ mutants! {
     StoreOfAnEarlierTermBelieved,
     /// The store that a member was heard to run on in an earlier term is written into the configuration.
     StoreOfAnEarlierTermRecorded,
+    /// Who is added and promoted by one change is recorded on the store that it had in an earlier stay in the group.
+    StoreOfAnEarlierStayRecorded,
     /// A voter that is removed and added by one change comes back on another store, without having been a learner.
     VoterChangesItsStore,
     /// Messages of an earlier life of a store are believed.

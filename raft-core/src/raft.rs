@@ -205,6 +205,7 @@ impl Raft {
             Input::SnapshotReceived(meta) => self.on_snapshot_received(&meta)?,
             Input::SnapshotInstalled(meta) => self.on_snapshot_installed(meta)?,
             Input::SnapshotFailed(meta) => self.on_snapshot_failed(&meta),
+            Input::SnapshotInstallFailed(meta) => self.on_snapshot_install_failed(&meta)?,
             Input::SnapshotStreamEnded { to, position } => {
                 self.on_snapshot_stream_ended(to, position);
             }

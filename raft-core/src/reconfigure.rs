@@ -82,9 +82,11 @@ impl Raft {
         }
         let mut next = change.apply_to(self.log.membership())?;
         for step in &change.steps {
-            // It is admitted with the store that it has now.
+            // A learner is admitted with the store that it has now. Of others that is not known: what was heard of them may be of an earlier stay in the group.
             if let ChangeStep::Promote(node) = *step
                 && next.contains(node)
+                && (self.log.membership().learners.contains(&node)
+                    || mutated!(StoreOfAnEarlierStayRecorded))
                 && let Some(stamp) = self.stores.seen(node)
             {
                 next.stores.insert(node, stamp.id);

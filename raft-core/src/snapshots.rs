@@ -269,13 +269,7 @@ impl Raft {
 
     pub(crate) fn on_snapshot_installed(&mut self, meta: SnapshotMeta) -> Result<(), CallerFault> {
         let position = meta.position;
-        if !self
-            .incoming
-            .as_ref()
-            .is_some_and(|incoming| incoming.is_installing() && incoming.snapshot == meta)
-        {
-            return Err(CallerFault::UnexpectedSnapshot { position });
-        }
+        self.check_installing(&meta)?;
         self.incoming = None;
         let keeps_the_log = self.log.contains(position)
             || (mutated!(SnapshotKeepsAConflictingLog) && position.index <= self.log.last());
@@ -296,10 +290,31 @@ impl Raft {
         Ok(())
     }
 
+    /// It was not received. If it is being installed, that was another copy: the leader had not heard yet that one had arrived.
     pub(crate) fn on_snapshot_failed(&mut self, meta: &SnapshotMeta) {
-        if self.incoming.as_ref().is_some_and(|incoming| incoming.snapshot == *meta) {
+        if self.incoming.as_ref().is_some_and(|incoming| {
+            (!incoming.is_installing() || mutated!(LateCopyFailsTheInstallation))
+                && incoming.snapshot == *meta
+        }) {
             self.incoming = None;
             self.answer_leader(meta.position, SnapshotOutcome::Failed);
+        }
+    }
+
+    pub(crate) fn on_snapshot_install_failed(
+        &mut self,
+        meta: &SnapshotMeta,
+    ) -> Result<(), CallerFault> {
+        self.check_installing(meta)?;
+        self.incoming = None;
+        self.answer_leader(meta.position, SnapshotOutcome::Failed);
+        Ok(())
+    }
+
+    fn check_installing(&self, meta: &SnapshotMeta) -> Result<(), CallerFault> {
+        match &self.incoming {
+            Some(incoming) if incoming.is_installing() && incoming.snapshot == *meta => Ok(()),
+            _ => Err(CallerFault::UnexpectedSnapshot { position: meta.position }),
         }
     }
 

@@ -21,7 +21,7 @@ use raft_core::{
 };
 
 /// How many kinds there are of what is told apart by a number; the generators below make each of them in every run.
-const INPUTS: u8 = 18;
+const INPUTS: u8 = 19;
 const BODIES: u8 = 15;
 const REFUSALS: u8 = 21;
 
@@ -243,6 +243,7 @@ impl Maker {
             14 => Input::SnapshotInstalled(self.snapshot()),
             15 => Input::SnapshotFailed(self.snapshot()),
             16 => Input::SnapshotStreamEnded { to: self.node(), position: self.position() },
+            17 => Input::SnapshotInstallFailed(self.snapshot()),
             _ => Input::Unreachable(self.node()),
         }
     }

@@ -178,6 +178,7 @@ fn request() -> impl Strategy<Value = Input> {
         1 => snapshot().prop_map(Input::SnapshotReceived),
         1 => snapshot().prop_map(Input::SnapshotInstalled),
         1 => snapshot().prop_map(Input::SnapshotFailed),
+        1 => snapshot().prop_map(Input::SnapshotInstallFailed),
         1 => (node(), position())
             .prop_map(|(to, position)| Input::SnapshotStreamEnded { to, position }),
         1 => node().prop_map(Input::Unreachable),

@@ -348,7 +348,7 @@ impl<M: StateMachine> Applier<M> {
         if let Err(error) = installed {
             let why = with_causes(&error);
             tracing::warn!(position = %snapshot.position, why, "a snapshot was not installed");
-            self.reports.push(Input::SnapshotFailed(snapshot));
+            self.reports.push(Input::SnapshotInstallFailed(snapshot));
             return;
         }
         self.order.on_installed(snapshot.clone());

@@ -70,6 +70,11 @@ impl Holdings {
         }
     }
 
+    /// Its latest checkpoint, if it led when it was told of that.
+    pub(crate) fn checkpoint_of_leader(&self) -> Option<Index> {
+        self.checkpoint.filter(|(_, led)| *led).map(|(index, _)| index)
+    }
+
     /// It was polled: what it was told before can make no messages any more, unless they wait.
     fn note_poll(&mut self) {
         if self.writes.is_empty() {

@@ -40,6 +40,9 @@ impl<M: Machine> World<'_, M> {
         match input {
             Input::Message { from, store, message } => {
                 watch.note_message(*from, *store, message, now, own);
+                if let Some(stamp) = *store {
+                    watch.note_stamp((*from, stamp), message, is_polled.then_some(term));
+                }
                 let is_plain = is_polled && !has_stores && message.term > term;
                 let knows_as_leader = watch.heard.is_some_and(|(leader, _)| leader == *from);
                 match message.body {
@@ -123,11 +126,23 @@ impl<M: Machine> World<'_, M> {
         watch.knows_stall = watch.is_stalled;
         watch.unsettled.clear();
         watch.heard_before = watch.heard;
+        let told = watch.told;
         if let Some(leading) = &mut watch.leading {
+            let has_lease =
+                || it.raft.as_ref().and_then(Raft::lease_until).is_some_and(|it| told < it);
+            if leading.hands_over && leading.transfer.is_some() && has_lease() {
+                return broken(
+                    "no leases while leadership is handed over",
+                    format!(
+                        "node {} believes in one, and goes on to {:?}",
+                        it.id, leading.transfer
+                    ),
+                );
+            }
+            leading.hands_over = leading.transfer.is_some();
             leading.note_poll();
             leading.serving.values_mut().for_each(Serving::settle);
         }
-        let told = watch.told;
         self.judge_farewells(node, told)?;
         self.judge_hearing(node, told)?;
         while let Some((due, question)) = self.nodes[node].watch.questions.front().copied() {
@@ -190,6 +205,16 @@ impl<M: Machine> World<'_, M> {
                 format!("node {} takes {} for committed", it.id, new.commit),
             );
         }
+        let it = &self.nodes[node];
+        if it.watch.leading.is_some() {
+            let mut before = it.log.membership();
+            for entry in write.entries.iter() {
+                let Payload::Membership(next) = &entry.payload else { continue };
+                self.judge_recorded_stores(node, (before, next), entry.term)?;
+                before = next;
+            }
+        }
+        let it = &mut self.nodes[node];
         let told = it.watch.told;
         let mut before = it.log.membership();
         let mut changed = false;
@@ -255,6 +280,11 @@ impl<M: Machine> World<'_, M> {
                     );
                 }
             }
+            Body::SnapshotOffer { .. } => {
+                if let Some(leading) = &mut it.watch.leading {
+                    leading.replicates.remove(&to);
+                }
+            }
             Body::Forward { id: batch, .. } => it.watch.nonce = Some(batch.nonce),
             Body::TimeoutNow => {
                 if let Some(leading) = &mut it.watch.leading {
@@ -262,7 +292,8 @@ impl<M: Machine> World<'_, M> {
                 }
                 return self.judge_handover(node, to, message.term);
             }
-            Body::Append { entries, prev, .. } => {
+            Body::Append { entries, prev, commit } => {
+                self.judge_own_commit(node, message.term, *commit)?;
                 return self.judge_append(node, to, (message.term, *prev), entries);
             }
             _ => {}

@@ -51,6 +51,9 @@ impl<M: Machine> World<'_, M> {
             );
         }
         let is_witness = self.nodes[index_of(to)].is_witness;
+        if let Some(leading) = &mut self.nodes[node].watch.leading {
+            leading.replicates.insert(to);
+        }
         let it = &self.nodes[node];
         let membership = it.log.membership();
         let is_new =
@@ -104,6 +107,59 @@ impl<M: Machine> World<'_, M> {
             && membership.voters.iter().filter(is_full).any(|voter| had(*voter))
     }
 
+    /// A leader commits by counting only what is of its own term (paper §5.4.2), and all before along with it.
+    pub(crate) fn judge_own_commit(
+        &self,
+        node: usize,
+        term: Term,
+        commit: Index,
+    ) -> Result<(), Violation> {
+        let it = &self.nodes[node];
+        let known = it.watch.told_commit.max(it.watch.restored_commit);
+        let is_own = it.log.term_at(commit) == Some(term);
+        if it.watch.leading.as_ref().is_none_or(|it| it.term != term) || commit <= known || is_own {
+            return Ok(());
+        }
+        broken(
+            "leaders commit by entries of their own term",
+            format!(
+                "node {} takes {commit}, of {:?}, for committed in term {term}; it knew {known}",
+                it.id,
+                it.log.term_at(commit)
+            ),
+        )
+    }
+
+    /// A log is not cut so far that a follower which replicates, and lags within the budget, needs a snapshot.
+    pub(crate) fn judge_compaction(&self, node: usize, through: Index) -> Result<(), Violation> {
+        let it = &self.nodes[node];
+        let config = &self.plan.config;
+        let (Some(leading), Some(checkpoint), 0) =
+            (&it.watch.leading, it.watch.holdings.checkpoint_of_leader(), self.plan.coalesce)
+        else {
+            return Ok(());
+        };
+        let reserved = checkpoint.0.saturating_sub(config.retained_entries);
+        let waits_for = |peer: &NodeId, acked: Index| {
+            let contact = leading.answered_at.get(peer).copied().unwrap_or_default();
+            acked < through
+                && acked.0.saturating_add(config.compaction_lag_max) >= reserved
+                && leading.replicates.contains(peer)
+                && it.log.membership().contains(*peer)
+                && it.watch.told.since(contact) < config.election_timeout
+        };
+        match leading.most.iter().find(|(peer, acked)| waits_for(peer, **acked)) {
+            Some((peer, acked)) => broken(
+                "logs are not cut before slow followers",
+                format!(
+                    "node {} cuts its log through {through}; node {peer} has {acked}, and may lag by {}",
+                    it.id, config.compaction_lag_max
+                ),
+            ),
+            None => Ok(()),
+        }
+    }
+
     /// How a peer is served: see [`serving`](crate::serving).
     pub(crate) fn judge_serving(
         &mut self,
@@ -116,16 +172,14 @@ impl<M: Machine> World<'_, M> {
             return Ok(());
         }
         let patience = self.plan.config.heartbeat_interval / 2;
-        let mut watch = std::mem::take(&mut self.nodes[node].watch);
-        let told = watch.told;
-        let verdict = watch.leading.as_mut().map_or(Ok(()), |leading| {
-            let serving = leading.serving.entry(to).or_default();
-            let (own, peer) = (&self.nodes[node].log, &self.nodes[index_of(to)].log);
-            serving.judge_search(own, peer)?;
-            serving.on_append(span, told, patience)
-        });
-        self.nodes[node].watch = watch;
-        let id = self.nodes[node].id;
+        let Ok([it, peer]) = self.nodes.get_disjoint_mut([node, index_of(to)]) else {
+            return Ok(());
+        };
+        let (id, told) = (it.id, it.watch.told);
+        let Some(leading) = &mut it.watch.leading else { return Ok(()) };
+        let serving = leading.serving.entry(to).or_default();
+        let found = serving.judge_search(&it.log, &peer.log);
+        let verdict = found.and_then(|()| serving.on_append(span, told, patience));
         verdict.map_err(|it| Violation {
             detail: format!("node {id} to node {to}: {}", it.detail),
             ..it

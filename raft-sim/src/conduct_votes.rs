@@ -166,6 +166,32 @@ impl<M: Machine> World<'_, M> {
         Ok(())
     }
 
+    /// A leader writes down on which stores members are. What they said in an earlier term may be of stores that are long gone.
+    pub(crate) fn judge_recorded_stores(
+        &self,
+        node: usize,
+        (before, next): (&Membership, &Membership),
+        term: Term,
+    ) -> Result<(), Violation> {
+        let it = &self.nodes[node];
+        let recorded = next
+            .stores
+            .iter()
+            .filter(|(id, store)| **id != it.id && before.stores.get(id) != Some(store));
+        for (id, store) in recorded {
+            if !it.watch.has_spoken_from(*id, *store, term) {
+                return broken(
+                    "stores are recorded as they were heard of",
+                    format!(
+                        "node {} records {store:?} of node {id}, which has not spoken from it in term {term}",
+                        it.id
+                    ),
+                );
+            }
+        }
+        Ok(())
+    }
+
     /// Where stores are told apart, a leader changes the group only so that a quorum knows that it may vote.
     pub(crate) fn judge_electable(&self, node: usize, next: &Membership) -> Result<(), Violation> {
         if next.stores.is_empty() || !self.nodes[node].claims_to_lead() {

@@ -68,6 +68,18 @@ impl Configurations {
                 );
             }
         };
+        let stays = |node: &NodeId| before.1.is_voter(*node) && membership.is_voter(*node);
+        let mut recorded = before.1.stores.iter().filter(|(node, _)| stays(node));
+        if let Some((voter, store)) =
+            recorded.find(|(voter, store)| membership.stores.get(voter) != Some(store))
+        {
+            return broken(
+                "voters stay on their stores",
+                format!(
+                    "node {node} appends {membership:?} at {position}: node {voter} was admitted on {store:?}, and goes on voting"
+                ),
+            );
+        }
         let latest = self.latest().0;
         // A record of stores changes no majority, as long as it leaves those of other voters alone.
         let is_record = kind == STORES_RECORDED

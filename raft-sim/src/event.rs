@@ -41,6 +41,8 @@ pub(crate) enum Event {
     Client,
     /// The operator does something.
     Operate,
+    /// The operator does one thing more, without waiting for what it asked for.
+    OperateInHaste,
 }
 
 /// A message with what its transport knows of the sender.

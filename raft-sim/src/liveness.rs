@@ -70,6 +70,11 @@ impl<M: Machine> World<'_, M> {
         };
         let votes = |id: NodeId| memberships.iter().any(|live| live.is_voter(id));
         let leads = memberships.iter().all(|live| live.members().any(can_lead));
+        // A joint configuration is left only for one that has somebody to lead it: witnesses get nothing that no full voter who stays has.
+        let is_left_to_somebody = memberships.iter().filter(|live| live.is_joint()).all(|live| {
+            let full = live.voters.iter().filter(|id| !live.is_witness(**id));
+            full.into_iter().any(|id| core.contains(&index_of(*id)))
+        });
         let end = ends(&can_lead);
         let has_quorums = memberships.iter().all(|membership| {
             let counts = |voter: NodeId| {
@@ -79,7 +84,7 @@ impl<M: Machine> World<'_, M> {
             };
             membership.has_quorum(counts) && self.has_zones(membership, core)
         });
-        has_quorums && leads && end.is_up_to_date_with(ends(&votes))
+        has_quorums && leads && is_left_to_somebody && end.is_up_to_date_with(ends(&votes))
     }
 
     /// Whether a blank member refuses its vote to who has a log: while no stores are recorded, it can not know that it was not wiped.

@@ -339,7 +339,7 @@ impl<M: Machine> World<'_, M> {
         };
         if !self.calm && self.rng.chance(self.plan.network.stream_loss / 5) {
             self.coverage.hit("installs failed");
-            self.nodes[node].driver.reports.push_back(Input::SnapshotFailed(meta));
+            self.nodes[node].driver.reports.push_back(Input::SnapshotInstallFailed(meta));
             return Ok(());
         }
         self.coverage.hit("snapshots installed");

@@ -1,6 +1,8 @@
 //! The network: what becomes of each message between its sender and its receiver.
 
-use raft_core::{Body, Message, NodeId};
+use std::collections::VecDeque;
+
+use raft_core::{AppendOutcome, Body, Input, Message, NodeId};
 
 use crate::Machine;
 use crate::event::{Envelope, Event};
@@ -30,10 +32,18 @@ pub(crate) struct Network {
     pub(crate) lost_kind: Option<u64>,
     /// Some of the messages of the past, to be repeated.
     archive: Vec<(usize, Envelope)>,
+    /// The latest refusals of appends.
+    refusals: VecDeque<(usize, Envelope)>,
+    /// The next refusal that was overtaken by an acceptance arrives again.
+    pub(crate) repeats_refusal: bool,
 }
 
 /// How many old messages are kept.
 const ARCHIVE_MAX: usize = 64;
+/// How many refusals are.
+const REFUSALS_MAX: usize = 32;
+/// How many copies of a refusal arrive.
+const COPIES: usize = 5;
 
 impl Network {
     pub(crate) fn new(nodes: usize) -> Network {
@@ -41,6 +51,8 @@ impl Network {
             links: vec![vec![Link::default(); nodes]; nodes],
             lost_kind: None,
             archive: Vec::new(),
+            refusals: VecDeque::new(),
+            repeats_refusal: false,
         }
     }
 
@@ -139,7 +151,52 @@ impl<M: Machine> World<'_, M> {
             self.at(delay, Event::Deliver { to, envelope: envelope.clone() });
         }
         let delay = self.message_delay(node, to);
+        let refusal = self.overtaken_refusal(to, &envelope);
         self.at(delay, Event::Deliver { to, envelope });
+        if let Some(refusal) = refusal {
+            self.repeat_refusal(to, refusal, delay);
+        }
+    }
+
+    /// The refusal, by the same member about the same place, that an acceptance has overtaken, if one is to be repeated.
+    fn overtaken_refusal(&mut self, to: usize, envelope: &Envelope) -> Option<Envelope> {
+        let Body::AppendResponse(outcome) = &envelope.message.body else { return None };
+        let network = &mut self.network;
+        match outcome {
+            AppendOutcome::Rejected { .. } => {
+                if network.refusals.len() >= REFUSALS_MAX {
+                    network.refusals.pop_front();
+                }
+                network.refusals.push_back((to, envelope.clone()));
+                None
+            }
+            AppendOutcome::Accepted { matched } | AppendOutcome::Witnessed { matched } => {
+                let is_overtaken = |(target, refusal): &&(usize, Envelope)| {
+                    let place = match &refusal.message.body {
+                        Body::AppendResponse(AppendOutcome::Rejected { prev, .. }) => Some(prev),
+                        _ => None,
+                    };
+                    let (old, new) = (&refusal.message, &envelope.message);
+                    (*target, refusal.from, refusal.store) == (to, envelope.from, envelope.store)
+                        && (old.term, place) == (new.term, Some(matched))
+                };
+                let found =
+                    network.refusals.iter().filter(|_| network.repeats_refusal && !self.calm);
+                let found = found.rev().find(is_overtaken)?.1.clone();
+                network.repeats_refusal = false;
+                Some(found)
+            }
+        }
+    }
+
+    /// Right after what overtook it, and after the connection is reported as lost: so that it is about the place that is asked about next.
+    fn repeat_refusal(&mut self, to: usize, refusal: Envelope, delay: u64) {
+        self.coverage.hit("refusals repeated that were overtaken");
+        let (life, input) = (self.nodes[to].life, Input::Unreachable(refusal.from));
+        self.at(delay + 1, Event::Tell { node: to, life, input });
+        for _ in 0..COPIES {
+            self.at(delay + 2, Event::Deliver { to, envelope: refusal.clone() });
+        }
     }
 
     /// Why a message does not get through, if it does not: as it is counted, and in words.
@@ -208,6 +265,7 @@ impl<M: Machine> World<'_, M> {
 
     /// Old messages arrive again, also across restarts of both ends.
     pub(crate) fn replay(&mut self) {
+        self.network.repeats_refusal = true;
         let count = self.rng.between(1, 8);
         for _ in 0..count {
             let kept = self.network.archive.len() as u64;

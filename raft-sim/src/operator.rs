@@ -39,6 +39,11 @@ impl<M: Machine> World<'_, M> {
     pub(crate) fn on_operate(&mut self) -> Result<(), Violation> {
         let next = self.rng.around(self.plan.operate_every_us);
         self.at(next, Event::Operate);
+        self.operate()
+    }
+
+    /// Asks somebody for something.
+    pub(crate) fn operate(&mut self) -> Result<(), Violation> {
         let up: Vec<usize> = (0..self.nodes.len()).filter(|&n| self.can_be_asked(n)).collect();
         let leaders: Vec<usize> =
             up.iter().copied().filter(|&n| self.nodes[n].claims_to_lead()).collect();
@@ -50,20 +55,86 @@ impl<M: Machine> World<'_, M> {
         let id = RequestId(self.next_id);
         let membership = self.nodes[node].membership().clone();
         let mut target = None;
-        let input = if self.rng.chance(self.plan.transfers) {
+        let input = if let Some(to) = self.draw_leaving_target(&membership) {
+            self.coverage.hit("transfers asked for to who leaves");
+            target = Some(to);
+            Input::TransferLeadership { id, to: Some(to) }
+        } else if self.rng.chance(self.plan.transfers) {
             self.coverage.hit("transfers asked for");
             let any = NodeId(self.rng.between(1, self.nodes.len() as u64));
             let to = self.rng.chance(600).then_some(any);
             target = to;
             Input::TransferLeadership { id, to }
         } else {
-            let Some(steps) = self.draw_steps(&membership) else { return Ok(()) };
+            let steps = match self.draw_changed_mind(&membership) {
+                Some(steps) => steps,
+                None => match self.draw_steps(&membership) {
+                    Some(steps) => steps,
+                    None => return Ok(()),
+                },
+            };
             Input::ChangeMembership { id, change: MembershipChange { steps } }
         };
+        if self.is_hasty() {
+            self.coverage.hit("asked in haste");
+            let soon = self.rng.around(self.plan.network.delay_us * 2);
+            self.at(soon, Event::OperateInHaste);
+        }
         self.next_id += 1;
         self.ledger.request(self.nodes[node].id, id);
         self.tell(node, input)?;
         self.judge_transfer(node, id, target)
+    }
+
+    /// Whether the operator loses its patience now. Who never does draws nothing.
+    fn is_hasty(&mut self) -> bool {
+        self.plan.haste > 0 && self.rng.chance(self.plan.haste)
+    }
+
+    /// In haste: a voter that has its vote only until the joint configuration is left.
+    fn draw_leaving_target(&mut self, membership: &Membership) -> Option<NodeId> {
+        let leaving: Vec<NodeId> =
+            membership.outgoing.difference(&membership.voters).copied().collect();
+        (!leaving.is_empty() && self.is_hasty()).then(|| self.rng.pick(&leaving))
+    }
+
+    /// In haste: a member is removed and added at once, and perhaps removed after all, or another one along with it; or an outsider is added and promoted.
+    fn draw_changed_mind(&mut self, membership: &Membership) -> Option<Vec<ChangeStep>> {
+        let members: Vec<NodeId> =
+            membership.members().filter(|node| !membership.is_witness(*node)).collect();
+        if members.len() < 2 || membership.is_joint() || !self.is_hasty() {
+            return None;
+        }
+        let outside: Vec<NodeId> = (1..=self.nodes.len() as u64)
+            .map(NodeId)
+            .filter(|node| !membership.contains(*node))
+            .filter(|node| self.operator.allows(ChangeStep::AddLearner(*node)))
+            .collect();
+        if !outside.is_empty() && self.rng.chance(300) {
+            self.coverage.hit("asked to add and promote at once");
+            let node = self.rng.pick(&outside);
+            return Some(vec![ChangeStep::AddLearner(node), ChangeStep::Promote(node)]);
+        }
+        let node = self.rng.pick(&members);
+        let adds = if membership.is_voter(node) {
+            ChangeStep::AddVoter(node)
+        } else {
+            ChangeStep::AddLearner(node)
+        };
+        let mut steps = vec![ChangeStep::Remove(node), adds];
+        let is_removed = self.rng.chance(500);
+        if is_removed {
+            steps.push(ChangeStep::Remove(node));
+        } else {
+            let other = self.draw_step(membership);
+            steps.extend(Some(other).filter(|step| self.operator.allows(*step)));
+        }
+        self.coverage.hit(if is_removed {
+            "asked to remove, add and remove at once"
+        } else {
+            "asked to remove and add at once"
+        });
+        Some(steps)
     }
 
     /// One step in most cases, several at once in others; now and then nonsense.

@@ -176,6 +176,7 @@ impl<M: Machine> World<'_, M> {
 
     fn on_compact(&mut self, node: usize, through: LogPosition) -> Result<(), Violation> {
         self.mix(through.index.0);
+        self.judge_compaction(node, through.index)?;
         let it = &mut self.nodes[node];
         let kept =
             it.checkpoint.as_ref().map_or(Index(0), |checkpoint| checkpoint.meta.position.index);

@@ -44,6 +44,9 @@ pub struct Plan {
     pub operate_every_us: u64,
     /// Requests of the operator that are transfers of leadership.
     pub transfers: u64,
+    /// How hasty the operator is: requests that follow upon another before that is settled, and changes that take back what they do.
+    #[serde(default)]
+    pub haste: u64,
     /// How often a driver collects more inputs before it polls.
     pub coalesce: u64,
     /// How far clocks may run apart, per mille.
@@ -275,6 +278,8 @@ impl Plan {
             weights: Fault::ALL.iter().map(|(_, strongest)| on(rng, *strongest)).collect(),
             operate_every_us: if is_operated { election_us * rng.between(1, 6) } else { 0 },
             transfers: rng.pick(&[0, 200, 500]),
+            // Beside the sequence of draws, like real stores below.
+            haste: if rng.clone().chance(500) { 250 } else { 0 },
             coalesce: rng.pick(&[0, 200, 700]),
             drift,
             network: NetworkPlan {

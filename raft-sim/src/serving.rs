@@ -32,7 +32,7 @@ struct Sent {
 }
 
 /// One place may be asked about so often within the leader's patience: once more if the answer is doubted, and a few times by chance.
-const ASKED_MAX: u32 = 8;
+const ASKED_MAX: u32 = 3;
 /// Rejections beyond a term each: the end of the leader's log, the base, and one that the peer's log overtook.
 const REJECTIONS_SPARE: u32 = 3;
 
@@ -55,7 +55,12 @@ impl Serving {
             let what = format!("it is asked about {prev} for the {times}th time since {since}");
             return broken("what was asked is not asked again at once", what);
         }
-        if last == prev || self.is_unsettled {
+        if last == prev {
+            return Ok(());
+        }
+        if self.is_unsettled {
+            // It may be lost as soon as what left before it.
+            self.under_way.push_back(Sent { last, at: now, due: Instant(0) });
             return Ok(());
         }
         if let Some(sent) = self.under_way.back().filter(|sent| sent.last > prev) {
@@ -176,10 +181,10 @@ mod tests {
         reject(&mut serving, 5);
         assert_eq!(append(&mut serving, 5, 6, 201), None);
         serving.settle();
-        assert_eq!(append(&mut serving, 5, 6, 202), None);
-        assert_eq!(append(&mut serving, 5, 6, 203), rule);
+        assert_eq!(append(&mut serving, 5, 6, 400), None);
+        assert_eq!(append(&mut serving, 5, 6, 401), rule);
         serving.begin_anew();
-        assert_eq!(append(&mut serving, 5, 6, 204), None);
+        assert_eq!(append(&mut serving, 5, 6, 402), None);
     }
 
     #[test]
@@ -198,7 +203,7 @@ mod tests {
     #[test]
     fn one_question_is_not_asked_without_end() {
         let mut serving = Serving::default();
-        for at in 0..8 {
+        for at in 0..3 {
             assert_eq!(append(&mut serving, 7, 7, at), None);
             reject(&mut serving, 7);
         }

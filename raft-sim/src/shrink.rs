@@ -227,6 +227,7 @@ fn simplifications() -> Vec<Simplification> {
         once("no witness", |plan| plan.has_witness = false),
         once("no store identities", |plan| plan.has_stores = false),
         once("no transfers", |plan| plan.transfers = 0),
+        once("no haste", |plan| plan.haste = 0),
         once("clocks run alike", |plan| plan.drift = 0),
         once("no exponential delays", |plan| plan.network.is_exponential = false),
         smaller("messages dropped", 0, |plan| &mut plan.network.drop),

@@ -7,7 +7,7 @@ use crate::budgets::Holdings;
 use crate::serving::Serving;
 use raft_core::{
     Body, Index, Instant, LogPosition, Membership, Message, NodeId, ProposalId, ReadId, RequestId,
-    StoreStamp, Term,
+    StoreId, StoreStamp, Term,
 };
 
 /// More heartbeats than this are not remembered: nobody answers older ones.
@@ -63,11 +63,19 @@ pub(crate) struct Leading {
     /// Batches of its own clients that are not committed yet.
     pub(crate) batches: VecDeque<(Index, usize)>,
     pub(crate) transfer: Option<RequestId>,
+    /// That was polled, and was neither refused nor settled: leadership is being handed over.
+    pub(crate) hands_over: bool,
     pub(crate) leaving: Vec<Leaving>,
     /// When the group was changed last.
     pub(crate) changed: Option<Instant>,
     /// How each peer is served.
     pub(crate) serving: BTreeMap<NodeId, Serving>,
+    /// Who was sent entries, and no snapshot since.
+    pub(crate) replicates: BTreeSet<NodeId>,
+    /// The most that each peer ever acknowledged, from whichever store.
+    pub(crate) most: BTreeMap<NodeId, Index>,
+    /// When each peer answered a heartbeat or an append last.
+    pub(crate) answered_at: BTreeMap<NodeId, Instant>,
 }
 
 impl Leading {
@@ -84,9 +92,13 @@ impl Leading {
             fresh: Vec::new(),
             batches: VecDeque::new(),
             transfer: None,
+            hands_over: false,
             leaving: Vec::new(),
             changed: None,
             serving: BTreeMap::new(),
+            replicates: BTreeSet::new(),
+            most: BTreeMap::new(),
+            answered_at: BTreeMap::new(),
         }
     }
 
@@ -158,6 +170,9 @@ impl Leading {
         if message.term != self.term {
             return;
         }
+        if matches!(message.body, Body::HeartbeatResponse { .. } | Body::AppendResponse(_)) {
+            self.answered_at.insert(from, now);
+        }
         match &message.body {
             Body::HeartbeatResponse { read_context } => self.note_answer(from, *read_context),
             Body::AppendResponse(
@@ -165,8 +180,14 @@ impl Leading {
                 | raft_core::AppendOutcome::Witnessed { matched },
             ) => {
                 self.fresh.push((from, stamp, *matched));
+                let most = self.most.entry(from).or_default();
+                *most = (*matched).max(*most);
             }
-            Body::SnapshotResponse { .. } => {
+            Body::SnapshotResponse { outcome, .. } => {
+                if let raft_core::SnapshotOutcome::Matched(matched) = outcome {
+                    let most = self.most.entry(from).or_default();
+                    *most = (*matched).max(*most);
+                }
                 self.serving.entry(from).or_default().begin_anew();
             }
             _ => {}
@@ -227,6 +248,8 @@ pub(crate) struct Watch {
     pub(crate) streams: BTreeSet<(NodeId, Index)>,
     /// Who spoke from another store since it was polled last: what it decided before may leave after that.
     pub(crate) unsettled: BTreeSet<NodeId>,
+    /// In which term each member spoke last from a store.
+    spoke_from: BTreeMap<(NodeId, StoreId), Term>,
     /// The store that each member spoke from last.
     stores: BTreeMap<NodeId, Option<StoreStamp>>,
     pub(crate) holdings: Holdings,
@@ -279,6 +302,29 @@ impl Watch {
             }
             _ => {}
         }
+    }
+
+    /// A message, before a core sees it that is in `own` term, or perhaps in a later one.
+    pub(crate) fn note_stamp(
+        &mut self,
+        (from, stamp): (NodeId, StoreStamp),
+        message: &Message,
+        own: Option<Term>,
+    ) {
+        let is_pre_vote =
+            matches!(message.body, Body::PreVote { .. } | Body::PreVoteResponse { granted: true });
+        // Of a campaign that is only thought of, the term has not come.
+        let term = match own {
+            Some(own) if is_pre_vote => message.term.min(own),
+            _ => message.term,
+        };
+        let latest = self.spoke_from.entry((from, stamp.id)).or_insert(term);
+        *latest = term.max(*latest);
+    }
+
+    /// Whether a member spoke from a store in this term or a later one.
+    pub(crate) fn has_spoken_from(&self, node: NodeId, store: StoreId, term: Term) -> bool {
+        self.spoke_from.get(&(node, store)).is_some_and(|latest| *latest >= term)
     }
 
     /// What was sent to a peer may be lost, or of no use.

@@ -107,7 +107,12 @@ pub fn input(input: &Input) -> String {
         Input::SnapshotInstalled(meta) => {
             format!("has installed the snapshot at {}", meta.position)
         }
-        Input::SnapshotFailed(meta) => format!("failed with the snapshot at {}", meta.position),
+        Input::SnapshotFailed(meta) => {
+            format!("has not received the snapshot at {}", meta.position)
+        }
+        Input::SnapshotInstallFailed(meta) => {
+            format!("failed to install the snapshot at {}", meta.position)
+        }
         Input::SnapshotStreamEnded { to, position } => {
             format!("its stream of the snapshot at {position} to {to} has ended")
         }

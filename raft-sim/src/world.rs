@@ -289,6 +289,7 @@ impl<'a, M: Machine> World<'a, M> {
             Event::Fault if !self.calm => self.on_fault(),
             Event::Client => self.on_client(),
             Event::Operate if !self.calm => self.on_operate(),
+            Event::OperateInHaste if !self.calm => self.operate(),
             // Meant for a life that has ended, or for a phase that has.
             _ => Ok(()),
         }

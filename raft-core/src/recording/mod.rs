@@ -36,7 +36,7 @@ use codec::{Code, Reader};
 pub const MAGIC: [u8; 8] = *b"raft-rec";
 
 /// The version of the format that this crate writes and reads.
-pub const VERSION: u64 = 3;
+pub const VERSION: u64 = 4;
 
 /// Encodes what a core is told. It does no I/O: whoever owns it appends what [`Recorder::take`] gives to a file, in order, as often as it likes.
 #[derive(Clone, Debug)]

@@ -146,6 +146,7 @@ code_enum!(Input, "an input" {
     15 => SnapshotFailed(meta),
     16 => SnapshotStreamEnded { to, position },
     17 => Unreachable(peer),
+    18 => SnapshotInstallFailed(meta),
 });
 code_enum!(ReadAt, "where a read may be answered" {
     0 => Leader,

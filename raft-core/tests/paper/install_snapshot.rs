@@ -187,7 +187,7 @@ fn a_node_that_installs_a_snapshot_does_not_campaign() {
         raft.handle(Instant(0) + Duration::from_secs(seconds), Input::Timeout).unwrap();
         assert_eq!(role(&raft), RoleKind::Follower);
     }
-    tell(&mut raft, Input::SnapshotFailed(snapshot(5, 2)));
+    tell(&mut raft, Input::SnapshotInstallFailed(snapshot(5, 2)));
     time_out(&mut raft);
     assert_eq!(role(&raft), RoleKind::PreCandidate, "but it does when that has failed");
 }
@@ -196,7 +196,7 @@ fn a_node_that_installs_a_snapshot_does_not_campaign() {
 #[test]
 fn a_failed_installation_is_reported() {
     let mut raft = installing(&[1], 5, 2);
-    tell(&mut raft, Input::SnapshotFailed(snapshot(5, 2)));
+    tell(&mut raft, Input::SnapshotInstallFailed(snapshot(5, 2)));
     let failed = response((5, 2), SnapshotOutcome::Failed);
     assert_eq!(to(2, &sent(&mut raft)), [failed]);
     assert_eq!(raft.status().last, Index(1));

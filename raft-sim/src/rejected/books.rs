@@ -67,6 +67,11 @@ fn of(voters: &[u64]) -> Membership {
     Membership::of_voters(voters.iter().copied().map(NodeId))
 }
 
+/// Nodes 1 and 2, the second on this store.
+fn on_store(store: u64) -> Membership {
+    Membership { stores: [(TWO, raft_core::StoreId(store))].into(), ..of(&[1, 2]) }
+}
+
 fn hard_state(term: u64, vote: Option<NodeId>) -> HardState {
     HardState { term: Term(term), vote, commit: Index(0) }
 }
@@ -351,6 +356,11 @@ pub(super) const SHOWN: &[Shown] = &[
         "one change at a time",
         |_| configure(true, &[of(&[1, 2])]),
         |_| configure(true, &[of(&[1, 2]), of(&[1])]),
+    ),
+    shown(
+        "voters stay on their stores",
+        |_| configure(true, &[of(&[1, 2]), on_store(1)]),
+        |_| configure(true, &[of(&[1, 2]), on_store(1), on_store(2)]),
     ),
     shown(
         "no change before an own commit",

@@ -27,6 +27,39 @@ fn believes_in_its_lease(world: &mut Quiet) -> Judged {
     world.watch_handled(node, None, (told, true))
 }
 
+/// The leader believes in its lease, with a request to hand over that it has accepted or has not looked at yet.
+fn leases_while_it_hands_over(world: &mut Quiet, is_accepted: bool) -> Judged {
+    let node = leader(world);
+    let leading = world.nodes[node].watch.leading.as_mut().expect("it leads");
+    leading.transfer = Some(RequestId(1 << 40));
+    leading.hands_over = is_accepted;
+    world.watch_drained(node)
+}
+
+/// The leader of so many terms later commits all of its log, of which it knew nothing to be committed.
+fn commits(world: &mut Quiet, terms: u64) -> Judged {
+    let node = leader(world);
+    let (term, end) = (Term(term(world).0 + terms), last(world, node).index);
+    let watch = &mut world.nodes[node].watch;
+    watch.told_commit = Index(0);
+    watch.leading = Some(Leading::new(term, watch.told));
+    world.judge_own_commit(node, term, end)
+}
+
+/// The leader cuts its log through 10; a follower that replicates has so much of it.
+fn cuts_its_log(world: &mut Quiet, matched: u64) -> Judged {
+    let (node, peer) = (leader(world), id(follower(world)));
+    let meta = snapshot(last(world, node));
+    world.plan.config.compaction_lag_max = 1_000;
+    let watch = &mut world.nodes[node].watch;
+    watch.holdings.note_input(&raft_core::Input::SnapshotTaken(meta), true);
+    let leading = watch.leading.as_mut().expect("it leads");
+    leading.most.insert(peer, Index(matched));
+    leading.replicates.insert(peer);
+    leading.answered_at.insert(peer, watch.told);
+    world.judge_compaction(node, Index(10))
+}
+
 /// The leader of so many terms later sends a heartbeat.
 fn beats(world: &mut Quiet, terms: u64) -> Judged {
     let (node, to) = (leader(world), id(follower(world)));
@@ -192,6 +225,17 @@ pub(super) const SHOWN: &[Shown] = &[
         forget_answers(w, Duration::from_millis(1));
         believes_in_its_lease(w)
     }),
+    shown(
+        "no leases while leadership is handed over",
+        |w| leases_while_it_hands_over(w, false),
+        |w| leases_while_it_hands_over(w, true),
+    ),
+    shown("leaders commit by entries of their own term", |w| commits(w, 0), |w| commits(w, 1)),
+    shown(
+        "logs are not cut before slow followers",
+        |w| cuts_its_log(w, 10),
+        |w| cuts_its_log(w, 9),
+    ),
     shown("leaders begin with an entry of their own", |w| beats(w, 0), |w| beats(w, 1)),
     shown("leaders send what is in their logs", |w| sends_last(w, 0), |w| sends_last(w, 1)),
     shown(
@@ -248,7 +292,7 @@ pub(super) const SHOWN: &[Shown] = &[
         |w| sends_in_turn(w, &[1, 2]),
         |w| sends_in_turn(w, &[1, 2, 2]),
     ),
-    shown("what was asked is not asked again at once", |w| asks(w, 8), |w| asks(w, 9)),
+    shown("what was asked is not asked again at once", |w| asks(w, 3), |w| asks(w, 4)),
     shown(
         "where logs part is found in a round trip a term",
         |w| searches(w, 5),

@@ -37,6 +37,7 @@ fn plan() -> Plan {
         weights: vec![0; Fault::ALL.len()],
         operate_every_us: 0,
         transfers: 0,
+        haste: 0,
         coalesce: 0,
         drift: 0,
         network: NetworkPlan {

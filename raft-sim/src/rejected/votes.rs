@@ -26,6 +26,15 @@ fn hears_lives(world: &mut Quiet, lives: [u64; 2]) -> Judged {
     Ok(())
 }
 
+/// The leader records the store from which a follower spoke so many terms ago.
+fn records(world: &mut Quiet, terms_ago: u64) -> Judged {
+    let (node, from, term) = (leader(world), id(follower(world)), term(world));
+    let spoken = message(Term(term.0 - terms_ago), Body::HeartbeatResponse { read_context: 0 });
+    world.nodes[node].watch.note_stamp((from, STORE), &spoken, Some(term));
+    let next = Membership { stores: [(from, STORE.id)].into(), ..voters() };
+    world.judge_recorded_stores(node, (&voters(), &next), term)
+}
+
 /// A follower campaigns so long after it heard its leader, with so many prompt campaigns before it.
 fn campaigns(world: &mut Quiet, after: Duration, prompt_before: u32) -> Judged {
     let (node, term) = (follower(world), term(world));
@@ -205,6 +214,7 @@ pub(super) const SHOWN: &[Shown] = &[
         |w| campaigns_on(w, |store| store),
         |w| campaigns_on(w, |store| StoreId(store.0 ^ 1)),
     ),
+    shown("stores are recorded as they were heard of", |w| records(w, 0), |w| records(w, 1)),
     shown("a quorum knows that it may vote", |w| changes(w, true), |w| changes(w, false)),
     shown(
         "who led may ask for votes",

@@ -304,6 +304,7 @@ pub(crate) fn input(name: &str, args: &mut Args<'_>, members: &Membership) -> Re
         "SnapshotReceived" => Input::SnapshotReceived(snapshot(args, members)?),
         "SnapshotInstalled" => Input::SnapshotInstalled(snapshot(args, members)?),
         "SnapshotFailed" => Input::SnapshotFailed(snapshot(args, members)?),
+        "SnapshotInstallFailed" => Input::SnapshotInstallFailed(snapshot(args, members)?),
         "SnapshotStreamEnded" => {
             Input::SnapshotStreamEnded { to: peer(args)?, position: args.position("at")? }
         }
@@ -331,6 +332,7 @@ pub(crate) fn input_name(input: &Input) -> &'static str {
         Input::SnapshotReceived(_) => "SnapshotReceived",
         Input::SnapshotInstalled(_) => "SnapshotInstalled",
         Input::SnapshotFailed(_) => "SnapshotFailed",
+        Input::SnapshotInstallFailed(_) => "SnapshotInstallFailed",
         Input::SnapshotStreamEnded { .. } => "SnapshotStreamEnded",
         Input::Unreachable(_) => "Unreachable",
     }

@@ -311,7 +311,7 @@ impl World {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let Some(meta) = node.installs.pop_front() else { return };
         if fails {
-            return self.handle_only(id, Input::SnapshotFailed(meta));
+            return self.handle_only(id, Input::SnapshotInstallFailed(meta));
         }
         let LogPosition { index, term } = meta.position;
         node.machine = self.snapshots.get(&(index, term)).cloned().unwrap_or_default();
