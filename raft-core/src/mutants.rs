@@ -64,6 +64,10 @@ mutants! {
     NoLeaderStickiness,
     /// A follower refuses the pre-vote of the leader that it recognizes. Scenario 6.
     RecognizedLeaderRefused,
+    /// A refusal that comes late takes back a vote that was given. Paper §5.2.
+    LateRefusalTakesAVoteBack,
+    /// A candidate keeps the answers of those who have no vote: whoever invents names fills its memory.
+    StrangersAnswersKept,
     /// A learner campaigns. Dissertation §4.2.1.
     LearnerCampaigns,
     /// An answer with a higher term does not depose. Paper §5.1, rules for all servers.

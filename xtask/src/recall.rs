@@ -70,6 +70,8 @@ const INVISIBLE: &[(&str, &str)] = &[
     ("DurableBeforeItsPredecessors", "the simulated store makes writes durable in their order"),
     ("LifeOfAStoreRepeated", COPY),
     ("LossOfWhatWasAcknowledgedForgiven", COPY),
+    ("LateRefusalTakesAVoteBack", "it only costs a campaign"),
+    ("StrangersAnswersKept", FAULT),
     ("LostEndOfAStreamNotAskedFor", "it only costs an election timeout"),
     (
         "WitnessStoreBelieved",
