@@ -231,11 +231,11 @@ fn a_follower_says_whom_it_follows() {
     let mut raft = follower_of_three();
     receive(&mut raft, 2, 1, Body::Heartbeat { commit: Index(0), read_context: 0 });
     let reason = raft.explain_leadership();
-    let until = raft.poll_timeout();
+    let (until, obstacle) = (raft.poll_timeout().unwrap(), None);
     let leader = NodeId(2);
     let heard = Instant(0) + raft.config().election_timeout;
     let promise = Some(VotePromise::ToLeader { leader, until: heard });
-    assert_eq!(reason, LeadershipReason::Follows { leader, until, promise });
+    assert_eq!(reason, LeadershipReason::Follows { leader, until, obstacle, promise });
     assert!(reason.to_string().starts_with("follows node 2"), "{reason}");
 }
 
@@ -248,6 +248,7 @@ fn who_may_not_campaign_says_why() {
     let outsider = node(Config::new(NodeId(9)), voters(3));
     let found = obstacle(&outsider);
     assert_eq!(found, CampaignObstacle::NotAVoter { role: RoleKind::Outsider });
+    assert!(found.to_string().ends_with("(it is an outsider)"), "{found}");
     assert!(found.to_string().contains("does not list it as a voter"));
 
     let mut membership = voters(3);
@@ -288,7 +289,7 @@ fn an_index_waits_for_voters_and_each_says_why() {
     assert!(raft.explain_commit(Index(1)).to_string().starts_with("committed"));
 
     // What a transfer to it waits for is no entry.
-    let transfer = raft.explain_refusal(&Refusal::TransferInProgress { to: NodeId(2) });
+    let transfer = raft.explain_refusal(&Refusal::TransferTimedOut { to: NodeId(2) });
     let RefusalReason::Member(target) = transfer else { panic!("{transfer:?}") };
     assert_eq!(target.because, MissingReason::UpToDate);
 
@@ -374,13 +375,30 @@ fn what_stands_behind_each_refusal() {
     let RefusalReason::Member(missing) = raft.explain_refusal(&behind) else { panic!("no member") };
     assert_eq!((missing.node, missing.because), (NodeId(3), MissingReason::Probing));
     assert!(raft.explain_refusal(&behind).to_string().starts_with("node 3"));
-    let transfer = Refusal::TransferInProgress { to: NodeId(2) };
+    let transfer = Refusal::TransferTimedOut { to: NodeId(2) };
     assert!(matches!(raft.explain_refusal(&transfer), RefusalReason::Member(_)));
     let nobody = raft.explain_refusal(&Refusal::NoTransferTarget);
     assert!(matches!(nobody, RefusalReason::Leadership(_)));
     let request = raft.explain_refusal(&Refusal::EmptyBatch);
     assert_eq!(request, RefusalReason::Request);
     assert!(request.to_string().contains("has to change"));
+}
+
+#[test]
+fn what_was_in_the_way_and_is_gone_is_said_to_be() {
+    let mut raft = follower_of_three();
+    lead(&mut raft);
+    let term = raft.status().term.0;
+    exchange(&mut raft, 2, term, accepted(1));
+    for refusal in [
+        Refusal::QuotaExceeded { uncommitted_bytes: 1, max_bytes: 1 },
+        Refusal::NotSettled,
+        Refusal::ChangePending { at: Index(1) },
+        Refusal::TransferInProgress { to: NodeId(3) },
+    ] {
+        assert_eq!(raft.explain_refusal(&refusal), RefusalReason::Gone, "{refusal:?}");
+    }
+    assert!(RefusalReason::Gone.to_string().contains("ask again"));
 }
 
 #[test]
@@ -398,19 +416,21 @@ fn what_keeps_a_voter_from_counting_reads_as_a_sentence() {
     for (reason, words) in reasons {
         assert!(reason.to_string().contains(words), "{reason}");
     }
-    let leadership = [
-        (
-            LeadershipReason::Follows { leader: NodeId(2), until: None, promise: None },
-            "may not campaign itself",
-        ),
-        (
-            LeadershipReason::MayNotCampaign { because: CampaignObstacle::Witness, promise: None },
-            "it is a witness",
-        ),
-    ];
+    let leadership = [(
+        LeadershipReason::MayNotCampaign { because: CampaignObstacle::Witness, promise: None },
+        "it is a witness",
+    )];
     for (reason, words) in leadership {
         assert!(reason.to_string().contains(words), "{reason}");
     }
+    let (leader, until) = (NodeId(2), Instant(1));
+    let obstacle = Some(CampaignObstacle::Witness);
+    let witness = LeadershipReason::Follows { leader, until, obstacle, promise: None };
+    assert!(
+        witness
+            .to_string()
+            .ends_with("; may not campaign itself: it is a witness, which has no commands")
+    );
     let waiting = CommitReason::Committed { is_applied: false };
     assert!(waiting.to_string().contains("not applied here yet"));
 }

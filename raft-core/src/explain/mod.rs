@@ -36,8 +36,10 @@ pub enum LeadershipReason {
     Follows {
         /// The leader.
         leader: NodeId,
-        /// When it gives that leader up, if nothing more is heard; `None` if it may not campaign itself.
-        until: Option<Instant>,
+        /// When it gives that leader up, if nothing more is heard.
+        until: Instant,
+        /// Why it may not campaign then; `None` if it may.
+        obstacle: Option<CampaignObstacle>,
         /// To whom it owes its vote meanwhile.
         promise: Option<VotePromise>,
     },
@@ -256,8 +258,10 @@ pub enum RefusalReason {
     },
     /// It depends on one member.
     Member(Missing),
-    /// The request itself is at fault, or what was in the way is gone: the refusal says all.
+    /// The request itself is at fault: the refusal says all.
     Request,
+    /// What was in the way is there no more.
+    Gone,
 }
 
 impl Raft {
@@ -275,16 +279,13 @@ impl Raft {
                 }
             }
             Role::Follower(follower) => {
-                let promise = self.vote_promise();
+                let (until, promise) = (follower.election_deadline, self.vote_promise());
                 match (follower.leader, self.campaign_obstacle()) {
                     (Some(leader), obstacle) => {
-                        let until = obstacle.is_none().then_some(follower.election_deadline);
-                        LeadershipReason::Follows { leader, until, promise }
+                        LeadershipReason::Follows { leader, until, obstacle, promise }
                     }
                     (None, Some(because)) => LeadershipReason::MayNotCampaign { because, promise },
-                    (None, None) => {
-                        LeadershipReason::Waits { until: follower.election_deadline, promise }
-                    }
+                    (None, None) => LeadershipReason::Waits { until, promise },
                 }
             }
             Role::PreCandidate(candidate) => LeadershipReason::AsksForPreVotes {
@@ -351,17 +352,32 @@ impl Raft {
             | Refusal::NoTransferTarget => {
                 RefusalReason::Leadership(Box::new(self.explain_leadership()))
             }
-            Refusal::QuotaExceeded { .. } => self.waits_for(self.commit.next()),
+            Refusal::QuotaExceeded { .. } => match &self.role {
+                Role::Leader(_) if self.commit == self.log.last() => RefusalReason::Gone,
+                _ => self.waits_for(self.commit.next()),
+            },
             Refusal::TooManyReads { .. } | Refusal::NotSettled => match &self.role {
                 Role::Leader(leader) if self.commit < leader.term_start => {
                     self.waits_for(leader.term_start)
                 }
+                Role::Leader(_) if *refusal == Refusal::NotSettled => RefusalReason::Gone,
                 _ => RefusalReason::Leadership(Box::new(self.explain_leadership())),
             },
-            Refusal::ChangePending { at } => self.waits_for(*at),
+            Refusal::ChangePending { at } if *at > self.commit => self.waits_for(*at),
+            // A joint configuration is committed, and not left yet.
+            Refusal::ChangePending { .. } if self.log.membership().is_joint() => {
+                self.waits_for(self.log.membership_at())
+            }
+            Refusal::ChangePending { .. } => RefusalReason::Gone,
             Refusal::TransferInProgress { to: node }
             | Refusal::TransferTimedOut { to: node }
             | Refusal::NotCaughtUp { node, .. } => match &self.role {
+                Role::Leader(leader)
+                    if leader.transfer.is_none()
+                        && matches!(refusal, Refusal::TransferInProgress { .. }) =>
+                {
+                    RefusalReason::Gone
+                }
                 Role::Leader(leader) if leader.peers.contains(*node) => {
                     RefusalReason::Member(self.missing(leader, *node))
                 }

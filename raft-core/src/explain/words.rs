@@ -6,6 +6,7 @@ use super::{
     CampaignObstacle, CommitReason, LeadershipReason, Missing, MissingReason, RefusalReason, Tally,
     Uncounted, UncountedReason, VotePromise,
 };
+use crate::RoleKind;
 
 /// Numbers with commas between them.
 struct List<'a, T>(&'a [T]);
@@ -59,7 +60,8 @@ impl fmt::Display for CampaignObstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             CampaignObstacle::NotAVoter { role } => {
-                write!(f, "the configuration does not list it as a voter (it is a {role})")
+                let article = if *role == RoleKind::Outsider { "an" } else { "a" };
+                write!(f, "the configuration does not list it as a voter (it is {article} {role})")
             }
             CampaignObstacle::Witness => f.write_str("it is a witness, which has no commands"),
             CampaignObstacle::InstallingSnapshot => {
@@ -91,21 +93,20 @@ impl fmt::Display for LeadershipReason {
                     None => Ok(()),
                 }
             }
-            LeadershipReason::Follows { leader, until, promise } => {
-                write!(f, "follows node {leader}, and ")?;
-                match until {
-                    Some(until) => write!(f, "gives it up at {until} if nothing is heard")?,
-                    None => f.write_str("may not campaign itself")?,
+            LeadershipReason::Follows { leader, until, obstacle, promise } => {
+                write!(f, "follows node {leader}, and gives it up at {until} if nothing is heard")?;
+                if let Some(obstacle) = obstacle {
+                    write!(f, "; may not campaign itself: {obstacle}")?;
                 }
-                with_promise(f, promise)
+                with_promise(f, promise.as_ref())
             }
             LeadershipReason::Waits { until, promise } => {
                 write!(f, "knows of no leader, and campaigns at {until}")?;
-                with_promise(f, promise)
+                with_promise(f, promise.as_ref())
             }
             LeadershipReason::MayNotCampaign { because, promise } => {
                 write!(f, "knows of no leader, and may not campaign: {because}")?;
-                with_promise(f, promise)
+                with_promise(f, promise.as_ref())
             }
             LeadershipReason::AsksForPreVotes { tally, until } => {
                 write!(f, "asks whether it could be elected; {tally}; tries anew at {until}")
@@ -117,8 +118,8 @@ impl fmt::Display for LeadershipReason {
     }
 }
 
-fn with_promise(f: &mut fmt::Formatter<'_>, promise: &Option<VotePromise>) -> fmt::Result {
-    promise.as_ref().map_or(Ok(()), |promise| write!(f, "; {promise}"))
+fn with_promise(f: &mut fmt::Formatter<'_>, promise: Option<&VotePromise>) -> fmt::Result {
+    promise.map_or(Ok(()), |promise| write!(f, "; {promise}"))
 }
 
 impl fmt::Display for Tally {
@@ -194,7 +195,8 @@ impl fmt::Display for CommitReason {
                 "a quorum has it, but it is of term {term}: it is committed along with index {waits_for}"
             ),
             CommitReason::WaitsForVoters { have, missing, is_joint } => {
-                let half = if *is_joint { " in one half of the joint configuration" } else { "" };
+                let half =
+                    if *is_joint { " in at least one half of the joint configuration" } else { "" };
                 write!(f, "too few voters have it{half}: {}; missing: ", List(have))?;
                 List(missing).fmt(f)
             }
@@ -215,6 +217,7 @@ impl fmt::Display for RefusalReason {
             RefusalReason::Commit { index, because } => write!(f, "index {index}: {because}"),
             RefusalReason::Member(missing) => missing.fmt(f),
             RefusalReason::Request => f.write_str("the request itself has to change"),
+            RefusalReason::Gone => f.write_str("what was in the way is gone: ask again"),
         }
     }
 }

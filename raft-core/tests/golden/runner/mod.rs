@@ -10,7 +10,7 @@ use std::error::Error;
 use bytes::Bytes;
 use goldenscript::{Command, Context};
 use raft_core::{
-    Config, Input, Membership, Message, NodeId, ProposalId, ReadAt, ReadId, RequestId, Term,
+    Config, Index, Input, Membership, Message, NodeId, ProposalId, ReadAt, ReadId, RequestId, Term,
 };
 
 use node::{Disk, Work};
@@ -37,6 +37,7 @@ impl goldenscript::Runner for Runner {
             || self.network(name, &mut args)?
             || self.machine(name, &mut args)?
             || self.ask(name, &mut args)?
+            || self.explain(name, &mut args)?
             || self.show(name, &mut args)?;
         if !is_known {
             return Err(format!("there is no command {name}").into());
@@ -163,7 +164,7 @@ impl Runner {
         let last_term = disk.entries.last().map_or(disk.base.term, |entry| entry.term);
         disk.hard_state.term = args.number("term")?.map_or(last_term, Term);
         disk.hard_state.vote = args.number("vote")?.map(NodeId);
-        disk.hard_state.commit = raft_core::Index(args.number_or_zero("commit")?);
+        disk.hard_state.commit = Index(args.number_or_zero("commit")?);
         let node = self.world.node(id)?;
         node.crash();
         node.disk = disk;
@@ -430,6 +431,32 @@ impl Runner {
             }
             _ => return Ok(false),
         }
+        Ok(true)
+    }
+
+    /// `explain ID leadership|refusal`, `explain ID commit INDEX`: why, in the core's own words.
+    fn explain(&mut self, name: &str, args: &mut Args<'_>) -> Result<bool> {
+        if name != "explain" {
+            return Ok(false);
+        }
+        let (id, what) = (args.node()?, args.word("leadership, commit or refusal")?);
+        // A core knows no time but that of its latest input.
+        self.world.handle(id, Input::Timeout);
+        let node = self.world.node(id)?;
+        let (raft, clock) = (node.raft.as_ref().ok_or("it is down")?, node.clock);
+        let text = match what.as_str() {
+            "leadership" => format!("{id} at {clock} {}", raft.explain_leadership()),
+            "commit" => {
+                let index = Index(parse::number(&args.word("an index")?)?);
+                format!("{id} on index {index}: {}", raft.explain_commit(index))
+            }
+            "refusal" => {
+                let refusal = node.refusal.as_ref().ok_or("it has refused nothing")?;
+                format!("{id} on {}: {}", print::variant(refusal), raft.explain_refusal(refusal))
+            }
+            _ => return Err(format!("{what} is nothing to explain").into()),
+        };
+        self.world.line(text);
         Ok(true)
     }
 

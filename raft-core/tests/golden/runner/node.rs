@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use raft_core::{
     Apply, Config, Entries, Entry, HardState, Index, Instant, LogPosition, Membership, NodeId,
-    Payload, Persist, Raft, Restored, RestoredLog, SnapshotMeta, StoreStamp,
+    Payload, Persist, Raft, Refusal, Restored, RestoredLog, SnapshotMeta, StoreStamp,
 };
 
 /// What survives a crash.
@@ -125,6 +125,8 @@ pub(crate) struct Node {
     pub(crate) fetches: VecDeque<Fetch>,
     pub(crate) applies: VecDeque<Apply>,
     pub(crate) installs: VecDeque<SnapshotMeta>,
+    /// The reason for which it refused something last, in any of its lives.
+    pub(crate) refusal: Option<Refusal>,
     /// What the state machine has applied, since its beginning or since a snapshot that this world knows nothing of.
     pub(crate) machine: Vec<Entry>,
 }
@@ -143,6 +145,7 @@ impl Node {
             fetches: VecDeque::new(),
             applies: VecDeque::new(),
             installs: VecDeque::new(),
+            refusal: None,
             machine: Vec::new(),
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use raft_core::{
     Action, Apply, Config, Entry, Index, Input, LogPosition, Membership, Message, NodeId, Raft,
-    RoleKind, SnapshotMeta, StoreStamp, Term,
+    Refusal, Resolution, RoleKind, SnapshotMeta, StoreStamp, Term,
 };
 
 use super::node::{Disk, Fetch, Node, Work};
@@ -74,6 +74,20 @@ pub(crate) struct World {
 /// A store's first stamp: 100 for node 1, 101 if it was wiped once it had started, and so on.
 fn new_store(id: u64, starts: u64) -> StoreStamp {
     StoreStamp { id: raft_core::StoreId(100 * id + starts), life: 0, nonce: 0 }
+}
+
+/// Why something was refused, if it was.
+fn refusal(answer: Resolution) -> Option<Refusal> {
+    match answer {
+        Resolution::Refused { reason, .. }
+        | Resolution::ReadRefused { reason, .. }
+        | Resolution::RequestRefused { reason, .. } => Some(reason),
+        Resolution::Appended { .. }
+        | Resolution::Abandoned { .. }
+        | Resolution::ReadReady { .. }
+        | Resolution::RequestDone { .. }
+        | Resolution::RequestAbandoned { .. } => None,
+    }
 }
 
 /// More deliveries or deadlines than any script needs: whoever reaches it goes in circles.
@@ -199,7 +213,8 @@ impl World {
                 let load = Load::Snapshot(term, snapshot);
                 return self.post(Packet { from: id, to: to.0, load });
             }
-            Action::ReceiveSnapshot { .. } | Action::Resolve(_) | Action::Event(_) => {}
+            Action::Resolve(answer) => node.refusal = refusal(answer).or(node.refusal),
+            Action::ReceiveSnapshot { .. } | Action::Event(_) => {}
         }
         self.line(text);
     }
