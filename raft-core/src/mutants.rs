@@ -225,6 +225,8 @@ mutants! {
     RemovedPeerForgotten,
     /// A learner is promoted however far it is behind. Dissertation §4.2.1.
     PromotedBeforeCaughtUp,
+    /// A learner is promoted that had all of a quiet log once, and is gone. Dissertation §4.2.1.
+    PromotedThoughSilent,
     /// A change may make a quorum depend on members that do not vote yet, because their logs record no store.
     QuorumOfWhoCanNotVote,
     /// The last voter that could lead may go.

@@ -59,7 +59,7 @@ impl CatchUp {
         }
     }
 
-    pub(crate) fn is_done(&self, matched: Index, now: Instant, patience: Duration) -> bool {
+    fn is_done(&self, matched: Index, now: Instant, patience: Duration) -> bool {
         let is_in_time = matched >= self.target || now.since(self.began) < patience;
         let last_round = self.last_round_micros.map(Duration::from_micros);
         is_in_time && last_round.is_some_and(|round| round < patience)
@@ -153,6 +153,12 @@ impl Peer {
                 }
             }
         }
+    }
+
+    /// Whether it keeps up, and was heard from lately: who has all of a log that does not grow may be gone for long.
+    pub(crate) fn is_caught_up(&self, now: Instant, patience: Duration) -> bool {
+        let is_heard = now.since(self.last_contact) < patience || mutated!(PromotedThoughSilent);
+        is_heard && self.catch_up.is_done(self.matched, now, patience)
     }
 
     pub(crate) fn kind(&self) -> ReplicationKind {

@@ -116,7 +116,7 @@ impl Raft {
                     matched: peer.matched,
                     replication: peer.kind(),
                     last_contact: peer.last_contact,
-                    is_caught_up: peer.catch_up.is_done(peer.matched, now, patience),
+                    is_caught_up: peer.is_caught_up(now, patience),
                     counts: self.stores.counts(self.log.membership(), id),
                 })
                 .collect(),

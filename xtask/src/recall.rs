@@ -72,6 +72,7 @@ const INVISIBLE: &[(&str, &str)] = &[
     ("LossOfWhatWasAcknowledgedForgiven", COPY),
     ("LateRefusalTakesAVoteBack", "it only costs a campaign"),
     ("StrangersAnswersKept", FAULT),
+    ("PromotedThoughSilent", "of who is promoted the simulator only asks for a log"),
     ("LostEndOfAStreamNotAskedFor", "it only costs an election timeout"),
     (
         "WitnessStoreBelieved",
