@@ -1,5 +1,6 @@
 //! The commands of golden scripts. A command's arguments are in `parse`, what it does in `world` and `node`, how it looks in `print`.
 
+mod life;
 mod node;
 mod parse;
 mod print;
@@ -13,6 +14,7 @@ use raft_core::{
     Config, Index, Input, Membership, Message, NodeId, ProposalId, ReadAt, ReadId, RequestId, Term,
 };
 
+use life::Relived;
 use node::{Disk, Work};
 use parse::{Args, Result};
 use world::{Packet, World};
@@ -44,6 +46,14 @@ impl goldenscript::Runner for Runner {
         }
         args.end()?;
         self.world.follow_up()
+    }
+
+    /// Whatever a script is about: every life in it can be lived again from its recording.
+    fn end_script(&mut self) -> std::result::Result<(), Box<dyn Error>> {
+        for (id, node) in &self.world.nodes {
+            node.relive().map_err(|error| format!("node {id} can not be replayed: {error}"))?;
+        }
+        Ok(())
     }
 }
 
@@ -461,7 +471,7 @@ impl Runner {
     }
 
     fn show(&mut self, name: &str, args: &mut Args<'_>) -> Result<bool> {
-        if !["status", "log", "logs", "applied", "deadline"].contains(&name) {
+        if !["status", "log", "logs", "applied", "deadline", "replay"].contains(&name) {
             return Ok(false);
         }
         let mut ids = args.numbers()?;
@@ -475,6 +485,14 @@ impl Runner {
                     let text =
                         status.map_or_else(|| format!("{id} is down"), |s| print::status(&s));
                     self.world.line(text);
+                }
+                "replay" => {
+                    let lives = self.world.node(id)?.relive()?;
+                    for (start, Relived { inputs, actions }) in (1..).zip(lives) {
+                        self.world.line(format_args!(
+                            "{id} replays start {start}: {inputs} inputs, {actions} actions, all the same"
+                        ));
+                    }
                 }
                 "log" => self.world.show_log(id, true)?,
                 "logs" => self.world.show_log(id, false)?,

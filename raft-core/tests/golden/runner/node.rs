@@ -7,6 +7,9 @@ use raft_core::{
     Payload, Persist, Raft, Refusal, Restored, RestoredLog, SnapshotMeta, StoreStamp,
 };
 
+use super::life::{Life, Relived};
+use super::parse::Result;
+
 /// What survives a crash.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Disk {
@@ -118,6 +121,8 @@ pub(crate) struct Node {
     pub(crate) copy: Disk,
     /// How often it was started: each start draws other random numbers.
     pub(crate) starts: u64,
+    /// One for each start, with what the core was told since.
+    pub(crate) lives: Vec<Life>,
     /// What is not done until the script says so.
     pub(crate) held: BTreeSet<Work>,
     /// Writes that were not reported as durable yet, and whether the disk has them already.
@@ -140,6 +145,7 @@ impl Node {
             disk,
             copy: Disk::default(),
             starts: 0,
+            lives: Vec::new(),
             held: BTreeSet::new(),
             writes: Vec::new(),
             fetches: VecDeque::new(),
@@ -158,6 +164,13 @@ impl Node {
         self.applies.clear();
         self.installs.clear();
         self.machine.clear();
+    }
+
+    /// Lives each of its lives again: how much that was, for each.
+    pub(crate) fn relive(&self) -> Result<Vec<Relived>> {
+        let last = self.lives.len().saturating_sub(1);
+        let lives = self.lives.iter().enumerate();
+        lives.map(|(at, life)| life.replay(self.raft.as_ref().filter(|_| at == last))).collect()
     }
 
     /// The disk as it will be when all writes are carried out.
