@@ -149,5 +149,5 @@ pub use message::{
 };
 pub use raft::Raft;
 pub use restored::{Restored, RestoredLog, TermRun};
-pub use status::{Memory, PeerStatus, ReplicationKind, Status};
+pub use status::{InFlightStatus, Memory, PeerStatus, ReplicationKind, Status};
 pub use time::Instant;

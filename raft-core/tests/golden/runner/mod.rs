@@ -471,7 +471,7 @@ impl Runner {
     }
 
     fn show(&mut self, name: &str, args: &mut Args<'_>) -> Result<bool> {
-        if !["status", "log", "logs", "applied", "deadline", "replay"].contains(&name) {
+        if !["status", "log", "logs", "applied", "deadline", "window", "replay"].contains(&name) {
             return Ok(false);
         }
         let mut ids = args.numbers()?;
@@ -485,6 +485,12 @@ impl Runner {
                     let text =
                         status.map_or_else(|| format!("{id} is down"), |s| print::status(&s));
                     self.world.line(text);
+                }
+                "window" => {
+                    let status = self.world.node(id)?.raft.as_ref().map(raft_core::Raft::status);
+                    for line in status.iter().flat_map(print::windows) {
+                        self.world.line(line);
+                    }
                 }
                 "replay" => {
                     let lives = self.world.node(id)?.relive()?;
