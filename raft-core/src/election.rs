@@ -9,7 +9,7 @@ use crate::lease::Lease;
 use crate::peers::Peers;
 use crate::progress::Peer;
 use crate::rng::Rng;
-use crate::role::{Candidate, Leader, PreCandidate, Proposals, Reads, Role};
+use crate::role::{Answer, Candidate, Leader, PreCandidate, Proposals, Reads, Role, Votes};
 use crate::snapshots::Incoming;
 use crate::{
     Body, Config, Instant, LogPosition, Message, NodeId, PeerFault, Raft, StorageHealth,
@@ -124,10 +124,9 @@ impl Raft {
             return self.campaign(false);
         }
         let election_deadline = self.next_election_deadline();
-        self.transition(Role::PreCandidate(PreCandidate {
-            granted: BTreeSet::from([self.config.id]),
-            election_deadline,
-        }));
+        let mut votes = Votes::default();
+        votes.note(self.config.id, Answer::Granted);
+        self.transition(Role::PreCandidate(PreCandidate { votes, election_deadline }));
         let last = self.log.last_position();
         for peer in self.other_voters() {
             self.outbox.push(
@@ -180,22 +179,37 @@ impl Raft {
     }
 
     fn on_pre_vote_response(&mut self, from: NodeId, term: Term, granted: bool) {
-        if granted {
-            if let Role::PreCandidate(candidate) = &mut self.role
-                && Some(term) == self.term.next()
-                && self.stores.counts(self.log.membership(), from)
-            {
-                candidate.granted.insert(from);
-                self.count_pre_votes();
-            }
-        } else if term > self.term && !mutated!(TermOfARefusalIgnored) {
+        if !granted && term > self.term && !mutated!(TermOfARefusalIgnored) {
             self.become_follower(term, None);
+            return;
         }
+        let answer = self.answer_of(from, granted);
+        // A refusal carries the voter's own term, so that one of an earlier round can not be told from one of this.
+        if let Role::PreCandidate(candidate) = &mut self.role
+            && let Some(answer) = answer
+            && (!granted || Some(term) == self.term.next())
+        {
+            candidate.votes.note(from, answer);
+            self.count_pre_votes();
+        }
+    }
+
+    /// What an answer to a request for votes amounts to; `None` if it comes from no voter. Whoever asks keeps one for each voter at most.
+    fn answer_of(&self, from: NodeId, granted: bool) -> Option<Answer> {
+        let membership = self.log.membership();
+        if !membership.is_voter(from) && !mutated!(StrangersAnswersKept) {
+            return None;
+        }
+        Some(match self.stores.uncounted(membership, from) {
+            _ if !granted => Answer::Refused,
+            None => Answer::Granted,
+            Some(because) => Answer::Uncounted(because),
+        })
     }
 
     fn count_pre_votes(&mut self) {
         let Role::PreCandidate(candidate) = &self.role else { return };
-        if self.log.membership().has_quorum(|node| candidate.granted.contains(&node)) {
+        if self.log.membership().has_quorum(|node| candidate.votes.has_granted(node)) {
             self.campaign(false);
         }
     }
@@ -210,7 +224,7 @@ impl Raft {
         let election_deadline = self.next_election_deadline();
         let own_vote = self.log.next_ticket();
         self.transition(Role::Candidate(Candidate {
-            granted: BTreeSet::new(),
+            votes: Votes::default(),
             own_vote,
             election_deadline,
         }));
@@ -253,11 +267,11 @@ impl Raft {
     }
 
     fn on_vote_response(&mut self, from: NodeId, granted: bool) {
+        let answer = self.answer_of(from, granted);
         if let Role::Candidate(candidate) = &mut self.role
-            && granted
-            && self.stores.counts(self.log.membership(), from)
+            && let Some(answer) = answer
         {
-            candidate.granted.insert(from);
+            candidate.votes.note(from, answer);
             self.count_votes();
         }
     }
@@ -267,8 +281,9 @@ impl Raft {
         if let Role::Candidate(candidate) = &mut self.role
             && (self.log.is_write_durable(candidate.own_vote)
                 || mutated!(OwnVoteCountedBeforeDurable))
-            && candidate.granted.insert(id)
+            && !candidate.votes.has_granted(id)
         {
+            candidate.votes.note(id, Answer::Granted);
             self.count_votes();
         }
     }
@@ -276,8 +291,9 @@ impl Raft {
     fn count_votes(&mut self) {
         let Role::Candidate(candidate) = &self.role else { return };
         // Without its own durable vote it could lead a term in which it votes for another after a restart.
-        let has_voted = candidate.granted.contains(&self.config.id);
-        if has_voted && self.log.membership().has_quorum(|node| candidate.granted.contains(&node)) {
+        let votes = &candidate.votes;
+        let has_voted = votes.has_granted(self.config.id);
+        if has_voted && self.log.membership().has_quorum(|node| votes.has_granted(node)) {
             self.become_leader();
         }
     }

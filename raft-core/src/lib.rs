@@ -32,6 +32,24 @@
 //!            │ being applied│ to be applied │ not committed │ or not yet     │
 //! ```
 //!
+//! # Beyond the paper
+//!
+//! None of this decides anything that the protocol above would not: it withholds, waits, or asks elsewhere. Decisions are those in `docs/decisions`.
+//!
+//! * **Store identities** (decision 14). The configuration records on which store each member was admitted; one whose disk was wiped or put back from a
+//!   copy has forgotten votes and acknowledgements, and does not count before it has caught up as a learner and was promoted ([`StoreStamp`]).
+//! * **Storage health** (dissertation §6.2, on leaders that can do nothing for their clients). A disk that hangs is worse than one that fails, for its
+//!   member still answers. Told so, a leader serves no lease, and hands over if another can lead; a follower does not campaign ([`StorageHealth`]).
+//! * **Election priorities** (dissertation §3.10, on members that suit better as leaders). Who has a low one waits longer before it campaigns, and never
+//!   for ever: no safety rests on how long anybody waits (paper §5.6).
+//! * **Commit groups** (after those of raft-rs; decision 14, on stores in them). Beside the quorum an entry has to be in a number of *zones*, so that what is
+//!   committed is not lost with one of them; nothing commits while too few can be reached ([`CommitGroups`]).
+//! * **Witnesses** get what they would complete a quorum for (decision 16), and are witnesses by their own settings (decision 11).
+//! * **Forwarding** (dissertation §6.2, on routing requests). A member passes proposals on to the leader, each batch at most once; where no
+//!   answer comes in time, its outcome is unknown, and only the state machine can tell a repetition (§6.3).
+//! * **Record and replay** (`docs/recording-format.md`). A core is a function of its start, its inputs and their times: a [`recording`] of these is
+//!   lived again elsewhere, action by action.
+//!
 //! # Caveats
 //!
 //! A minority of the voters can neither elect nor commit: it waits. More voters make a group slower, not faster; *learners* and reads at
@@ -81,9 +99,10 @@
 //! # Reading order
 //!
 //! `ids`, `time`, `entry`, `membership`, `quorum`, `change`, `message`: the nouns. `config`, `restored`: what a member starts from. `input`,
-//! `action`, `error`: what goes in and comes out. `log` (shape, tail, writes), `window`, `progress`, `peers`, `role`, `outbox`: what is remembered. `raft`: the way in and out. Then one file per rule:
-//! `election`, `follower`, `leader`, `reads`, `lease`, `snapshots`, `reconfigure`, `transfer`, `forward`, `stores`. `invariants` says what
-//! always holds, `status` shows it, and `explain` says why.
+//! `action`, `error`: what goes in and comes out. `rng`: where all that is random comes from. `log` (shape, tail, writes), `window`, `progress`, `peers`, `role`, `outbox`: what is
+//! remembered. `raft`: the way in and out. Then one file per rule: `election`, `follower`, `leader`, `reads`, `lease`, `snapshots`, `reconfigure`, `transfer`, `forward`,
+//! `stores`. `invariants` says what always holds, `status` shows it, and `explain` says why. `recording` writes down what goes in. `mutants` lists the guards that stand in all these files, each as
+//! the bug that it keeps out.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -135,7 +154,8 @@ pub use config::{CommitGroups, Config, ConfigError, LeaseConfig};
 pub use entry::{Entries, Entry, NotARun, Payload};
 pub use error::{CallerFault, HandleError, PeerFault, Refusal, RestoreError};
 pub use explain::{
-    CampaignObstacle, CommitReason, LeadershipReason, Missing, MissingReason, RefusalReason,
+    CampaignObstacle, CommitReason, LeadershipReason, Missing, MissingReason, RefusalReason, Tally,
+    Uncounted, UncountedReason, VotePromise,
 };
 pub use ids::{
     Index, LogPosition, NodeId, ProposalId, ReadId, RequestId, StoreId, StoreStamp, Term, Ticket,
@@ -148,5 +168,5 @@ pub use message::{
 };
 pub use raft::Raft;
 pub use restored::{Restored, RestoredLog, TermRun};
-pub use status::{Memory, PeerStatus, ReplicationKind, Status};
+pub use status::{InFlightStatus, Memory, PeerStatus, ReplicationKind, Status};
 pub use time::Instant;

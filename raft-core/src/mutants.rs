@@ -64,6 +64,10 @@ mutants! {
     NoLeaderStickiness,
     /// A follower refuses the pre-vote of the leader that it recognizes. Scenario 6.
     RecognizedLeaderRefused,
+    /// A refusal that comes late takes back a vote that was given. Paper §5.2.
+    LateRefusalTakesAVoteBack,
+    /// A candidate keeps the answers of those who have no vote: whoever invents names fills its memory.
+    StrangersAnswersKept,
     /// A learner campaigns. Dissertation §4.2.1.
     LearnerCampaigns,
     /// An answer with a higher term does not depose. Paper §5.1, rules for all servers.
@@ -223,6 +227,8 @@ mutants! {
     RemovedPeerForgotten,
     /// A learner is promoted however far it is behind. Dissertation §4.2.1.
     PromotedBeforeCaughtUp,
+    /// A learner is promoted that had all of a quiet log once, and is gone. Dissertation §4.2.1.
+    PromotedThoughSilent,
     /// A change may make a quorum depend on members that do not vote yet, because their logs record no store.
     QuorumOfWhoCanNotVote,
     /// The last voter that could lead may go.

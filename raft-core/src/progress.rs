@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use crate::reconfigure::Leaving;
 use crate::window::{BYTES_MIN, Window};
-use crate::{Index, Instant, LogPosition, ReplicationKind};
+use crate::{Config, InFlightStatus, Index, Instant, LogPosition, ReplicationKind};
 
 /// One peer, as its leader sees it.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl CatchUp {
         }
     }
 
-    pub(crate) fn is_done(&self, matched: Index, now: Instant, patience: Duration) -> bool {
+    fn is_done(&self, matched: Index, now: Instant, patience: Duration) -> bool {
         let is_in_time = matched >= self.target || now.since(self.began) < patience;
         let last_round = self.last_round_micros.map(Duration::from_micros);
         is_in_time && last_round.is_some_and(|round| round < patience)
@@ -155,6 +155,17 @@ impl Peer {
         }
     }
 
+    /// Whether it keeps up, and was heard from lately: who has all of a log that does not grow may be gone for long.
+    pub(crate) fn is_caught_up(&self, now: Instant, patience: Duration) -> bool {
+        let is_heard = now.since(self.last_contact) < patience || mutated!(PromotedThoughSilent);
+        is_heard && self.catch_up.is_done(self.matched, now, patience)
+    }
+
+    pub(crate) fn in_flight_status(&self, config: &Config) -> Option<InFlightStatus> {
+        let Progress::Replicate { in_flight, .. } = &self.progress else { return None };
+        Some(in_flight.status(config.in_flight_messages_max, config.in_flight_bytes_max))
+    }
+
     pub(crate) fn kind(&self) -> ReplicationKind {
         match self.progress {
             Progress::Probe { .. } => ReplicationKind::Probe,
@@ -190,8 +201,18 @@ pub(crate) struct Sent {
 
 impl InFlight {
     pub(crate) fn has_room(&self, messages_max: usize, bytes_max: usize) -> bool {
-        self.queue.len() < messages_max.min(self.window.messages())
-            && self.bytes < bytes_max.min(self.window.bytes())
+        let InFlightStatus { messages, messages_max, bytes, bytes_max } =
+            self.status(messages_max, bytes_max);
+        messages < messages_max && bytes < bytes_max
+    }
+
+    fn status(&self, messages_max: usize, bytes_max: usize) -> InFlightStatus {
+        InFlightStatus {
+            messages: self.queue.len(),
+            messages_max: messages_max.min(self.window.messages()),
+            bytes: self.bytes,
+            bytes_max: bytes_max.min(self.window.bytes()),
+        }
     }
 
     /// The most bytes of the next message. A message as large as the window would be a queue of its own, unless the window is at its least:

@@ -147,7 +147,7 @@ impl Raft {
         let peer = leader.peers.get(node);
         let behind = last.0.saturating_sub(peer.map_or(0, |peer| peer.matched.0));
         let patience = self.config.election_timeout;
-        if peer.is_some_and(|peer| peer.catch_up.is_done(peer.matched, self.now, patience)) {
+        if peer.is_some_and(|peer| peer.is_caught_up(self.now, patience)) {
             return Ok(());
         }
         Err(Refusal::NotCaughtUp { node, behind })

@@ -7,7 +7,7 @@ use crate::forward::{Forwards, Seen};
 use crate::lease::Lease;
 use crate::peers::Peers;
 use crate::transfer::Transfer;
-use crate::{Index, Instant, NodeId, ProposalId, ReadId, RequestId, Ticket};
+use crate::{Index, Instant, NodeId, ProposalId, ReadId, RequestId, Ticket, UncountedReason};
 
 // A tag of its own: it is asked for a dozen times per input, and telling it from a field's unused values shows.
 #[derive(Debug)]
@@ -53,17 +53,50 @@ pub(crate) struct Acks {
 /// Asks whether a campaign would succeed, without disturbing anyone (dissertation §9.6).
 #[derive(Debug)]
 pub(crate) struct PreCandidate {
-    pub(crate) granted: BTreeSet<NodeId>,
+    pub(crate) votes: Votes,
     pub(crate) election_deadline: Instant,
 }
 
 /// Campaigns (paper §5.2).
 #[derive(Debug)]
 pub(crate) struct Candidate {
-    pub(crate) granted: BTreeSet<NodeId>,
+    pub(crate) votes: Votes,
     /// The write that makes its own vote durable: the vote counts from then on.
     pub(crate) own_vote: Ticket,
     pub(crate) election_deadline: Instant,
+}
+
+/// How the voters answered a candidate, or who would be one. Only what is granted decides; the rest says what the group lacks to elect it.
+#[derive(Debug, Default)]
+pub(crate) struct Votes(BTreeMap<NodeId, Answer>);
+
+/// One voter's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Granted,
+    Uncounted(UncountedReason),
+    Refused,
+}
+
+impl Votes {
+    /// Notes the last answer of `node`. What was granted stays so: a refusal that comes after it is an older one.
+    pub(crate) fn note(&mut self, node: NodeId, answer: Answer) {
+        if !self.has_granted(node) || mutated!(LateRefusalTakesAVoteBack) {
+            self.0.insert(node, answer);
+        }
+    }
+
+    pub(crate) fn of(&self, node: NodeId) -> Option<Answer> {
+        self.0.get(&node).copied()
+    }
+
+    pub(crate) fn has_granted(&self, node: NodeId) -> bool {
+        self.of(node) == Some(Answer::Granted)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (NodeId, Answer)> {
+        self.0.iter().map(|(node, answer)| (*node, *answer))
+    }
 }
 
 /// Leads.

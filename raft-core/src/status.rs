@@ -61,12 +61,28 @@ pub struct PeerStatus {
     pub matched: Index,
     /// How it is being served.
     pub replication: ReplicationKind,
+    /// What is under way to it; `None` unless entries are streamed.
+    pub in_flight: Option<InFlightStatus>,
     /// When it was last heard from.
     pub last_contact: Instant,
     /// Whether it keeps up well enough to be promoted, if it is a learner.
     pub is_caught_up: bool,
     /// Whether what it says counts: `false` if its store is not the one that it was admitted with.
     pub counts: bool,
+}
+
+/// Appends under way to a peer, and how many may be: no more than the configuration allows, and no more than the measured round trip shows
+/// to be of use. A peer that lags with all of it in use waits for the network or for its own disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InFlightStatus {
+    /// Messages that are not answered.
+    pub messages: usize,
+    /// How many there may be.
+    pub messages_max: usize,
+    /// Bytes of their entries.
+    pub bytes: usize,
+    /// The next message leaves only while there are fewer.
+    pub bytes_max: usize,
 }
 
 /// How a leader serves a peer.
@@ -115,8 +131,9 @@ impl Raft {
                     id,
                     matched: peer.matched,
                     replication: peer.kind(),
+                    in_flight: peer.in_flight_status(&self.config),
                     last_contact: peer.last_contact,
-                    is_caught_up: peer.catch_up.is_done(peer.matched, now, patience),
+                    is_caught_up: peer.is_caught_up(now, patience),
                     counts: self.stores.counts(self.log.membership(), id),
                 })
                 .collect(),

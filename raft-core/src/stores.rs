@@ -41,7 +41,7 @@ use crate::progress::CatchUp;
 use crate::role::Role;
 use crate::{
     Action, Event, Index, LogPosition, Membership, NodeId, Payload, PeerFault, Raft, StoreStamp,
-    Term,
+    Term, UncountedReason,
 };
 
 /// The stores that members were heard to run on. Volatile; what is recorded is in the configuration.
@@ -86,6 +86,21 @@ impl Stores {
         let Some(seen) = self.seen(node) else { return false };
         let is_another = membership.stores.get(&node).is_some_and(|admitted| *admitted != seen.id);
         (is_another && !mutated!(StrangeStoreCounts)) || self.forgetful.contains_key(&node)
+    }
+
+    /// Why a vote of `node` does not count; `None` if it does.
+    pub(crate) fn uncounted(
+        &self,
+        membership: &Membership,
+        node: NodeId,
+    ) -> Option<UncountedReason> {
+        if self.counts(membership, node) {
+            None
+        } else if self.is_strange(membership, node) {
+            Some(UncountedReason::StoreDoesNotCount)
+        } else {
+            Some(UncountedReason::StoreNotRecorded)
+        }
     }
 
     /// Something was learned that the configuration may not say.

@@ -13,8 +13,9 @@ use common::one::{
 };
 use raft_core::{
     AppendOutcome, Body, CampaignObstacle, CommitGroups, CommitReason, Config, Index, Input,
-    Instant, LeadershipReason, MissingReason, NodeId, ProposalId, Raft, Refusal, RefusalReason,
-    Restored, RoleKind, StorageHealth, StoreId, StoreStamp, Term,
+    Instant, LeadershipReason, LeaseConfig, MissingReason, NodeId, ProposalId, Raft, Refusal,
+    RefusalReason, Restored, RoleKind, StorageHealth, StoreId, StoreStamp, Tally, Term, Uncounted,
+    UncountedReason, VotePromise,
 };
 
 fn node(config: Config, membership: raft_core::Membership) -> Raft {
@@ -32,28 +33,43 @@ fn accepted(index: u64) -> Body {
     Body::AppendResponse(AppendOutcome::Accepted { matched: Index(index) })
 }
 
+fn tally(raft: &Raft) -> Tally {
+    match raft.explain_leadership() {
+        LeadershipReason::AsksForPreVotes { tally, .. }
+        | LeadershipReason::Campaigns { tally, .. } => tally,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn nodes(ids: &[u64]) -> Vec<NodeId> {
+    ids.iter().copied().map(NodeId).collect()
+}
+
 #[test]
 fn a_member_without_a_leader_waits_then_asks_then_campaigns_then_leads() {
     let mut raft = follower_of_three();
     let until = raft.poll_timeout().unwrap();
-    assert_eq!(raft.explain_leadership(), LeadershipReason::Waits { until });
-    assert!(raft.explain_leadership().to_string().starts_with("knows of no leader"));
+    assert_eq!(raft.explain_leadership(), LeadershipReason::Waits { until, promise: None });
+    let words = raft.explain_leadership().to_string();
+    assert_eq!(words, format!("knows of no leader, and campaigns at {until}"));
 
     time_out(&mut raft);
-    let LeadershipReason::AsksForPreVotes { granted, missing, .. } = raft.explain_leadership()
-    else {
-        panic!("{:?}", raft.explain_leadership())
-    };
-    assert_eq!((granted, missing), (vec![NodeId(1)], vec![NodeId(2), NodeId(3)]));
+    let asked = tally(&raft);
+    assert_eq!((asked.granted, asked.silent), (nodes(&[1]), nodes(&[2, 3])));
+    assert!(asked.refused.is_empty() && asked.uncounted.is_empty());
+    let words = raft.explain_leadership().to_string();
+    assert!(words.contains("could be elected; votes: 1; no answer: 2, 3; tries anew"), "{words}");
 
     let mut raft = follower_of_three();
     stand(&mut raft);
-    let reason = raft.explain_leadership();
-    let LeadershipReason::Campaigns { granted, missing, .. } = &reason else {
-        panic!("{reason:?}")
-    };
-    assert_eq!((granted.len(), missing.len()), (0, 3), "its own vote is not durable yet");
-    assert!(reason.to_string().starts_with("campaigns; votes: none"), "{reason}");
+    let campaign = tally(&raft);
+    assert_eq!((campaign.granted, campaign.silent), (nodes(&[]), nodes(&[2, 3])));
+    let own = Uncounted { node: NodeId(1), because: UncountedReason::NotDurable };
+    assert_eq!(campaign.uncounted, [own]);
+    let words = raft.explain_leadership().to_string();
+    assert!(words.starts_with("campaigns; votes: none; do not count: node 1 (its own"), "{words}");
+    drop(sent(&mut raft));
+    assert_eq!(tally(&raft).granted, nodes(&[1]));
 
     let mut raft = follower_of_three();
     lead(&mut raft);
@@ -63,6 +79,132 @@ fn a_member_without_a_leader_waits_then_asks_then_campaigns_then_leads() {
     };
     assert_eq!((*since, heard.len(), missing.len(), *transfer_to), (Index(1), 3, 0, None));
     assert!(reason.to_string().contains("leads since index 1"), "{reason}");
+}
+
+#[test]
+fn who_refuses_is_told_from_who_is_silent() {
+    let mut raft = with_log(&[1], 2);
+    time_out(&mut raft);
+    // A refusal carries the term of who refuses, which may lie behind.
+    receive(&mut raft, 3, 1, Body::PreVoteResponse { granted: false });
+    let asked = tally(&raft);
+    assert_eq!(
+        (asked.granted, asked.refused, asked.silent),
+        (nodes(&[1]), nodes(&[3]), nodes(&[2]))
+    );
+    let words = raft.explain_leadership().to_string();
+    assert!(words.contains("votes: 1; refused: 3; no answer: 2; tries"), "{words}");
+
+    let mut raft = with_log(&[1], 2);
+    stand(&mut raft);
+    drop(sent(&mut raft));
+    receive(&mut raft, 2, 3, Body::VoteResponse { granted: false });
+    let campaign = tally(&raft);
+    assert_eq!(campaign.granted, nodes(&[1]));
+    assert_eq!((campaign.refused, campaign.silent), (nodes(&[2]), nodes(&[3])));
+    let words = raft.explain_leadership().to_string();
+    assert!(words.starts_with("campaigns; votes: 1; refused: 2; no answer: 3; tries"), "{words}");
+    // What was refused in an earlier term says nothing of this one.
+    receive(&mut raft, 3, 2, Body::VoteResponse { granted: false });
+    assert_eq!(tally(&raft).silent, nodes(&[3]));
+}
+
+#[test]
+fn a_vote_that_does_not_count_is_named() {
+    let mut membership = voters(5);
+    membership.stores = (1..=4).map(|id| (NodeId(id), StoreId(100 * id))).collect();
+    let stamp = |id| Some(StoreStamp { id: StoreId(id), life: 1, nonce: 1 });
+    let mut raft = node(Config { store: stamp(100), ..Config::new(NodeId(1)) }, membership);
+    let tell = |raft: &mut Raft, from, store, term, body| {
+        let input = Input::Message { from: NodeId(from), store, message: message(term, body) };
+        raft.handle(raft.poll_timeout().unwrap().min(Instant(0)), input).unwrap();
+    };
+    time_out(&mut raft);
+    for (from, store) in [(4, 401), (5, 500)] {
+        tell(&mut raft, from, stamp(store), 1, Body::PreVoteResponse { granted: true });
+    }
+    let strange = Uncounted { node: NodeId(4), because: UncountedReason::StoreDoesNotCount };
+    let unrecorded = Uncounted { node: NodeId(5), because: UncountedReason::StoreNotRecorded };
+    let asked = tally(&raft);
+    assert_eq!((asked.granted, asked.uncounted), (nodes(&[1]), vec![strange, unrecorded]));
+    let words = raft.explain_leadership().to_string();
+    assert!(words.contains("node 4 (it runs on a store that it was not admitted with)"), "{words}");
+    assert!(words.contains("node 5 (its store is not recorded yet); no answer: 2, 3"), "{words}");
+
+    for from in [2, 3] {
+        tell(&mut raft, from, stamp(100 * from), 1, Body::PreVoteResponse { granted: true });
+    }
+    tell(&mut raft, 4, stamp(401), 1, Body::VoteResponse { granted: true });
+    let own = Uncounted { node: NodeId(1), because: UncountedReason::NotDurable };
+    assert_eq!(tally(&raft).uncounted, [own, strange]);
+}
+
+#[test]
+fn a_late_refusal_takes_no_vote_back() {
+    let mut raft = node(Config::new(NodeId(1)), voters(5));
+    time_out(&mut raft);
+    for from in [2, 3] {
+        receive(&mut raft, from, 1, Body::PreVoteResponse { granted: true });
+    }
+    for granted in [true, false] {
+        receive(&mut raft, 2, 1, Body::VoteResponse { granted });
+    }
+    assert_eq!((tally(&raft).granted, tally(&raft).refused), (nodes(&[2]), nodes(&[])));
+}
+
+#[test]
+fn nothing_is_kept_of_what_strangers_answer() {
+    let mut membership = voters(3);
+    membership.learners.insert(NodeId(4));
+    let mut raft = node(Config::new(NodeId(1)), membership);
+    stand(&mut raft);
+    drop(sent(&mut raft));
+    let before = tally(&raft);
+    for granted in [true, false] {
+        for from in [4, 77, u64::MAX] {
+            receive(&mut raft, from, 1, Body::VoteResponse { granted });
+        }
+    }
+    assert_eq!(tally(&raft), before);
+}
+
+#[test]
+fn a_voter_that_restarted_withholds_its_vote_for_a_while() {
+    let lease = Some(LeaseConfig { clock_drift_max_ppm: 1_000 });
+    let config = Config { lease, ..Config::new(NodeId(1)) };
+    let window = config.election_timeout;
+    let restored = Restored { log: disk(&[1], 1, None, 0), snapshot: None };
+    let mut raft = Raft::new(config, 7, Instant(0), restored).unwrap();
+    let promise = Some(VotePromise::BeforeRestart { until: Instant(0) + window });
+    let until = raft.poll_timeout().unwrap();
+    assert_eq!(raft.explain_leadership(), LeadershipReason::Waits { until, promise });
+    let words = raft.explain_leadership().to_string();
+    assert!(words.contains("; withholds its vote until 0.500000 s: it may have"), "{words}");
+
+    raft.handle(Instant(0) + window, Input::Timeout).unwrap();
+    assert_eq!(raft.explain_leadership(), LeadershipReason::Waits { until, promise: None });
+}
+
+#[test]
+fn a_member_that_may_not_campaign_still_says_to_whom_it_owes_its_vote() {
+    let mut membership = voters(3);
+    membership.witnesses.insert(NodeId(1));
+    let config = Config { is_witness: true, ..Config::new(NodeId(1)) };
+    let window = config.election_timeout;
+    let mut raft = node(config, membership);
+    receive(&mut raft, 2, 1, Body::Heartbeat { commit: Index(0), read_context: 0 });
+    let promise = Some(VotePromise::ToLeader { leader: NodeId(2), until: Instant(0) + window });
+    // A leader of the next term was elected, and is not heard yet.
+    receive(&mut raft, 3, 2, Body::VoteResponse { granted: false });
+    let because = CampaignObstacle::Witness;
+    assert_eq!(raft.explain_leadership(), LeadershipReason::MayNotCampaign { because, promise });
+    let words = raft.explain_leadership().to_string();
+    assert!(
+        words.ends_with(
+            "votes for nobody but node 2, which it heard as the leader, until 0.500000 s"
+        ),
+        "{words}"
+    );
 }
 
 #[test]
@@ -89,20 +231,24 @@ fn a_follower_says_whom_it_follows() {
     let mut raft = follower_of_three();
     receive(&mut raft, 2, 1, Body::Heartbeat { commit: Index(0), read_context: 0 });
     let reason = raft.explain_leadership();
-    let until = raft.poll_timeout();
-    assert_eq!(reason, LeadershipReason::Follows { leader: NodeId(2), until });
+    let (until, obstacle) = (raft.poll_timeout().unwrap(), None);
+    let leader = NodeId(2);
+    let heard = Instant(0) + raft.config().election_timeout;
+    let promise = Some(VotePromise::ToLeader { leader, until: heard });
+    assert_eq!(reason, LeadershipReason::Follows { leader, until, obstacle, promise });
     assert!(reason.to_string().starts_with("follows node 2"), "{reason}");
 }
 
 #[test]
 fn who_may_not_campaign_says_why() {
     let obstacle = |raft: &Raft| match raft.explain_leadership() {
-        LeadershipReason::MayNotCampaign(obstacle) => obstacle,
+        LeadershipReason::MayNotCampaign { because, promise: None } => because,
         other => panic!("{other:?}"),
     };
     let outsider = node(Config::new(NodeId(9)), voters(3));
     let found = obstacle(&outsider);
     assert_eq!(found, CampaignObstacle::NotAVoter { role: RoleKind::Outsider });
+    assert!(found.to_string().ends_with("(it is an outsider)"), "{found}");
     assert!(found.to_string().contains("does not list it as a voter"));
 
     let mut membership = voters(3);
@@ -143,7 +289,7 @@ fn an_index_waits_for_voters_and_each_says_why() {
     assert!(raft.explain_commit(Index(1)).to_string().starts_with("committed"));
 
     // What a transfer to it waits for is no entry.
-    let transfer = raft.explain_refusal(&Refusal::TransferInProgress { to: NodeId(2) });
+    let transfer = raft.explain_refusal(&Refusal::TransferTimedOut { to: NodeId(2) });
     let RefusalReason::Member(target) = transfer else { panic!("{transfer:?}") };
     assert_eq!(target.because, MissingReason::UpToDate);
 
@@ -229,13 +375,30 @@ fn what_stands_behind_each_refusal() {
     let RefusalReason::Member(missing) = raft.explain_refusal(&behind) else { panic!("no member") };
     assert_eq!((missing.node, missing.because), (NodeId(3), MissingReason::Probing));
     assert!(raft.explain_refusal(&behind).to_string().starts_with("node 3"));
-    let transfer = Refusal::TransferInProgress { to: NodeId(2) };
+    let transfer = Refusal::TransferTimedOut { to: NodeId(2) };
     assert!(matches!(raft.explain_refusal(&transfer), RefusalReason::Member(_)));
     let nobody = raft.explain_refusal(&Refusal::NoTransferTarget);
     assert!(matches!(nobody, RefusalReason::Leadership(_)));
     let request = raft.explain_refusal(&Refusal::EmptyBatch);
     assert_eq!(request, RefusalReason::Request);
     assert!(request.to_string().contains("has to change"));
+}
+
+#[test]
+fn what_was_in_the_way_and_is_gone_is_said_to_be() {
+    let mut raft = follower_of_three();
+    lead(&mut raft);
+    let term = raft.status().term.0;
+    exchange(&mut raft, 2, term, accepted(1));
+    for refusal in [
+        Refusal::QuotaExceeded { uncommitted_bytes: 1, max_bytes: 1 },
+        Refusal::NotSettled,
+        Refusal::ChangePending { at: Index(1) },
+        Refusal::TransferInProgress { to: NodeId(3) },
+    ] {
+        assert_eq!(raft.explain_refusal(&refusal), RefusalReason::Gone, "{refusal:?}");
+    }
+    assert!(RefusalReason::Gone.to_string().contains("ask again"));
 }
 
 #[test]
@@ -253,13 +416,21 @@ fn what_keeps_a_voter_from_counting_reads_as_a_sentence() {
     for (reason, words) in reasons {
         assert!(reason.to_string().contains(words), "{reason}");
     }
-    let leadership = [
-        (LeadershipReason::Follows { leader: NodeId(2), until: None }, "may not campaign itself"),
-        (LeadershipReason::MayNotCampaign(CampaignObstacle::Witness), "it is a witness"),
-    ];
+    let leadership = [(
+        LeadershipReason::MayNotCampaign { because: CampaignObstacle::Witness, promise: None },
+        "it is a witness",
+    )];
     for (reason, words) in leadership {
         assert!(reason.to_string().contains(words), "{reason}");
     }
+    let (leader, until) = (NodeId(2), Instant(1));
+    let obstacle = Some(CampaignObstacle::Witness);
+    let witness = LeadershipReason::Follows { leader, until, obstacle, promise: None };
+    assert!(
+        witness
+            .to_string()
+            .ends_with("; may not campaign itself: it is a witness, which has no commands")
+    );
     let waiting = CommitReason::Committed { is_applied: false };
     assert!(waiting.to_string().contains("not applied here yet"));
 }

@@ -70,6 +70,9 @@ const INVISIBLE: &[(&str, &str)] = &[
     ("DurableBeforeItsPredecessors", "the simulated store makes writes durable in their order"),
     ("LifeOfAStoreRepeated", COPY),
     ("LossOfWhatWasAcknowledgedForgiven", COPY),
+    ("LateRefusalTakesAVoteBack", "it only costs a campaign"),
+    ("StrangersAnswersKept", FAULT),
+    ("PromotedThoughSilent", "of who is promoted the simulator only asks for a log"),
     ("LostEndOfAStreamNotAskedFor", "it only costs an election timeout"),
     (
         "WitnessStoreBelieved",

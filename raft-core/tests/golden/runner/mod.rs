@@ -1,5 +1,6 @@
 //! The commands of golden scripts. A command's arguments are in `parse`, what it does in `world` and `node`, how it looks in `print`.
 
+mod life;
 mod node;
 mod parse;
 mod print;
@@ -10,9 +11,10 @@ use std::error::Error;
 use bytes::Bytes;
 use goldenscript::{Command, Context};
 use raft_core::{
-    Config, Input, Membership, Message, NodeId, ProposalId, ReadAt, ReadId, RequestId, Term,
+    Config, Index, Input, Membership, Message, NodeId, ProposalId, ReadAt, ReadId, RequestId, Term,
 };
 
+use life::Relived;
 use node::{Disk, Work};
 use parse::{Args, Result};
 use world::{Packet, World};
@@ -37,12 +39,21 @@ impl goldenscript::Runner for Runner {
             || self.network(name, &mut args)?
             || self.machine(name, &mut args)?
             || self.ask(name, &mut args)?
+            || self.explain(name, &mut args)?
             || self.show(name, &mut args)?;
         if !is_known {
             return Err(format!("there is no command {name}").into());
         }
         args.end()?;
         self.world.follow_up()
+    }
+
+    /// Whatever a script is about: every life in it can be lived again from its recording.
+    fn end_script(&mut self) -> std::result::Result<(), Box<dyn Error>> {
+        for (id, node) in &self.world.nodes {
+            node.relive().map_err(|error| format!("node {id} can not be replayed: {error}"))?;
+        }
+        Ok(())
     }
 }
 
@@ -163,7 +174,7 @@ impl Runner {
         let last_term = disk.entries.last().map_or(disk.base.term, |entry| entry.term);
         disk.hard_state.term = args.number("term")?.map_or(last_term, Term);
         disk.hard_state.vote = args.number("vote")?.map(NodeId);
-        disk.hard_state.commit = raft_core::Index(args.number_or_zero("commit")?);
+        disk.hard_state.commit = Index(args.number_or_zero("commit")?);
         let node = self.world.node(id)?;
         node.crash();
         node.disk = disk;
@@ -433,8 +444,34 @@ impl Runner {
         Ok(true)
     }
 
+    /// `explain ID leadership|refusal`, `explain ID commit INDEX`: why, in the core's own words.
+    fn explain(&mut self, name: &str, args: &mut Args<'_>) -> Result<bool> {
+        if name != "explain" {
+            return Ok(false);
+        }
+        let (id, what) = (args.node()?, args.word("leadership, commit or refusal")?);
+        // A core knows no time but that of its latest input.
+        self.world.handle(id, Input::Timeout);
+        let node = self.world.node(id)?;
+        let (raft, clock) = (node.raft.as_ref().ok_or("it is down")?, node.clock);
+        let text = match what.as_str() {
+            "leadership" => format!("{id} at {clock} {}", raft.explain_leadership()),
+            "commit" => {
+                let index = Index(parse::number(&args.word("an index")?)?);
+                format!("{id} on index {index}: {}", raft.explain_commit(index))
+            }
+            "refusal" => {
+                let refusal = node.refusal.as_ref().ok_or("it has refused nothing")?;
+                format!("{id} on {}: {}", print::variant(refusal), raft.explain_refusal(refusal))
+            }
+            _ => return Err(format!("{what} is nothing to explain").into()),
+        };
+        self.world.line(text);
+        Ok(true)
+    }
+
     fn show(&mut self, name: &str, args: &mut Args<'_>) -> Result<bool> {
-        if !["status", "log", "logs", "applied", "deadline"].contains(&name) {
+        if !["status", "log", "logs", "applied", "deadline", "window", "replay"].contains(&name) {
             return Ok(false);
         }
         let mut ids = args.numbers()?;
@@ -448,6 +485,20 @@ impl Runner {
                     let text =
                         status.map_or_else(|| format!("{id} is down"), |s| print::status(&s));
                     self.world.line(text);
+                }
+                "window" => {
+                    let status = self.world.node(id)?.raft.as_ref().map(raft_core::Raft::status);
+                    for line in status.iter().flat_map(print::windows) {
+                        self.world.line(line);
+                    }
+                }
+                "replay" => {
+                    let lives = self.world.node(id)?.relive()?;
+                    for (start, Relived { inputs, actions }) in (1..).zip(lives) {
+                        self.world.line(format_args!(
+                            "{id} replays start {start}: {inputs} inputs, {actions} actions, all the same"
+                        ));
+                    }
                 }
                 "log" => self.world.show_log(id, true)?,
                 "logs" => self.world.show_log(id, false)?,

@@ -4,8 +4,11 @@ use std::collections::{BTreeSet, VecDeque};
 
 use raft_core::{
     Apply, Config, Entries, Entry, HardState, Index, Instant, LogPosition, Membership, NodeId,
-    Payload, Persist, Raft, Restored, RestoredLog, SnapshotMeta, StoreStamp,
+    Payload, Persist, Raft, Refusal, Restored, RestoredLog, SnapshotMeta, StoreStamp,
 };
+
+use super::life::{Life, Relived};
+use super::parse::Result;
 
 /// What survives a crash.
 #[derive(Clone, Debug, Default)]
@@ -118,6 +121,8 @@ pub(crate) struct Node {
     pub(crate) copy: Disk,
     /// How often it was started: each start draws other random numbers.
     pub(crate) starts: u64,
+    /// One for each start, with what the core was told since.
+    pub(crate) lives: Vec<Life>,
     /// What is not done until the script says so.
     pub(crate) held: BTreeSet<Work>,
     /// Writes that were not reported as durable yet, and whether the disk has them already.
@@ -125,6 +130,8 @@ pub(crate) struct Node {
     pub(crate) fetches: VecDeque<Fetch>,
     pub(crate) applies: VecDeque<Apply>,
     pub(crate) installs: VecDeque<SnapshotMeta>,
+    /// The reason for which it refused something last, in any of its lives.
+    pub(crate) refusal: Option<Refusal>,
     /// What the state machine has applied, since its beginning or since a snapshot that this world knows nothing of.
     pub(crate) machine: Vec<Entry>,
 }
@@ -138,11 +145,13 @@ impl Node {
             disk,
             copy: Disk::default(),
             starts: 0,
+            lives: Vec::new(),
             held: BTreeSet::new(),
             writes: Vec::new(),
             fetches: VecDeque::new(),
             applies: VecDeque::new(),
             installs: VecDeque::new(),
+            refusal: None,
             machine: Vec::new(),
         }
     }
@@ -155,6 +164,13 @@ impl Node {
         self.applies.clear();
         self.installs.clear();
         self.machine.clear();
+    }
+
+    /// Lives each of its lives again: how much that was, for each.
+    pub(crate) fn relive(&self) -> Result<Vec<Relived>> {
+        let last = self.lives.len().saturating_sub(1);
+        let lives = self.lives.iter().enumerate();
+        lives.map(|(at, life)| life.replay(self.raft.as_ref().filter(|_| at == last))).collect()
     }
 
     /// The disk as it will be when all writes are carried out.

@@ -5,8 +5,9 @@ use std::fmt::{Debug, Write as _};
 
 use raft_core::{
     Action, AppendOutcome, Apply, Body, Entries, Entry, Event, ForwardId, ForwardOutcome,
-    HandleError, HardState, LogPosition, Membership, Message, NodeId, Payload, PeerStatus, Persist,
-    ReplicationKind, Resolution, SnapshotMeta, SnapshotOutcome, Status, StorageHealth,
+    HandleError, HardState, InFlightStatus, LogPosition, Membership, Message, NodeId, Payload,
+    PeerStatus, Persist, ReplicationKind, Resolution, SnapshotMeta, SnapshotOutcome, Status,
+    StorageHealth,
 };
 
 /// One line for one action of `node`; what it says of messages is said by [`sent`] and [`streamed`].
@@ -297,7 +298,15 @@ pub(crate) fn status(status: &Status) -> String {
 }
 
 fn peer_status(peer: &PeerStatus, members: &Membership) -> String {
-    let PeerStatus { id, matched, replication, last_contact: _, is_caught_up, counts } = peer;
+    let PeerStatus {
+        id,
+        matched,
+        replication,
+        in_flight: _,
+        last_contact: _,
+        is_caught_up,
+        counts,
+    } = peer;
     let how = match replication {
         ReplicationKind::Probe => "probe",
         ReplicationKind::Replicate => "replicate",
@@ -311,6 +320,20 @@ fn peer_status(peer: &PeerStatus, members: &Membership) -> String {
         text.push_str(" does not count");
     }
     text
+}
+
+/// What a leader has under way to each peer, and how much may be.
+pub(crate) fn windows(status: &Status) -> Vec<String> {
+    let window = |peer: &PeerStatus| match peer.in_flight {
+        Some(InFlightStatus { messages, messages_max, bytes, bytes_max }) => {
+            format!(
+                "{messages} of {messages_max} messages and {bytes} of {bytes_max} bytes under way"
+            )
+        }
+        None => "one message at a time".to_owned(),
+    };
+    let peers = status.peers.iter();
+    peers.map(|peer| format!("{}→{}: {}", status.id, peer.id, window(peer))).collect()
 }
 
 /// A log as the paper's figure 7 draws it: the terms of its entries. The position that it is compacted through stands before them in parentheses; what

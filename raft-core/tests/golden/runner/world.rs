@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use raft_core::{
     Action, Apply, Config, Entry, Index, Input, LogPosition, Membership, Message, NodeId, Raft,
-    RoleKind, SnapshotMeta, StoreStamp, Term,
+    Refusal, Resolution, RoleKind, SnapshotMeta, StoreStamp, Term,
 };
 
+use super::life::Life;
 use super::node::{Disk, Fetch, Node, Work};
 use super::parse::{Result, input_name};
 use super::print;
@@ -76,6 +77,20 @@ fn new_store(id: u64, starts: u64) -> StoreStamp {
     StoreStamp { id: raft_core::StoreId(100 * id + starts), life: 0, nonce: 0 }
 }
 
+/// Why something was refused, if it was.
+fn refusal(answer: Resolution) -> Option<Refusal> {
+    match answer {
+        Resolution::Refused { reason, .. }
+        | Resolution::ReadRefused { reason, .. }
+        | Resolution::RequestRefused { reason, .. } => Some(reason),
+        Resolution::Appended { .. }
+        | Resolution::Abandoned { .. }
+        | Resolution::ReadReady { .. }
+        | Resolution::RequestDone { .. }
+        | Resolution::RequestAbandoned { .. } => None,
+    }
+}
+
 /// More deliveries or deadlines than any script needs: whoever reaches it goes in circles.
 const STEPS_MAX: usize = 20_000;
 
@@ -133,8 +148,10 @@ impl World {
         node.config.store = node.disk.store;
         let seed = id + 1000 * node.starts;
         node.starts += 1;
+        let life = Life::new(&node.config, seed, node.clock, &restored);
         let raft = Raft::new(node.config.clone(), seed, node.clock, restored)?;
         node.raft = Some(raft);
+        node.lives.push(life);
         let snapshot = node.disk.snapshot.clone();
         let content = snapshot.and_then(|meta| {
             self.snapshots.get(&(meta.position.index, meta.position.term)).cloned()
@@ -153,18 +170,19 @@ impl World {
     fn handle_only(&mut self, id: u64, input: Input) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let name = input_name(&input);
-        let Some(raft) = &mut node.raft else {
+        let (Some(raft), Some(life)) = (&mut node.raft, node.lives.last_mut()) else {
             self.line(format_args!("{id} is down"));
             return;
         };
-        if let Err(error) = raft.handle(node.clock, input) {
+        if let Err(error) = life.handle(raft, node.clock, input) {
             self.line(format_args!("{id} refuses {name}: {}", print::error(&error)));
         }
     }
 
     fn drain(&mut self, id: u64) {
-        while let Some(raft) = self.nodes.get_mut(&id).and_then(|node| node.raft.as_mut()) {
-            let actions: Vec<Action> = std::iter::from_fn(|| raft.poll_action()).collect();
+        while let Some(node) = self.nodes.get_mut(&id) {
+            let (Some(raft), Some(life)) = (&mut node.raft, node.lives.last_mut()) else { break };
+            let actions = life.drain(raft);
             let (role, term) = (raft.role_kind(), raft.status().term);
             if role == RoleKind::Leader && *self.leaders.entry(term).or_insert(id) != id {
                 self.violation = Some(format!("election safety: term {term} has two leaders"));
@@ -199,7 +217,8 @@ impl World {
                 let load = Load::Snapshot(term, snapshot);
                 return self.post(Packet { from: id, to: to.0, load });
             }
-            Action::ReceiveSnapshot { .. } | Action::Resolve(_) | Action::Event(_) => {}
+            Action::Resolve(answer) => node.refusal = refusal(answer).or(node.refusal),
+            Action::ReceiveSnapshot { .. } | Action::Event(_) => {}
         }
         self.line(text);
     }

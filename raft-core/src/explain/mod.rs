@@ -1,17 +1,19 @@
 //! Why: answers in types, for an operator who asks why nobody leads here, why an index is not committed, or why something was refused.
 //!
 //! Each answer is computed from the same state that the rules look at, and changes nothing. It is not a log, nor a history: it says what
-//! holds now.
+//! holds now. Its words are in `words`.
+
+mod words;
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
-use core::fmt;
 use core::time::Duration;
 
+use crate::lease::Promise;
 use crate::progress::{Peer, Progress};
 use crate::quorum::zones_reached;
-use crate::role::{Leader, Role};
+use crate::role::{Answer, Leader, Role, Votes};
 use crate::snapshots::Incoming;
 use crate::{Index, Instant, NodeId, Raft, Refusal, RoleKind, StorageHealth, StoreId, Term};
 
@@ -34,32 +36,95 @@ pub enum LeadershipReason {
     Follows {
         /// The leader.
         leader: NodeId,
-        /// When it gives that leader up, if nothing more is heard; `None` if it may not campaign itself.
-        until: Option<Instant>,
+        /// When it gives that leader up, if nothing more is heard.
+        until: Instant,
+        /// Why it may not campaign then; `None` if it may.
+        obstacle: Option<CampaignObstacle>,
+        /// To whom it owes its vote meanwhile.
+        promise: Option<VotePromise>,
     },
     /// It knows of no leader, and waits before it campaigns.
     Waits {
         /// Until when.
         until: Instant,
+        /// To whom it owes its vote meanwhile.
+        promise: Option<VotePromise>,
     },
     /// It knows of no leader, and may not campaign itself.
-    MayNotCampaign(CampaignObstacle),
+    MayNotCampaign {
+        /// Why not.
+        because: CampaignObstacle,
+        /// To whom it owes its vote meanwhile.
+        promise: Option<VotePromise>,
+    },
     /// It asks whether it could be elected, and has not raised its term (dissertation §9.6).
     AsksForPreVotes {
-        /// Who would vote for it, itself included.
-        granted: Vec<NodeId>,
-        /// The voters that refused or have not answered. They refuse who lacks entries that they have, and while they hear a leader.
-        missing: Vec<NodeId>,
+        /// How the voters answered. They refuse who lacks entries that they have, and while they keep a [promise](VotePromise) to another.
+        tally: Tally,
         /// When it tries anew.
         until: Instant,
     },
     /// It campaigns (paper §5.2).
     Campaigns {
-        /// Who voted for it, itself only once its own vote is durable.
-        granted: Vec<NodeId>,
-        /// The voters that refused or have not answered.
-        missing: Vec<NodeId>,
+        /// How the voters answered. They refuse who lacks entries that they have, and who comes after another candidate of the term. Who keeps a
+        /// [promise](VotePromise) to another, and is in an earlier term, does not answer at all: its term is not to be raised.
+        tally: Tally,
         /// When it tries anew.
+        until: Instant,
+    },
+}
+
+/// How the voters of the configuration in effect answered a member that asks for their votes, or whether it would get them: each is in one of the
+/// lists, in the order of ids. In a joint configuration each half has to agree.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Tally {
+    /// Who said yes, the member itself included.
+    pub granted: Vec<NodeId>,
+    /// Who said yes, and does not count.
+    pub uncounted: Vec<Uncounted>,
+    /// Who said no.
+    pub refused: Vec<NodeId>,
+    /// Who has not answered.
+    pub silent: Vec<NodeId>,
+}
+
+/// A voter whose vote was given, and does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Uncounted {
+    /// The voter.
+    pub node: NodeId,
+    /// Why it does not count.
+    pub because: UncountedReason,
+}
+
+/// Why a vote that was given does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum UncountedReason {
+    /// It is the candidate's own, and its disk is still writing it.
+    NotDurable,
+    /// The voter runs on a store that does not count.
+    StoreDoesNotCount,
+    /// The voter's store is not recorded yet, so that it does not count yet.
+    StoreNotRecorded,
+}
+
+/// To whom a member owes it to vote for nobody else, and until when (dissertation §4.2.3): a leader may answer reads under a lease for as long
+/// (§6.4.1). Until then it votes for nobody else, and would not, unless that leader hands over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum VotePromise {
+    /// To a leader that it heard from.
+    ToLeader {
+        /// The leader.
+        leader: NodeId,
+        /// When it heard from it, and an election timeout more.
+        until: Instant,
+    },
+    /// It may have owed it to a leader when it went down, and does not know any more. Only where leases are used.
+    BeforeRestart {
+        /// When it started, and an election timeout more.
         until: Instant,
     },
 }
@@ -193,8 +258,10 @@ pub enum RefusalReason {
     },
     /// It depends on one member.
     Member(Missing),
-    /// The request itself is at fault, or what was in the way is gone: the refusal says all.
+    /// The request itself is at fault: the refusal says all.
     Request,
+    /// What was in the way is there no more.
+    Gone,
 }
 
 impl Raft {
@@ -212,26 +279,23 @@ impl Raft {
                 }
             }
             Role::Follower(follower) => {
-                let obstacle = self.campaign_obstacle();
-                match (follower.leader, obstacle) {
+                let (until, promise) = (follower.election_deadline, self.vote_promise());
+                match (follower.leader, self.campaign_obstacle()) {
                     (Some(leader), obstacle) => {
-                        let until = obstacle.is_none().then_some(follower.election_deadline);
-                        LeadershipReason::Follows { leader, until }
+                        LeadershipReason::Follows { leader, until, obstacle, promise }
                     }
-                    (None, Some(obstacle)) => LeadershipReason::MayNotCampaign(obstacle),
-                    (None, None) => LeadershipReason::Waits { until: follower.election_deadline },
+                    (None, Some(because)) => LeadershipReason::MayNotCampaign { because, promise },
+                    (None, None) => LeadershipReason::Waits { until, promise },
                 }
             }
-            Role::PreCandidate(candidate) => {
-                let (granted, missing) = self.divide(&candidate.granted);
-                let until = candidate.election_deadline;
-                LeadershipReason::AsksForPreVotes { granted, missing, until }
-            }
-            Role::Candidate(candidate) => {
-                let (granted, missing) = self.divide(&candidate.granted);
-                let until = candidate.election_deadline;
-                LeadershipReason::Campaigns { granted, missing, until }
-            }
+            Role::PreCandidate(candidate) => LeadershipReason::AsksForPreVotes {
+                tally: self.tally(&candidate.votes),
+                until: candidate.election_deadline,
+            },
+            Role::Candidate(candidate) => LeadershipReason::Campaigns {
+                tally: self.tally(&candidate.votes),
+                until: candidate.election_deadline,
+            },
         }
     }
 
@@ -288,17 +352,32 @@ impl Raft {
             | Refusal::NoTransferTarget => {
                 RefusalReason::Leadership(Box::new(self.explain_leadership()))
             }
-            Refusal::QuotaExceeded { .. } => self.waits_for(self.commit.next()),
+            Refusal::QuotaExceeded { .. } => match &self.role {
+                Role::Leader(_) if self.commit == self.log.last() => RefusalReason::Gone,
+                _ => self.waits_for(self.commit.next()),
+            },
             Refusal::TooManyReads { .. } | Refusal::NotSettled => match &self.role {
                 Role::Leader(leader) if self.commit < leader.term_start => {
                     self.waits_for(leader.term_start)
                 }
+                Role::Leader(_) if *refusal == Refusal::NotSettled => RefusalReason::Gone,
                 _ => RefusalReason::Leadership(Box::new(self.explain_leadership())),
             },
-            Refusal::ChangePending { at } => self.waits_for(*at),
+            Refusal::ChangePending { at } if *at > self.commit => self.waits_for(*at),
+            // A joint configuration is committed, and not left yet.
+            Refusal::ChangePending { .. } if self.log.membership().is_joint() => {
+                self.waits_for(self.log.membership_at())
+            }
+            Refusal::ChangePending { .. } => RefusalReason::Gone,
             Refusal::TransferInProgress { to: node }
             | Refusal::TransferTimedOut { to: node }
             | Refusal::NotCaughtUp { node, .. } => match &self.role {
+                Role::Leader(leader)
+                    if leader.transfer.is_none()
+                        && matches!(refusal, Refusal::TransferInProgress { .. }) =>
+                {
+                    RefusalReason::Gone
+                }
                 Role::Leader(leader) if leader.peers.contains(*node) => {
                     RefusalReason::Member(self.missing(leader, *node))
                 }
@@ -326,8 +405,34 @@ impl Raft {
         membership.members().filter(|&node| membership.is_voter(node))
     }
 
-    fn divide(&self, granted: &BTreeSet<NodeId>) -> (Vec<NodeId>, Vec<NodeId>) {
-        self.voters().partition(|node| granted.contains(node))
+    fn tally(&self, votes: &Votes) -> Tally {
+        let mut tally = Tally::default();
+        for (node, answer) in votes.iter() {
+            match answer {
+                Answer::Granted => tally.granted.push(node),
+                Answer::Uncounted(because) => tally.uncounted.push(Uncounted { node, because }),
+                Answer::Refused => tally.refused.push(node),
+            }
+        }
+        for node in self.voters().filter(|&node| votes.of(node).is_none()) {
+            if node == self.config.id {
+                let because = UncountedReason::NotDurable;
+                tally.uncounted.push(Uncounted { node, because });
+            } else {
+                tally.silent.push(node);
+            }
+        }
+        tally.uncounted.sort_by_key(|uncounted| uncounted.node);
+        tally
+    }
+
+    /// The same as the rule of `has_promised_another`.
+    fn vote_promise(&self) -> Option<VotePromise> {
+        let Promise { to, until } = self.promise;
+        (self.now < until).then_some(match to {
+            Some(leader) => VotePromise::ToLeader { leader, until },
+            None => VotePromise::BeforeRestart { until },
+        })
     }
 
     /// The same as the rule of `check_quorum`.
@@ -402,164 +507,6 @@ impl Raft {
             Some(CampaignObstacle::NoTermLeft)
         } else {
             None
-        }
-    }
-}
-
-/// Numbers with commas between them.
-struct List<'a, T>(&'a [T]);
-
-impl<T: fmt::Display> fmt::Display for List<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return f.write_str("none");
-        }
-        for (place, item) in self.0.iter().enumerate() {
-            let separator = if place == 0 { "" } else { ", " };
-            write!(f, "{separator}{item}")?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Missing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Missing { node, matched, because } = self;
-        write!(f, "node {node} (has {matched}: {because})")
-    }
-}
-
-impl fmt::Display for MissingReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            MissingReason::OwnDisk => f.write_str("this node's own disk is still writing"),
-            MissingReason::StoreDoesNotCount => {
-                f.write_str("it runs on a store that it was not admitted with")
-            }
-            MissingReason::StoreNotRecorded => {
-                f.write_str("its store is not recorded yet: it has not been heard from, or a change is under way")
-            }
-            MissingReason::Silent { since } => write!(f, "not heard from for {since:?}"),
-            MissingReason::Probing => f.write_str("the leader looks for where their logs agree"),
-            MissingReason::NeedsSnapshot => f.write_str("it needs a snapshot first"),
-            MissingReason::Fetching => {
-                f.write_str("what it needs is being read from the leader's disk")
-            }
-            MissingReason::AwaitsFullVoters => {
-                f.write_str("a witness: it gets entries once enough full voters have them")
-            }
-            MissingReason::Streaming => f.write_str("entries are on their way to it"),
-            MissingReason::UpToDate => f.write_str("it has the whole log"),
-        }
-    }
-}
-
-impl fmt::Display for CampaignObstacle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            CampaignObstacle::NotAVoter { role } => {
-                write!(f, "the configuration does not list it as a voter (it is a {role})")
-            }
-            CampaignObstacle::Witness => f.write_str("it is a witness, which has no commands"),
-            CampaignObstacle::InstallingSnapshot => {
-                f.write_str("its state is being replaced by a snapshot")
-            }
-            CampaignObstacle::StoreNotAdmitted { own, admitted: Some(admitted) } => write!(
-                f,
-                "it runs on store {own}, and was admitted with store {admitted}: promote it again once it has caught up"
-            ),
-            CampaignObstacle::StoreNotAdmitted { own, admitted: None } => {
-                write!(f, "its store {own} is not recorded: it may have been wiped")
-            }
-            CampaignObstacle::StorageStalled => f.write_str("its disk does not answer"),
-            CampaignObstacle::NoTermLeft => f.write_str("there is no higher term"),
-        }
-    }
-}
-
-impl fmt::Display for LeadershipReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            LeadershipReason::Leads { since, heard, missing, transfer_to } => {
-                write!(f, "leads since index {since}; heard from: {}", List(heard))?;
-                if !missing.is_empty() {
-                    write!(f, "; missing: {}", List(missing))?;
-                }
-                match transfer_to {
-                    Some(to) => write!(f, "; is handing over to node {to}"),
-                    None => Ok(()),
-                }
-            }
-            LeadershipReason::Follows { leader, until: Some(until) } => {
-                write!(f, "follows node {leader}, and gives it up at {until} if nothing is heard")
-            }
-            LeadershipReason::Follows { leader, until: None } => {
-                write!(f, "follows node {leader}, and may not campaign itself")
-            }
-            LeadershipReason::Waits { until } => {
-                write!(f, "knows of no leader, and campaigns at {until}")
-            }
-            LeadershipReason::MayNotCampaign(obstacle) => {
-                write!(f, "knows of no leader, and may not campaign: {obstacle}")
-            }
-            LeadershipReason::AsksForPreVotes { granted, missing, until } => write!(
-                f,
-                "asks whether it could be elected; yes: {}; no, or no answer: {}; tries anew at {until}",
-                List(granted),
-                List(missing)
-            ),
-            LeadershipReason::Campaigns { granted, missing, until } => write!(
-                f,
-                "campaigns; votes: {}; refused, or no answer: {}; tries anew at {until}",
-                List(granted),
-                List(missing)
-            ),
-        }
-    }
-}
-
-impl fmt::Display for CommitReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            CommitReason::Committed { is_applied: true } => f.write_str("committed and applied"),
-            CommitReason::Committed { is_applied: false } => {
-                f.write_str("committed, and not applied here yet")
-            }
-            CommitReason::NotInTheLog { last } => write!(f, "not in the log, which ends at {last}"),
-            CommitReason::NotLeader { leader: Some(leader), commit } => write!(
-                f,
-                "committed up to {commit} as far as this node knows: ask the leader, node {leader}"
-            ),
-            CommitReason::NotLeader { leader: None, commit } => write!(
-                f,
-                "committed up to {commit} as far as this node knows, and no leader is known"
-            ),
-            CommitReason::EarlierTerm { term, waits_for } => write!(
-                f,
-                "a quorum has it, but it is of term {term}: it is committed along with index {waits_for}"
-            ),
-            CommitReason::WaitsForVoters { have, missing, is_joint } => {
-                let half = if *is_joint { " in one half of the joint configuration" } else { "" };
-                write!(f, "too few voters have it{half}: {}; missing: ", List(have))?;
-                List(missing).fmt(f)
-            }
-            CommitReason::WaitsForZones { have, zones_min, missing } => write!(
-                f,
-                "it must be in {zones_min} zones, and is in: {}; missing: {}",
-                List(have),
-                List(missing)
-            ),
-        }
-    }
-}
-
-impl fmt::Display for RefusalReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            RefusalReason::Leadership(because) => write!(f, "this node {because}"),
-            RefusalReason::Commit { index, because } => write!(f, "index {index}: {because}"),
-            RefusalReason::Member(missing) => missing.fmt(f),
-            RefusalReason::Request => f.write_str("the request itself has to change"),
         }
     }
 }
