@@ -195,7 +195,7 @@ impl Raft {
 
     fn count_pre_votes(&mut self) {
         let Role::PreCandidate(candidate) = &self.role else { return };
-        if self.log.membership().has_quorum(|node| candidate.granted.contains(&node)) {
+        if self.electorate().has_quorum(|node| candidate.granted.contains(&node)) {
             self.campaign(false);
         }
     }
@@ -277,7 +277,7 @@ impl Raft {
         let Role::Candidate(candidate) = &self.role else { return };
         // Without its own durable vote it could lead a term in which it votes for another after a restart.
         let has_voted = candidate.granted.contains(&self.config.id);
-        if has_voted && self.log.membership().has_quorum(|node| candidate.granted.contains(&node)) {
+        if has_voted && self.electorate().has_quorum(|node| candidate.granted.contains(&node)) {
             self.become_leader();
         }
     }

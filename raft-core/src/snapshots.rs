@@ -157,8 +157,10 @@ impl Raft {
                 self.actions.push_back(Action::StreamSnapshot { to: from, term, snapshot });
             }
             (SnapshotOutcome::Wanted, Some(_)) => {}
-            // A newer one was taken meanwhile: offer that.
-            (SnapshotOutcome::Wanted, None) => *offered = None,
+            // A newer one was taken meanwhile: offer that (scenario 38).
+            (SnapshotOutcome::Wanted, None) if !mutated!(NewerSnapshotNotOffered) => {
+                *offered = None;
+            }
             _ => {
                 *streaming = false;
                 *offered_at = now;
