@@ -214,6 +214,10 @@ mutants! {
     LostOfferNotRepeated,
     /// Nothing is offered for an earlier snapshot that is wanted, though a newer one was taken meanwhile. Scenario 38.
     NewerSnapshotNotOffered,
+    /// What a follower says of an earlier offer is taken for its answer to the latest.
+    AnswerToAnEarlierOfferBelieved,
+    /// A follower that has less than was offered, but enough for the log to go on from there, is served no further.
+    EarlierSnapshotNotEnough,
     /// The end of a snapshot's stream is taken for that of a later one's, which is then begun once more.
     EarlierStreamEndsTheLater,
     /// The log is compacted past a follower that replicates and lags within the budget.

@@ -348,7 +348,11 @@ proptest! {
                 _ => {}
             }
         }
-        file.extend(recorder.take());
+        let pending = recorder.pending_bytes();
+        let piece = recorder.take();
+        // Polls that are still being counted are not among them.
+        prop_assert!(pending <= piece.len() && recorder.pending_bytes() == 0);
+        file.extend(piece);
         let recording = Recording::read(&file).expect("it begins well");
         let written = Start { config, seed: core_seed, now: start, restored };
         prop_assert_eq!(recording.start(), &written);
