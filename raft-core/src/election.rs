@@ -209,7 +209,7 @@ impl Raft {
 
     fn count_pre_votes(&mut self) {
         let Role::PreCandidate(candidate) = &self.role else { return };
-        if self.log.membership().has_quorum(|node| candidate.votes.has_granted(node)) {
+        if self.electorate().has_quorum(|node| candidate.votes.has_granted(node)) {
             self.campaign(false);
         }
     }
@@ -293,7 +293,7 @@ impl Raft {
         // Without its own durable vote it could lead a term in which it votes for another after a restart.
         let votes = &candidate.votes;
         let has_voted = votes.has_granted(self.config.id);
-        if has_voted && self.log.membership().has_quorum(|node| votes.has_granted(node)) {
+        if has_voted && self.electorate().has_quorum(|node| votes.has_granted(node)) {
             self.become_leader();
         }
     }

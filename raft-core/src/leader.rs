@@ -294,7 +294,7 @@ impl Raft {
             Progress::Probe { next, .. }
                 if next.prev() == rejected || mutated!(StaleRejectionBelieved) =>
             {
-                if !is_kept {
+                if !is_kept && !mutated!(LostLogNotBelieved) {
                     peer.matched = peer.matched.min(hint.index);
                 }
                 peer.matched
@@ -353,6 +353,7 @@ impl Raft {
         let Some(peer) = self.peer_mut(node) else { return };
         match &mut peer.progress {
             Progress::Probe { .. } => {}
+            Progress::Replicate { .. } if mutated!(BrokenConnectionIgnored) => {}
             Progress::Replicate { .. } => {
                 peer.probe_later(peer.matched.next(), now);
             }
@@ -499,7 +500,9 @@ impl Peer {
                 }
             }
             Progress::Snapshot { offered, offered_at, streaming } => {
-                if !*streaming && now.since(*offered_at) >= patience {
+                // Whatever became of an offer, there is another: a trigger that is dropped once must not be the last (scenario 38).
+                let is_over = !*streaming && now.since(*offered_at) >= patience;
+                if is_over && !mutated!(LostOfferNotRepeated) {
                     *offered = None;
                 }
             }

@@ -84,7 +84,8 @@ impl Raft {
         let timeout = u64::try_from(self.config.election_timeout.as_micros()).unwrap_or(u64::MAX);
         let length = u128::from(timeout) * u128::from(1_000_000 - drift.min(1_000_000)) / 1_000_000;
         let until = began + Duration::from_micros(u64::try_from(length).unwrap_or(u64::MAX));
-        (self.now < until).then_some(until)
+        // Judged whenever it is used, not from time to time: it may end between two checks (scenario 23).
+        (self.now < until || mutated!(LeaseEndsAtTheNextCheck)).then_some(until)
     }
 
     /// The latest time such that a quorum has answered heartbeats that left then or later.

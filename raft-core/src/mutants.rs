@@ -118,6 +118,12 @@ mutants! {
     ProbeRepeatedAtOnce,
     /// The end of a stream that was lost waits for an election timeout.
     LostEndOfAStreamNotAskedFor,
+    /// What was under way when a connection broke waits for an election timeout.
+    BrokenConnectionIgnored,
+    /// A peer that answers again goes on being probed: one append a heartbeat, whatever there is to send. Scenario 19.
+    BackOffOutlivesTheAnswer,
+    /// What a follower acknowledged is held against it though its log is gone: it is never sent what it lacks, nor offered the snapshot. Scenario 35.
+    LostLogNotBelieved,
     /// A rejection that an acknowledgement overtook takes it back.
     LateRejectionTakesBack,
     /// A store that starts twice in one life counts on. Rule 2 of stores.
@@ -171,12 +177,18 @@ mutants! {
     UnwrittenCountsAsDurable,
     /// A late completion stabilizes an index that has been rewritten since. Scenario 17.
     LateCompletionStabilizesARewrite,
-    /// A write counts as durable before the writes that were handed out before it. Scenarios 3 and 18.
+    /// A write counts as durable before the writes that were handed out before it. Scenario 3.
     DurableBeforeItsPredecessors,
+    /// A completion that overtook that of an earlier write is lost. Scenario 18.
+    OvertakingCompletionLost,
     /// The hard state's term may lie behind the log's at start. Scenario 3.
     RestoredTermUnchecked,
-    /// A commit index beyond the log is believed at start.
+    /// A commit index beyond the log is believed at start. Scenario 46.
     RestoredCommitUnchecked,
+    /// Entries whose places or terms are out of order are believed at start. Scenario 46.
+    RestoredTermsUnchecked,
+    /// Configurations out of order, beyond the log or without a voter are believed at start.
+    RestoredMembershipUnchecked,
     /// A log that starts after the machine's state ends is believed at start.
     RestoredGapUnchecked,
     /// A snapshot that was installed just before a crash does not replace the old log at start. Paper §7.
@@ -202,6 +214,14 @@ mutants! {
     NothingRetained,
     /// A wanted snapshot is streamed again while it is being streamed. Scenario 45.
     SnapshotStreamedTwice,
+    /// An offer that was not answered is never repeated. Scenario 38.
+    LostOfferNotRepeated,
+    /// Nothing is offered for an earlier snapshot that is wanted, though a newer one was taken meanwhile. Scenario 38.
+    NewerSnapshotNotOffered,
+    /// What a follower says of an earlier offer is taken for its answer to the latest.
+    AnswerToAnEarlierOfferBelieved,
+    /// A follower that has less than was offered, but enough for the log to go on from there, is served no further.
+    EarlierSnapshotNotEnough,
     /// The end of a snapshot's stream is taken for that of a later one's, which is then begun once more.
     EarlierStreamEndsTheLater,
     /// A copy of a snapshot that does not arrive is taken for the failure of the installation that is under way.
@@ -213,6 +233,8 @@ mutants! {
 
     // Membership.
 
+    /// A configuration elects only once it is committed. Dissertation §4.1; scenario 26.
+    ConfigurationElectsOnceCommitted,
     /// Two voters come or go in one step, without a joint configuration. Dissertation §4.1.
     TwoVotersInOneStep,
     /// A change is begun while another is not settled. Dissertation §4.1.
@@ -265,10 +287,12 @@ mutants! {
     LeaseKeptWhileHandingOver,
     /// A lease is served while leadership is handed over, until the target is told to campaign.
     LeaseUntilTheTargetIsTold,
-    /// The lease is as long as the promise: no clock drifts. Dissertation §6.4.1.
+    /// The lease is as long as the promise: no clock drifts. Dissertation §6.4.1; scenario 23.
     LeaseWithoutDrift,
-    /// The lease counts from when a heartbeat was answered, not from when it left. Dissertation §6.4.1.
+    /// The lease counts from when a heartbeat was answered, not from when it left. Dissertation §6.4.1; scenario 23.
     LeaseFromTheAnswer,
+    /// A lease that is over is served until the next check of the quorum ends the leadership. Dissertation §6.4.1; scenario 23.
+    LeaseEndsAtTheNextCheck,
     /// A leader that was paused goes on with its lease. Scenario 24.
     LeaseOutlivesAPause,
     /// The word that the clock stood still changes nothing. Scenario 24.

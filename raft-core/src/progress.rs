@@ -136,6 +136,10 @@ impl Peer {
                 in_flight.release_through(matched, now, write_time);
                 *next = (*next).max(matched.next());
             }
+            Progress::Probe { .. } if mutated!(BackOffOutlivesTheAnswer) => {
+                self.probe_later(matched.next(), now);
+            }
+            // It answers again: from now on it is streamed to, and nothing waits for a heartbeat (scenario 19).
             Progress::Probe { outstanding, .. } => {
                 // It may have more of the probe than it has on its disk already: that is under way, and not sent again.
                 let rest =

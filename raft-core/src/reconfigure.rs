@@ -141,6 +141,15 @@ impl Raft {
         Ok(())
     }
 
+    /// The configuration whose quorum elects: the latest in the log, committed or not (scenario 26). If it had to be committed first, a candidate could
+    /// need the vote of the very leader that died before it said so.
+    pub(crate) fn electorate(&self) -> &Membership {
+        if mutated!(ConfigurationElectsOnceCommitted) {
+            return self.log.membership_as_of(self.commit);
+        }
+        self.log.membership()
+    }
+
     fn check_caught_up(&self, node: NodeId) -> Result<(), Refusal> {
         let last = self.log.last();
         let Role::Leader(leader) = &self.role else { return Ok(()) };

@@ -137,7 +137,10 @@ impl Raft {
         peer.last_contact = now;
         if let SnapshotOutcome::Matched(matched) = outcome {
             peer.on_matched(matched, now, core::time::Duration::ZERO);
-            if matched >= base && matches!(peer.progress, Progress::Snapshot { .. }) {
+            if matched >= base
+                && matches!(peer.progress, Progress::Snapshot { .. })
+                && !mutated!(EarlierSnapshotNotEnough)
+            {
                 // It has less than was offered, but enough for the log to go on from there.
                 peer.probe(matched.next());
             }
@@ -146,7 +149,7 @@ impl Raft {
         let Progress::Snapshot { offered, offered_at, streaming } = &mut peer.progress else {
             return Ok(());
         };
-        if *offered != Some(position) {
+        if *offered != Some(position) && !mutated!(AnswerToAnEarlierOfferBelieved) {
             return Ok(());
         }
         match (outcome, latest.filter(|snapshot| snapshot.position == position)) {
@@ -157,8 +160,10 @@ impl Raft {
                 self.actions.push_back(Action::StreamSnapshot { to: from, term, snapshot });
             }
             (SnapshotOutcome::Wanted, Some(_)) => {}
-            // A newer one was taken meanwhile: offer that.
-            (SnapshotOutcome::Wanted, None) => *offered = None,
+            // A newer one was taken meanwhile: offer that (scenario 38).
+            (SnapshotOutcome::Wanted, None) if !mutated!(NewerSnapshotNotOffered) => {
+                *offered = None;
+            }
             _ => {
                 *streaming = false;
                 *offered_at = now;

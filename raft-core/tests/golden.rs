@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+#[path = "golden/rows.rs"]
+mod rows;
 #[path = "golden/runner/mod.rs"]
 mod runner;
 

@@ -6,13 +6,15 @@ mod common;
 
 use std::time::Duration;
 
-use common::one::{actions, at, disk, exchange, lead, message, role, sent, time_out, to, voters};
+use common::one::{
+    actions, at, disk, exchange, lead, message, receive, role, sent, time_out, to, voters,
+};
 use common::{Cluster, Disk, commands};
 use raft_core::{
-    Action, AppendOutcome, Body, ChangeStep, CommitGroups, Config, ConfigError, Entries, ForwardId,
-    ForwardOutcome, Index, Input, Instant, LeaseConfig, Membership, NodeId, Payload, ProposalId,
-    Raft, ReadAt, ReadId, Refusal, RequestId, Resolution, Restored, RestoredLog, RoleKind,
-    StorageHealth, StoreId, StoreStamp, Term, TrafficClass,
+    Action, AppendOutcome, Body, ChangeStep, CommitGroups, Config, ConfigError, Entries, Entry,
+    ForwardId, ForwardOutcome, Index, Input, Instant, LeaseConfig, Membership, Memory, NodeId,
+    Payload, ProposalId, Raft, ReadAt, ReadId, Refusal, RequestId, Resolution, Restored,
+    RestoredLog, RoleKind, StorageHealth, StoreId, StoreStamp, Term, TrafficClass,
 };
 
 fn start(membership: &Membership, configure: impl FnOnce(&mut Config)) -> Raft {
@@ -336,4 +338,20 @@ fn a_large_batch_is_appended_in_order_after_a_small_one() {
     assert_eq!(last.index, raft.status().last);
     assert_eq!(last.payload, Payload::Command("69".into()));
     assert!(written.windows(2).all(|pair| pair[0].index.next() == pair[1].index));
+}
+
+#[test]
+fn a_member_says_how_much_it_holds_in_memory() {
+    let mut raft = start(&voters(3), |_| {});
+    assert_eq!(raft.memory(), Memory { tail_bytes: 0, withheld_messages: 0 });
+    // Answers wait until the term is durable, and entries stay in memory until they are.
+    receive(&mut raft, 2, 1, Body::Heartbeat { commit: Index(0), read_context: 0 });
+    let prev = at(0, 0);
+    let entry = Entry { term: Term(1), index: Index(1), payload: Payload::Empty };
+    let entries = Entries::try_from_vec(vec![entry]).unwrap();
+    let bytes = entries.size_bytes();
+    receive(&mut raft, 2, 1, Body::Append { prev, entries, commit: Index(0) });
+    assert_eq!(raft.memory(), Memory { tail_bytes: bytes, withheld_messages: 1 });
+    sent(&mut raft);
+    assert_eq!(raft.memory().withheld_messages, 0);
 }

@@ -1,20 +1,100 @@
-//! Hostile peers and thoughtless callers: any message with any value in any field, from any store, and any request with any value in it, to one core. The
-//! stories of whole clusters are in `cluster_storms`.
+//! Hostile peers and thoughtless callers: any message with any value in any field, from any store, and any request with any value in it, to one core, whatever
+//! kind of member it is. The stories of whole clusters are in `cluster_storms`.
 #![allow(missing_docs)]
 
 mod common;
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use bytes::Bytes;
-use common::one::{lead, message, voters};
+use common::one::{message, receive, role, sent, time_out};
 use common::{cases, commands, one};
 use proptest::prelude::*;
+use proptest::test_runner::{TestCaseError, TestRunner};
 use raft_core::{
     Action, AppendOutcome, Body, CallerFault, ChangeStep, CommitGroups, Config, Entries, Entry,
     ForwardId, ForwardOutcome, HandleError, Index, Input, Instant, LeaseConfig, LogPosition,
     Membership, MembershipChange, NodeId, Payload, ProposalId, Raft, ReadAt, ReadId, Refusal,
-    RequestId, Restored, SnapshotMeta, SnapshotOutcome, StorageHealth, StoreId, StoreStamp, Term,
-    Ticket,
+    RequestId, Restored, RestoredLog, RoleKind, SnapshotMeta, SnapshotOutcome, StorageHealth,
+    StoreId, StoreStamp, Term, Ticket,
 };
+
+/// What node 1, the victim, is in the configuration that it starts with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Kind {
+    Voter,
+    Learner,
+    Witness,
+    Outsider,
+    /// While the configuration is joint: a voter of both halves, of the incoming one, or of the outgoing one alone.
+    InBothHalves,
+    Incoming,
+    Outgoing,
+    /// The same, as a witness of both halves, and of the outgoing one alone.
+    WitnessInBothHalves,
+    WitnessOutgoing,
+    /// Outgoing, and a learner once the joint configuration is left.
+    Demoted,
+    /// It leads nobody but itself.
+    OnlyVoter,
+}
+
+const KINDS: [Kind; 11] = [
+    Kind::Voter,
+    Kind::Learner,
+    Kind::Witness,
+    Kind::Outsider,
+    Kind::InBothHalves,
+    Kind::Incoming,
+    Kind::Outgoing,
+    Kind::WitnessInBothHalves,
+    Kind::WitnessOutgoing,
+    Kind::Demoted,
+    Kind::OnlyVoter,
+];
+
+impl Kind {
+    fn membership(self) -> Membership {
+        let (voters, outgoing, learners): (&[u64], &[u64], &[u64]) = match self {
+            Kind::Voter | Kind::Witness => (&[1, 2, 3], &[], &[]),
+            Kind::Learner => (&[2, 3], &[], &[1]),
+            Kind::Outsider => (&[2, 3], &[], &[]),
+            Kind::InBothHalves | Kind::WitnessInBothHalves => (&[1, 2, 4], &[1, 2, 3], &[]),
+            Kind::Incoming => (&[1, 2, 3], &[2, 3, 4], &[]),
+            Kind::Outgoing | Kind::WitnessOutgoing => (&[2, 3, 4], &[1, 2, 3], &[]),
+            Kind::Demoted => (&[2, 3, 4], &[1, 2, 3], &[1]),
+            Kind::OnlyVoter => (&[1], &[], &[2]),
+        };
+        let set = |nodes: &[u64]| nodes.iter().copied().map(NodeId).collect();
+        let witnesses: &[u64] = if self.is_witness() { &[1] } else { &[] };
+        Membership {
+            voters: set(voters),
+            outgoing: set(outgoing),
+            learners: set(learners),
+            witnesses: set(witnesses),
+            ..Membership::default()
+        }
+    }
+
+    fn is_witness(self) -> bool {
+        matches!(self, Kind::Witness | Kind::WitnessInBothHalves | Kind::WitnessOutgoing)
+    }
+
+    fn can_lead(self) -> bool {
+        self.membership().is_voter(NodeId(1)) && !self.is_witness()
+    }
+
+    /// What it is while it does not lead.
+    fn resting_role(self) -> RoleKind {
+        match self {
+            Kind::Learner => RoleKind::Learner,
+            Kind::Outsider => RoleKind::Outsider,
+            _ if self.is_witness() => RoleKind::Witness,
+            _ => RoleKind::Follower,
+        }
+    }
+}
 
 fn number() -> impl Strategy<Value = u64> {
     prop_oneof![4 => 0u64..6, 1 => Just(u64::MAX), 1 => Just(u64::MAX - 1), 1 => any::<u64>()]
@@ -27,10 +107,10 @@ fn position() -> impl Strategy<Value = LogPosition> {
 
 fn membership() -> impl Strategy<Value = Membership> {
     let some = || prop::collection::btree_set((1u64..6).prop_map(NodeId), 0..4);
-    (some(), some(), some(), some(), any::<bool>()).prop_map(
-        |(incoming, outgoing, learners, witnesses, is_sound)| {
-            if is_sound {
-                return voters(3);
+    (some(), some(), some(), some(), prop::option::of(prop::sample::select(&KINDS[..]))).prop_map(
+        |(incoming, outgoing, learners, witnesses, sound)| {
+            if let Some(kind) = sound {
+                return kind.membership();
             }
             Membership { voters: incoming, outgoing, learners, witnesses, ..Membership::default() }
         },
@@ -201,14 +281,68 @@ fn any_input() -> impl Strategy<Value = Input> {
     prop_oneof![3 => said, 1 => request()]
 }
 
-/// Node 1 of three, with everything that can be switched on if so wished; it may lead.
-fn victim(leads: bool, has_log: bool, has_features: bool) -> Raft {
+/// The term of a message: one that raises the victim's term out of reach makes all later ones those of an earlier term, which nobody listens to.
+#[derive(Clone, Copy, Debug)]
+enum MessageTerm {
+    Current,
+    Next,
+    /// The one that it was made with.
+    AsDrawn,
+}
+
+fn message_term() -> impl Strategy<Value = MessageTerm> {
+    prop_oneof![
+        10 => Just(MessageTerm::Current),
+        1 => Just(MessageTerm::Next),
+        2 => Just(MessageTerm::AsDrawn),
+    ]
+}
+
+/// Microseconds. Mostly short: a leader steps down if it hears from no quorum within an election timeout, and is to be hit while it leads.
+fn pause() -> impl Strategy<Value = u64> {
+    prop_oneof![12 => 0u64..20_000, 1 => 0u64..900_000]
+}
+
+/// A storm's victim, and what befalls it.
+#[derive(Clone, Debug)]
+struct Storm {
+    kind: Kind,
+    leads: bool,
+    has_log: bool,
+    has_features: bool,
+    inputs: Vec<(Input, MessageTerm, u64)>,
+}
+
+fn storm() -> impl Strategy<Value = Storm> {
+    let inputs = prop::collection::vec((any_input(), message_term(), pause()), 1..60);
+    let kind = prop::sample::select(&KINDS[..]);
+    (kind, any::<bool>(), any::<bool>(), any::<bool>(), inputs).prop_map(
+        |(kind, leads, has_log, has_features, inputs)| {
+            let leads = leads && kind.can_lead();
+            Storm { kind, leads, has_log, has_features, inputs }
+        },
+    )
+}
+
+/// The victim, with everything that can be switched on if so wished; it may lead. If it has a log, a joint configuration stands in there, and is not committed.
+/// Returns what time it is, too.
+fn victim(storm: &Storm) -> (Raft, u64) {
+    let (kind, membership) = (storm.kind, storm.kind.membership());
     let mut config = Config::new(NodeId(1));
-    let mut restored = Restored::founding(voters(3));
-    if has_log {
-        restored.log = one::disk(&[1, 1, 2], 2, None, 0);
+    config.is_witness = kind.is_witness();
+    let mut restored = Restored::founding(membership.clone());
+    if storm.has_log {
+        let log = one::disk(&[1, 1, 2], 2, None, 0);
+        restored.log = RestoredLog { base_membership: membership.clone(), ..log };
+        if membership.is_joint() {
+            let voters = membership.outgoing.clone();
+            let mut before = Membership { voters, ..Membership::default() };
+            before.witnesses = membership.witnesses.intersection(&before.voters).copied().collect();
+            restored.log.base_membership = before;
+            restored.log.memberships = vec![(Index(2), membership)];
+        }
     }
-    if has_features {
+    if storm.has_features {
         config.forward_proposals = true;
         config.lease = Some(LeaseConfig { clock_drift_max_ppm: 1_000 });
         config.store = Some(StoreStamp { id: StoreId(1), life: 1, nonce: 0 });
@@ -219,50 +353,105 @@ fn victim(leads: bool, has_log: bool, has_features: bool) -> Raft {
         config.commit_groups = Some(CommitGroups { zones: zones.into(), zones_min: 2 });
     }
     let mut raft = Raft::new(config, 7, Instant(0), restored).unwrap();
-    if leads {
-        lead(&mut raft);
-    }
-    raft
+    let now = if storm.leads { be_elected_by_all(&mut raft) } else { 0 };
+    (raft, now)
 }
 
-proptest! {
-    #![proptest_config(cases(400))]
+fn be_elected_by_all(raft: &mut Raft) -> u64 {
+    let deadline = raft.poll_timeout().expect("it can campaign");
+    time_out(raft);
+    let term = raft.status().term.0 + u64::from(role(raft) == RoleKind::PreCandidate);
+    for node in 2..=4 {
+        receive(raft, node, term, Body::PreVoteResponse { granted: true });
+    }
+    sent(raft);
+    for node in 2..=4 {
+        receive(raft, node, term, Body::VoteResponse { granted: true });
+    }
+    assert_eq!(role(raft), RoleKind::Leader);
+    deadline.0
+}
 
-    /// Any field may hold any value: nothing panics, no invariant (checked after every input) breaks, and what is wrong is refused by name.
-    #[test]
-    fn hostile_inputs_never_panic(
-        leads in any::<bool>(),
-        has_log in any::<bool>(),
-        has_features in any::<bool>(),
-        storm in prop::collection::vec((any_input(), 0u64..900_000), 1..60),
-    ) {
-        let mut raft = victim(leads, has_log, has_features);
-        let mut now = 10_000_000;
-        for (input, pause) in storm {
-            now += pause;
-            let answer = raft.handle(Instant(now), input.clone());
-            match (&input, answer) {
-                (_, Ok(()))
-                | (Input::Message { .. }, Err(HandleError::Peer { .. }))
-                | (
-                    Input::Persisted(_)
+/// Whether the core may say so of such an input: everything that is wrong is refused by its name.
+fn is_allowed(input: &Input, answer: &Result<(), HandleError>) -> bool {
+    matches!(
+        (input, answer),
+        (_, Ok(()))
+            | (Input::Message { .. }, Err(HandleError::Peer { .. }))
+            | (
+                Input::Persisted(_)
                     | Input::Applied(_)
                     | Input::SnapshotTaken(_)
                     | Input::SnapshotReceived(_)
                     | Input::SnapshotInstalled(_),
-                    Err(HandleError::Caller(
-                        CallerFault::UnknownTicket(_)
+                Err(HandleError::Caller(
+                    CallerFault::UnknownTicket(_)
                         | CallerFault::AppliedOutOfRange { .. }
                         | CallerFault::ImpossibleSnapshot { .. }
                         | CallerFault::WrongMembership { .. }
                         | CallerFault::UnexpectedSnapshot { .. },
-                    )),
-                ) => {}
-                (input, Err(error)) => prop_assert!(false, "{input:?} was refused with: {error}"),
-            }
-            let proposal = Input::Propose { id: ProposalId(1), commands: commands(&["x"]) };
-            prop_assert_eq!(raft.handle(Instant(now), proposal), Ok(()));
-            obey(&mut raft, Instant(now));
+                )),
+            )
+    )
+}
+
+/// Who was hit: what it was when the storm began, what it was then, and whether the configuration was joint.
+type Target = (Kind, RoleKind, bool);
+
+/// Messages that were not of an earlier term.
+#[derive(Clone, Copy, Debug, Default)]
+struct Hits {
+    accepted: u64,
+    refused: u64,
+}
+
+fn endure(storm: Storm, hits: &RefCell<HashMap<Target, Hits>>) -> Result<(), TestCaseError> {
+    let (mut raft, mut now) = victim(&storm);
+    for (mut input, drawn, pause) in storm.inputs {
+        now += pause;
+        let target = (storm.kind, role(&raft), raft.membership().is_joint());
+        let term = raft.status().term;
+        if let Input::Message { message, .. } = &mut input {
+            message.term = match drawn {
+                MessageTerm::Current => term,
+                MessageTerm::Next => Term(term.0.saturating_add(1)),
+                MessageTerm::AsDrawn => message.term,
+            };
+        }
+        let answer = raft.handle(Instant(now), input.clone());
+        prop_assert!(is_allowed(&input, &answer), "{input:?} was refused with: {answer:?}");
+        if let Input::Message { message, .. } = &input
+            && message.term >= term
+        {
+            let mut hits = hits.borrow_mut();
+            let hits = hits.entry(target).or_default();
+            hits.accepted += u64::from(answer.is_ok());
+            hits.refused += u64::from(answer.is_err());
+        }
+        let proposal = Input::Propose { id: ProposalId(1), commands: commands(&["x"]) };
+        prop_assert_eq!(raft.handle(Instant(now), proposal), Ok(()));
+        obey(&mut raft, Instant(now));
+    }
+    Ok(())
+}
+
+/// Any field may hold any value: nothing panics, no invariant (checked after every input) breaks, and what is wrong is refused by name. No kind of
+/// member is spared.
+#[test]
+fn hostile_inputs_never_panic() {
+    let hits = RefCell::new(HashMap::new());
+    let result = TestRunner::new(cases(400)).run(&storm(), |storm| endure(storm, &hits));
+    assert!(result.is_ok(), "{}", result.unwrap_err());
+    let hits = hits.into_inner();
+    for kind in KINDS {
+        let is_joint = kind.membership().is_joint();
+        let mut targets = vec![(kind, kind.resting_role(), is_joint)];
+        if kind.can_lead() {
+            targets.push((kind, RoleKind::Leader, is_joint));
+        }
+        for target in targets {
+            let Hits { accepted, refused } = hits.get(&target).copied().unwrap_or_default();
+            assert!(accepted >= 10 && refused >= 1, "{target:?} was hardly hit: {hits:#?}");
         }
     }
 }

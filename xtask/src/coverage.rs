@@ -26,7 +26,7 @@ pub(crate) fn run(root: &Path, args: &CoverageArgs) -> anyhow::Result<()> {
     let folder = root.join("target/coverage");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .args(["tarpaulin", "--engine", "llvm", "--packages", "raft-core", "--lib", "--tests"])
+        .args(["tarpaulin", "--engine", "llvm", "--packages", "raft-core", "--tests"])
         .args(["--include-files", "raft-core/src/*", "--skip-clean", "--locked", "--out", "Json"])
         .arg("--target-dir")
         .arg(&folder)

@@ -253,6 +253,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_burst_does_not_hold_its_memory_for_ever() {
+        let mut tail = Tail::default();
+        for index in 1..=4 * STAGED_CAPACITY_MAX as u64 {
+            tail.stage(Term(1), Index(index), Payload::Empty);
+        }
+        assert!(tail.staged.capacity() > STAGED_CAPACITY_MAX);
+        tail.seal();
+        assert!(tail.staged.capacity() <= STAGED_CAPACITY_MAX);
+        assert_eq!(tail.first(), Some(Index(1)));
+    }
+
     proptest! {
         #[test]
         fn slices_equal_those_of_a_plain_vector(

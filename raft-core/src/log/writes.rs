@@ -47,7 +47,7 @@ impl Writes {
             _ => self.queue.iter().position(is_it),
         };
         let Some(write) = place.and_then(|place| self.queue.get_mut(place)) else { return false };
-        write.done = true;
+        write.done = place == Some(0) || !mutated!(OvertakingCompletionLost);
         let (place, issued_at) = (write.touches_from, write.issued_at);
         let micros = now.0.saturating_sub(issued_at.0);
         self.mean_micros = self.mean_micros - self.mean_micros / 8 + micros / 8;
