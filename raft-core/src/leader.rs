@@ -254,13 +254,14 @@ impl Raft {
             return Err(PeerFault::AcknowledgedTooMuch { matched, last });
         }
         let Some(peer) = self.peer_mut(from) else { return Ok(()) };
+        if let AppendOutcome::Witnessed { matched } = outcome
+            && !peer.is_witness
+            && !mutated!(CommandsMissingBelieved)
+        {
+            return Err(PeerFault::CommandsMissing { matched });
+        }
         peer.last_contact = now;
         match outcome {
-            AppendOutcome::Witnessed { matched }
-                if !peer.is_witness && !mutated!(CommandsMissingBelieved) =>
-            {
-                return Err(PeerFault::CommandsMissing { matched });
-            }
             AppendOutcome::Accepted { matched } | AppendOutcome::Witnessed { matched } => {
                 peer.on_matched(matched, now, write_time);
                 peer.catch_up.on_matched(matched, last, now);

@@ -243,6 +243,8 @@ mutants! {
     ChangeBeforeOwnTermCommit,
     /// A joint configuration is left before it is committed. Dissertation §4.3.
     JointLeftBeforeCommitted,
+    /// What a quorum of the new configuration has already is committed at the next input only.
+    ShrunkQuorumNotNoticed,
     /// A joint configuration is never left. Dissertation §4.3; scenario 27.
     JointNeverLeft,
     /// Who is added and removed by one change is not served until it knows that it was removed. Dissertation §4.2.3.

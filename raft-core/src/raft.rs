@@ -77,7 +77,7 @@ pub struct Raft {
     /// Actions that are ready to be polled.
     pub(crate) actions: VecDeque<Action>,
     /// Whether anything was handled since actions were made last that may lead to some.
-    is_stale: bool,
+    pub(crate) is_stale: bool,
     /// Whether anything came that may let the leader commit more.
     pub(crate) may_commit: bool,
 }

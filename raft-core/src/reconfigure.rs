@@ -173,6 +173,10 @@ impl Raft {
         let version = self.log.membership_version();
         if self.membership_version != version {
             self.membership_version = version;
+            if !mutated!(ShrunkQuorumNotNoticed) {
+                // Who counts is another matter now: it may be that a quorum has more already.
+                (self.may_commit, self.is_stale) = (true, true);
+            }
             self.follow_membership();
         }
     }

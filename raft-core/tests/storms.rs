@@ -383,7 +383,8 @@ fn is_allowed(input: &Input, answer: &Result<(), HandleError>) -> bool {
                     | Input::Applied(_)
                     | Input::SnapshotTaken(_)
                     | Input::SnapshotReceived(_)
-                    | Input::SnapshotInstalled(_),
+                    | Input::SnapshotInstalled(_)
+                    | Input::SnapshotInstallFailed(_),
                 Err(HandleError::Caller(
                     CallerFault::UnknownTicket(_)
                         | CallerFault::AppliedOutOfRange { .. }

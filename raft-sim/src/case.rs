@@ -135,6 +135,8 @@ fn validate(plan: &Plan) -> Result<(), CaseError> {
         ("config.election_timeout_us", plan.election_us()),
         ("chaos_us", plan.chaos_us),
         ("apply_us", plan.apply_us),
+        ("install_us", plan.install_us),
+        ("network.stream_us", plan.network.stream_us),
         ("fault_every_us", plan.fault_every_us),
         ("fault_us", plan.fault_us),
         ("operate_every_us", plan.operate_every_us),

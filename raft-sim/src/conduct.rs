@@ -79,7 +79,12 @@ impl<M: Machine> World<'_, M> {
                 watch.is_stalled = *health == StorageHealth::Stalled;
                 watch.knows_stall &= watch.is_stalled;
             }
-            Input::Unreachable(peer) | Input::FetchFailed { peer } => watch.serve_anew(*peer),
+            Input::Unreachable(peer) => {
+                // What was being streamed is lost too, as far as it knows.
+                watch.streams.retain(|(to, _)| to != peer);
+                watch.serve_anew(*peer);
+            }
+            Input::FetchFailed { peer } => watch.serve_anew(*peer),
             _ => {}
         }
     }

@@ -48,6 +48,7 @@ mod outcome;
 mod perform;
 mod plan;
 mod plan_text;
+mod provoke;
 #[cfg_attr(not(feature = "redb"), path = "real_absent.rs")]
 mod real;
 mod real_disk;

@@ -53,7 +53,7 @@ impl<M: Machine> World<'_, M> {
     fn schedule_work(&mut self, node: usize) {
         let is_install =
             matches!(self.nodes[node].driver.jobs.front(), Some(MachineJob::Install(_)));
-        let more = if is_install && !self.calm { self.plan.election_us() } else { 0 };
+        let more = if is_install && !self.calm { self.plan.install_us } else { 0 };
         let delay = self.takes(self.plan.apply_us) + self.rng.below(more + 1);
         let life = self.nodes[node].life;
         self.at(delay, Event::Work { node, life });
@@ -257,7 +257,8 @@ impl<M: Machine> World<'_, M> {
         match (order::offered(wanted, latest.as_ref().map(|held| &held.meta)), latest) {
             (Offered::Stream, Some(snapshot)) => {
                 let to = index_of(to);
-                let delay = self.takes(self.plan.network.delay_us * 4);
+                let more = if self.calm { 0 } else { self.plan.network.stream_us };
+                let delay = self.takes(self.plan.network.delay_us * 4 + more);
                 let lost = self.network.is_cut(node, to)
                     || (!self.calm && self.rng.chance(self.plan.network.stream_loss));
                 self.at(delay, Event::Streamed { from: node, life, term, to, snapshot, lost });

@@ -31,6 +31,9 @@ pub struct Plan {
     pub chaos_us: u64,
     /// The usual time to apply a batch.
     pub apply_us: u64,
+    /// How much longer than that it may take to install a snapshot, while faults go on.
+    #[serde(default)]
+    pub install_us: u64,
     /// A checkpoint is taken after this many applied entries; 0 for never.
     pub checkpoint_every: u64,
     /// The usual time between two faults; 0 for none.
@@ -77,6 +80,9 @@ pub struct NetworkPlan {
     pub is_exponential: bool,
     /// Snapshot streams that break.
     pub stream_loss: u64,
+    /// The usual time that a snapshot's stream takes, beyond that of some messages.
+    #[serde(default)]
+    pub stream_us: u64,
 }
 
 /// What disks do.
@@ -263,7 +269,7 @@ impl Plan {
         let spares = if is_operated { rng.between(0, 4) } else { 0 };
         let drift = rng.pick(&[0, 0, 20, 100]);
         let nodes = voters + spares;
-        Plan {
+        let plan = Plan {
             voters,
             has_witness: voters >= 3 && rng.chance(150),
             spares,
@@ -272,6 +278,7 @@ impl Plan {
             has_stores: rng.chance(500),
             chaos_us: election_us * rng.between(20, 80),
             apply_us: election_us / rng.pick(&[2000, 300, 50, 15]),
+            install_us: election_us,
             checkpoint_every: rng.pick(&[0, 3, 10, 30, 100]),
             fault_every_us: if rng.chance(900) { election_us * rng.between(1, 10) } else { 0 },
             fault_us: election_us * rng.between(1, 10),
@@ -290,6 +297,7 @@ impl Plan {
                 straggle_us: election_us * rng.between(1, 12),
                 is_exponential: rng.chance(300),
                 stream_loss: on(rng, 500),
+                stream_us: 0,
             },
             disk: DiskPlan {
                 write_us: election_us / rng.pick(&[1000, 300, 100, 30, 10]),
@@ -309,7 +317,8 @@ impl Plan {
                 command_bytes_max: rng.pick(&[8, 64, 400]),
                 ..draw_sessions(seed)
             },
-        }
+        };
+        with_snapshots(plan, seed)
     }
 
     /// Whether clocks may run further apart than leases allow for. Then a lease may outlive the promises that it rests on, and reads may be stale.
@@ -323,6 +332,24 @@ impl Plan {
     pub fn election_us(&self) -> u64 {
         self.config.election_timeout.as_micros() as u64
     }
+}
+
+/// In one seed of four followers live on snapshots: logs are cut at once, and streams and installations take so long that much happens meanwhile. From a stream
+/// of chance of its own, so that the others stay as they are.
+fn with_snapshots(mut plan: Plan, seed: u64) -> Plan {
+    /// Any number will do that no other stream begins with.
+    const STREAM: u64 = 0x0005_4a95;
+    let mut rng = Rng::new(seed ^ (STREAM << 32));
+    if rng.chance(750) {
+        return plan;
+    }
+    let election_us = plan.election_us();
+    plan.checkpoint_every = rng.pick(&[2, 3, 10]);
+    plan.config.retained_entries = rng.pick(&[0, 0, 3]);
+    plan.config.compaction_lag_max = 0;
+    plan.network.stream_us = election_us / rng.pick(&[10, 3, 1]);
+    plan.install_us = election_us * rng.between(1, 4);
+    plan
 }
 
 /// Keys and sessions, from a stream of their own. In three seeds of four they are what they were before plans had them: one, three or all keys, and many

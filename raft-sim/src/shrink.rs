@@ -234,6 +234,8 @@ fn simplifications() -> Vec<Simplification> {
         smaller("messages duplicated", 0, |plan| &mut plan.network.duplicate),
         smaller("messages late", 0, |plan| &mut plan.network.straggle),
         smaller("snapshot streams lost", 0, |plan| &mut plan.network.stream_loss),
+        smaller("time of snapshot streams, us", 0, |plan| &mut plan.network.stream_us),
+        smaller("time to install a snapshot, us", 0, |plan| &mut plan.install_us),
         smaller("slow writes", 0, |plan| &mut plan.disk.stall),
         smaller("late notices of writes, us", 0, |plan| &mut plan.disk.notice_us),
         smaller("fetches lost", 0, |plan| &mut plan.disk.fetch_loss),

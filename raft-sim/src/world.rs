@@ -18,6 +18,7 @@ use crate::network::Network;
 use crate::node::{Clock, Driver, Node};
 use crate::operator::Operator;
 use crate::oracle::Oracle;
+use crate::provoke::judge_damaged_start;
 use crate::timeline::{Kind, Mark, Moment, Passage};
 use crate::{Checker, Coverage, Image, Ledger, Machine, Plan, Rng, Violation, words};
 
@@ -362,6 +363,12 @@ impl<'a, M: Machine> World<'a, M> {
             judge_real_restore(it.id, &real.restore(), &restored.log)?;
         }
         let line = starts(Some(it.life), &restored);
+        let mut rng = Rng::new(seed);
+        if let Some(counted) =
+            judge_damaged_start(&config, it.clock.local(now), &restored, &mut rng)?
+        {
+            self.coverage.hit(counted);
+        }
         match Raft::new(config, seed, it.clock.local(now), restored) {
             Ok(raft) => {
                 let base = raft.status().base;
@@ -400,7 +407,8 @@ impl<'a, M: Machine> World<'a, M> {
         }
         self.coverage.hit("messages delivered");
         self.observe(|at| Moment::of_message(at, Kind::Arrived(way), &message, None));
-        self.tell(to, Input::Message { from, store, message })
+        self.tell(to, Input::Message { from, store, message })?;
+        self.provoke_sometimes(to)
     }
 
     fn on_wake(&mut self, node: usize, life: u64) -> Result<(), Violation> {

@@ -31,6 +31,7 @@ fn plan() -> Plan {
         has_stores: false,
         chaos_us: 3_000_000,
         apply_us: 100,
+        install_us: 0,
         checkpoint_every: 50,
         fault_every_us: 0,
         fault_us: 100_000,
@@ -48,6 +49,7 @@ fn plan() -> Plan {
             straggle_us: 0,
             is_exponential: false,
             stream_loss: 0,
+            stream_us: 0,
         },
         disk: DiskPlan {
             write_us: 200,
