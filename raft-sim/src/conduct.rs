@@ -4,7 +4,8 @@
 //! `conduct_requests`.
 
 use raft_core::{
-    Body, Entry, Input, Instant, Message, NodeId, Payload, Persist, Raft, StorageHealth, Term,
+    Body, Entry, Index, Input, Instant, Message, NodeId, Payload, Persist, Raft, StorageHealth,
+    Term,
 };
 
 use crate::checker::broken;
@@ -23,6 +24,8 @@ impl<M: Machine> World<'_, M> {
         let has_stores = self.plan.has_stores;
         let it = &mut self.nodes[node];
         let (id, own, term) = (it.id, it.log.last(), it.log.hard_state.term);
+        let held = it.checkpoint.as_ref().map_or(Index(0), |held| held.meta.position.index);
+        let extent = (it.log.base.index, held);
         let leads = it.raft.as_ref().is_some_and(|raft| raft.leader() == Some(id));
         let is_paused = has_leases && now.since(it.watch.told) > heartbeat * 2;
         let forgets = is_paused || matches!(input, Input::ClockSuspect);
@@ -40,6 +43,12 @@ impl<M: Machine> World<'_, M> {
         match input {
             Input::Message { from, store, message } => {
                 watch.note_message(*from, *store, message, now, own);
+                if let (Body::SnapshotResponse { position, outcome }, Some(leading)) =
+                    (&message.body, &mut watch.leading)
+                    && leading.term == message.term
+                {
+                    leading.note_snapshot_answer(*from, (*position, *outcome), extent, now);
+                }
                 if let Some(stamp) = *store {
                     watch.note_stamp((*from, stamp), message, is_polled.then_some(term));
                 }
@@ -82,9 +91,20 @@ impl<M: Machine> World<'_, M> {
             Input::Unreachable(peer) => {
                 // What was being streamed is lost too, as far as it knows.
                 watch.streams.retain(|(to, _)| to != peer);
+                if let Some(leading) = &mut watch.leading
+                    && leading.replicates.contains(peer)
+                    && leading.serving.get(peer).is_some_and(Serving::is_in_the_middle)
+                {
+                    leading.owed.entry(*peer).or_insert(now);
+                    leading.broken.insert(*peer);
+                }
                 watch.serve_anew(*peer);
             }
-            Input::FetchFailed { peer } => watch.serve_anew(*peer),
+            Input::Fetched { peer, .. } => watch.note_fetched(*peer),
+            Input::FetchFailed { peer } => {
+                watch.note_fetched(*peer);
+                watch.serve_anew(*peer);
+            }
             _ => {}
         }
     }
@@ -149,6 +169,7 @@ impl<M: Machine> World<'_, M> {
             leading.serving.values_mut().for_each(Serving::settle);
         }
         self.judge_farewells(node, told)?;
+        self.judge_attention(node, told)?;
         self.judge_hearing(node, told)?;
         while let Some((due, question)) = self.nodes[node].watch.questions.front().copied() {
             if due > told {
@@ -216,6 +237,7 @@ impl<M: Machine> World<'_, M> {
             for entry in write.entries.iter() {
                 let Payload::Membership(next) = &entry.payload else { continue };
                 self.judge_recorded_stores(node, (before, next), entry.term)?;
+                self.judge_former_witnesses(node, next)?;
                 before = next;
             }
         }
@@ -255,6 +277,7 @@ impl<M: Machine> World<'_, M> {
         match &message.body {
             Body::Heartbeat { read_context, .. } => {
                 let Some(leading) = &mut it.watch.leading else { return Ok(()) };
+                leading.has_beaten = true;
                 leading.note_beat(*read_context, told);
                 if leading.term == message.term && last.term != message.term {
                     return broken(
@@ -285,10 +308,13 @@ impl<M: Machine> World<'_, M> {
                     );
                 }
             }
-            Body::SnapshotOffer { .. } => {
+            Body::SnapshotOffer { snapshot } => {
                 if let Some(leading) = &mut it.watch.leading {
+                    leading.attend(to, told);
+                    leading.offered.insert(to, snapshot.position);
                     leading.replicates.remove(&to);
                 }
+                return self.judge_need(node, to);
             }
             Body::Forward { id: batch, .. } => it.watch.nonce = Some(batch.nonce),
             Body::TimeoutNow => {
@@ -298,6 +324,11 @@ impl<M: Machine> World<'_, M> {
                 return self.judge_handover(node, to, message.term);
             }
             Body::Append { entries, prev, commit } => {
+                if let Some(leading) = &mut it.watch.leading {
+                    leading.attend(to, told);
+                    leading.offered.remove(&to);
+                    leading.enough.remove(&to);
+                }
                 self.judge_own_commit(node, message.term, *commit)?;
                 return self.judge_append(node, to, (message.term, *prev), entries);
             }

@@ -10,6 +10,9 @@ use crate::node::index_of;
 use crate::world::World;
 use crate::{Machine, Violation};
 
+/// Within so many heartbeat intervals a leader does what can not be done at once.
+const ATTENTION_HEARTBEATS: u32 = 4;
+
 impl<M: Machine> World<'_, M> {
     /// Whether a leader has a lease by the world's own books.
     pub(crate) fn has_lease(&self, node: usize, now: Instant) -> bool {
@@ -34,6 +37,7 @@ impl<M: Machine> World<'_, M> {
     ) -> Result<(), Violation> {
         let end = entries.last().map_or(prev.index, |entry| entry.index);
         self.judge_serving(node, to, (prev.index, end))?;
+        self.judge_begun_anew(node, to, prev.index)?;
         let it = &self.nodes[node];
         let (id, last, told) = (it.id, it.log.last(), it.watch.told);
         let (Some(first), Some(end)) = (entries.first(), entries.last()) else {
@@ -87,6 +91,27 @@ impl<M: Machine> World<'_, M> {
             return broken(
                 "what was acknowledged is not sent again",
                 format!("node {id} sends {} to node {to}, which acknowledged {acked}", first.index),
+            );
+        }
+        Ok(())
+    }
+
+    /// What was under way when a connection broke is lost, as far as the leader knows: it begins anew after what was acknowledged.
+    pub(crate) fn judge_begun_anew(
+        &mut self,
+        node: usize,
+        to: NodeId,
+        prev: Index,
+    ) -> Result<(), Violation> {
+        let is_judged = self.plan.coalesce == 0;
+        let it = &mut self.nodes[node];
+        let (id, unsettled) = (it.id, &it.watch.unsettled);
+        let Some(leading) = it.watch.leading.as_mut() else { return Ok(()) };
+        let most = leading.most.get(&to).copied().unwrap_or_default();
+        if leading.broken.remove(&to) && is_judged && !unsettled.contains(&to) && prev > most {
+            return broken(
+                "what a broken connection lost is sent anew",
+                format!("node {id} goes on after {prev}; node {to} has acknowledged {most}"),
             );
         }
         Ok(())
@@ -184,6 +209,48 @@ impl<M: Machine> World<'_, M> {
             detail: format!("node {id} to node {to}: {}", it.detail),
             ..it
         })
+    }
+
+    /// Nobody waits for a time-out where a heartbeat is enough: what is not answered is asked about, a broken connection is tried again, and who has an earlier snapshot
+    /// is served on. Judged when heartbeats have left.
+    pub(crate) fn judge_attention(&mut self, node: usize, told: Instant) -> Result<(), Violation> {
+        let heartbeat = self.plan.config.heartbeat_interval;
+        // What is decided leaves later there; and who does not count gets nothing.
+        let is_judged = self.plan.coalesce == 0 && !self.plan.has_stores;
+        let it = &mut self.nodes[node];
+        let id = it.id;
+        let members = it.log.membership();
+        let Some(leading) = it.watch.leading.as_mut() else { return Ok(()) };
+        if !std::mem::take(&mut leading.has_beaten) || !is_judged {
+            return Ok(());
+        }
+        let owed = leading.owed.iter().find(|(peer, since)| {
+            members.contains(**peer) && told.since(**since) > heartbeat * ATTENTION_HEARTBEATS
+        });
+        if let Some((peer, since)) = owed {
+            return broken(
+                "who is owed something gets it soon",
+                format!(
+                    "node {id} owes node {peer} an append or an offer since {since}; it is {told}"
+                ),
+            );
+        }
+        let unanswered = leading.serving.iter().find(|(peer, serving)| {
+            let attended = leading.attended.get(peer).copied().unwrap_or_default();
+            leading.replicates.contains(peer)
+                && !leading.fetching.contains(peer)
+                && members.contains(**peer)
+                && serving.waits_since().is_some_and(|since| {
+                    told.since(since.max(attended)) > heartbeat * ATTENTION_HEARTBEATS
+                })
+        });
+        match unanswered {
+            Some((peer, _)) => broken(
+                "what is not answered is asked about",
+                format!("node {id} has asked node {peer} nothing for too long; it is {told}"),
+            ),
+            None => Ok(()),
+        }
     }
 
     /// Leadership goes to who can lead, and has the whole log.
@@ -330,6 +397,23 @@ impl<M: Machine> World<'_, M> {
         )
     }
 
+    /// A snapshot is only for who needs entries that are gone.
+    pub(crate) fn judge_need(&mut self, node: usize, to: NodeId) -> Result<(), Violation> {
+        let is_judged = self.plan.coalesce == 0 && !self.plan.has_stores;
+        let it = &mut self.nodes[node];
+        let (id, base) = (it.id, it.log.base.index);
+        let Some(leading) = it.watch.leading.as_mut().filter(|_| is_judged) else { return Ok(()) };
+        match leading.enough.remove(&to).filter(|matched| *matched >= base) {
+            Some(matched) => broken(
+                "snapshots are for who needs them",
+                format!(
+                    "node {id} goes on with one for node {to}, which has {matched}; its log begins after {base}"
+                ),
+            ),
+            None => Ok(()),
+        }
+    }
+
     /// A stream of the same snapshot is begun once at a time.
     pub(crate) fn watch_stream(
         &mut self,
@@ -337,6 +421,9 @@ impl<M: Machine> World<'_, M> {
         to: NodeId,
         snapshot: &SnapshotMeta,
     ) -> Result<(), Violation> {
+        let it = &mut self.nodes[node];
+        it.watch.attend(to);
+        self.judge_need(node, to)?;
         let it = &mut self.nodes[node];
         if it.watch.unsettled.contains(&to)
             || it.watch.streams.insert((to, snapshot.position.index))

@@ -192,6 +192,22 @@ impl<M: Machine> World<'_, M> {
         Ok(())
     }
 
+    /// The store of a witness lacks commands: who was one, as far as the leader's log goes back, becomes no full member.
+    pub(crate) fn judge_former_witnesses(
+        &self,
+        node: usize,
+        next: &Membership,
+    ) -> Result<(), Violation> {
+        let it = &self.nodes[node];
+        match next.members().find(|id| !next.is_witness(*id) && it.log.ever_lists_witness(*id)) {
+            Some(former) => broken(
+                "who was a witness becomes no full member",
+                format!("node {} makes a member of node {former}: {next:?}", it.id),
+            ),
+            None => Ok(()),
+        }
+    }
+
     /// Where stores are told apart, a leader changes the group only so that a quorum knows that it may vote.
     pub(crate) fn judge_electable(&self, node: usize, next: &Membership) -> Result<(), Violation> {
         if next.stores.is_empty() || !self.nodes[node].claims_to_lead() {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use raft_core::{
     Entries, Input, Instant, Membership, NodeId, Persist, StorageHealth, StoreId, StoreStamp,
+    Ticket,
 };
 use raft_node::order::{MachineJob, StoreJob};
 
@@ -19,6 +20,16 @@ use crate::node::Driver;
 use crate::timeline::Mark;
 use crate::world::World;
 use crate::{Image, Machine, Violation};
+
+/// Whether what a later write adds to the log counts only once this is durable too.
+fn touches_the_log(job: &StoreJob) -> bool {
+    match job {
+        StoreJob::Write(write) => {
+            !write.entries.is_empty() || write.truncate_from.is_some() || write.reset.is_some()
+        }
+        StoreJob::Compact(_) => false,
+    }
+}
 
 /// Makes one write durable.
 fn write_to(disk: &mut Image, write: &Persist) -> Result<(), String> {
@@ -57,11 +68,48 @@ impl<M: Machine> World<'_, M> {
     }
 
     pub(crate) fn enqueue(&mut self, node: usize, job: StoreJob) {
+        let ticket = match &job {
+            StoreJob::Write(write) => Some(write.ticket),
+            StoreJob::Compact(_) => None,
+        };
         let queue = &mut self.nodes[node].driver.queue;
+        let is_held_back = queue.iter().any(touches_the_log);
         queue.push_back(job);
         if queue.len() == 1 {
             self.schedule_flush(node);
         }
+        if let Some(ticket) = ticket.filter(|_| is_held_back) {
+            self.overtake(node, ticket);
+        }
+    }
+
+    /// Now and then a write is finished before those that wait before it. It counts only once they are finished too, and then it does.
+    fn overtake(&mut self, node: usize, ticket: Ticket) {
+        let chance = self.plan.disk.overtaking;
+        let is_modelled = self.nodes[node].real.is_none();
+        if !is_modelled || self.calm || chance == 0 || !self.rng.chance(chance) {
+            return;
+        }
+        self.coverage.hit("writes that overtook others");
+        let it = &mut self.nodes[node];
+        it.driver.overtaking.insert(ticket);
+        let (life, input) = (it.life, Input::Persisted(ticket));
+        let delay = self.rng.below(self.plan.disk.write_us + 1);
+        self.at(delay, Event::Tell { node, life, input });
+    }
+
+    /// How many of the jobs that wait are finished along with the first `count`: those after them that were finished before.
+    fn count_finished(&self, node: usize, count: u64) -> u64 {
+        let Driver { queue, overtaking, .. } = &self.nodes[node].driver;
+        let mut finished = count;
+        for (place, job) in (1..).zip(queue).skip(count as usize) {
+            match job {
+                StoreJob::Write(write) if overtaking.contains(&write.ticket) => finished = place,
+                job if touches_the_log(job) => break,
+                _ => {}
+            }
+        }
+        finished
     }
 
     /// The disk finishes some of what waits: one or several writes at a time, as a group commit does.
@@ -80,6 +128,7 @@ impl<M: Machine> World<'_, M> {
     /// The first of what waits, carried out as one commit. The inner error is the disk's.
     fn commit(&mut self, node: usize, count: u64) -> Result<Result<(), String>, Violation> {
         let now = Instant(self.now_us());
+        let count = self.count_finished(node, count);
         let it = &mut self.nodes[node];
         let Driver { queue, writes, .. } = &mut it.driver;
         for job in queue.drain(..queue.len().min(count as usize)) {
@@ -103,6 +152,9 @@ impl<M: Machine> World<'_, M> {
         }
         let is_told_before = mutated!(PersistedReportedAtOnce);
         for ticket in tickets.into_iter().filter(|_| !is_told_before) {
+            if self.nodes[node].driver.overtaking.remove(&ticket) {
+                continue;
+            }
             let spread = if self.calm { 0 } else { self.plan.disk.notice_us };
             let delay = self.rng.below(spread + 1);
             let at = self.now_us() + delay;

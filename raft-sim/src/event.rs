@@ -1,6 +1,6 @@
 //! What can happen in the world, and the order in which it does.
 
-use raft_core::{Index, Input, Message, NodeId, StoreStamp, Term};
+use raft_core::{Index, Input, LogPosition, Message, NodeId, StoreStamp, Term};
 
 use crate::node::Snapshot;
 
@@ -25,6 +25,8 @@ pub(crate) enum Event {
     Fetch { node: usize, life: u64, fetch: FetchRequest },
     /// A snapshot stream ends.
     Streamed { from: usize, life: u64, term: Term, to: usize, snapshot: Snapshot, lost: bool },
+    /// A leader's driver reports that a stream has ended.
+    StreamEnded { node: usize, life: u64, term: Term, to: NodeId, position: LogPosition },
     /// A node comes back.
     Restart { node: usize },
     /// A node in a crash loop goes down again, and comes back for this many times more.
@@ -73,7 +75,8 @@ impl Event {
             | Event::Tell { node, .. }
             | Event::Work { node, .. }
             | Event::Checkpointed { node, .. }
-            | Event::Fetch { node, .. } => Some(*node),
+            | Event::Fetch { node, .. }
+            | Event::StreamEnded { node, .. } => Some(*node),
             _ => None,
         }
     }

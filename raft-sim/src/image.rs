@@ -45,6 +45,12 @@ impl Image {
         }
     }
 
+    /// Whether a configuration in the log, or as of its base, lists a node as a witness.
+    pub(crate) fn ever_lists_witness(&self, node: raft_core::NodeId) -> bool {
+        self.base_membership.is_witness(node)
+            || self.memberships().any(|(_, known)| known.is_witness(node))
+    }
+
     /// The configurations in entries after the base, with their places.
     pub fn memberships(&self) -> impl Iterator<Item = (LogPosition, &Membership)> {
         self.configurations.iter().filter_map(|at| {

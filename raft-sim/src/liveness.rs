@@ -12,7 +12,7 @@ use raft_core::{Body, LogPosition, Membership, Message, NodeId, ProposalId};
 
 use crate::Image;
 use crate::checker::broken;
-use crate::node::index_of;
+use crate::node::{Node, index_of};
 use crate::timeline::Mark;
 use crate::world::World;
 use crate::{Machine, Violation};
@@ -59,7 +59,12 @@ impl<M: Machine> World<'_, M> {
         let memberships: Vec<Membership> = self.live_memberships().collect();
         let ends = |is_able: &dyn Fn(NodeId) -> bool| -> LogPosition {
             let nodes = core.iter().map(|node| &self.nodes[*node]);
-            let ends = nodes.filter(|node| is_able(node.id)).map(|node| node.disk.last());
+            // What is being written when faults end will be durable.
+            let end = |node: &Node<M>| match node.raft {
+                Some(_) => node.log.last(),
+                None => node.disk.last(),
+            };
+            let ends = nodes.filter(|node| is_able(node.id)).map(end);
             ends.max_by_key(|end| (end.term, end.index)).unwrap_or(LogPosition::ORIGIN)
         };
         let can_lead = |id: NodeId| {

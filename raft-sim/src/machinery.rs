@@ -295,8 +295,9 @@ impl<M: Machine> World<'_, M> {
             let it = &mut self.nodes[from];
             it.watch.streams.remove(&(id.peer, position.index));
             if it.driver.sending.on_end(id) {
-                let input = Input::SnapshotStreamEnded { to: id.peer, position };
-                self.at(0, Event::Tell { node: from, life, input });
+                let delay = self.report_delay();
+                let to = id.peer;
+                self.at(delay, Event::StreamEnded { node: from, life, term, to, position });
             }
         }
         let receiving = &mut self.nodes[to].driver.receiving;
@@ -307,7 +308,7 @@ impl<M: Machine> World<'_, M> {
             }
             snapshot.meta = whole.snapshot.clone();
             self.nodes[to].received = Some(snapshot);
-            return self.tell(to, Input::SnapshotReceived(whole.snapshot));
+            return self.report_receipt(to, Input::SnapshotReceived(whole.snapshot));
         }
         self.coverage.hit("streams broken");
         // The receiver may hear nothing of it: it goes on waiting.
@@ -315,9 +316,30 @@ impl<M: Machine> World<'_, M> {
             && self.rng.chance(500)
             && let Some(broken_off) = self.nodes[to].driver.receiving.give_up()
         {
-            self.tell(to, Input::SnapshotFailed(broken_off.snapshot))?;
+            return self.report_receipt(to, Input::SnapshotFailed(broken_off.snapshot));
         }
         Ok(())
+    }
+
+    /// What was received, or was not, is reported in order.
+    fn report_receipt(&mut self, node: usize, input: Input) -> Result<(), Violation> {
+        let (now, delay) = (self.now_us(), self.report_delay());
+        let it = &mut self.nodes[node];
+        let at = it.driver.receipt_at.max(now + delay);
+        let is_next = it.driver.receipt_at < now;
+        it.driver.receipt_at = at;
+        if is_next && at == now {
+            return self.tell(node, input);
+        }
+        let life = it.life;
+        self.at(at - now, Event::Tell { node, life, input });
+        Ok(())
+    }
+
+    /// What becomes of streams is reported at once, or, where they take long, after a while: a large snapshot has to be checked and closed.
+    fn report_delay(&mut self) -> u64 {
+        let most = self.plan.network.stream_us * 3;
+        if self.calm || most == 0 { 0 } else { self.rng.below(most + 1) }
     }
 
     /// Replaces the state by a received snapshot, if one is to be installed and nothing is in its way.

@@ -1,10 +1,11 @@
 //! One member: a core when it is up, and everything around it: clock, disk, machine, driver.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use raft_core::{
     Index, Input, Instant, Membership, NodeId, Raft, RoleKind, SnapshotMeta, StoreId, StoreStamp,
+    Ticket,
 };
 use raft_kv::Response;
 use raft_node::order::{
@@ -30,6 +31,8 @@ pub(crate) struct Snapshot {
 pub(crate) struct Driver {
     /// What waits for the disk.
     pub(crate) queue: VecDeque<StoreJob>,
+    /// Writes in it that were reported already: they overtook others, and are durable as soon as those are.
+    pub(crate) overtaking: BTreeSet<Ticket>,
     pub(crate) writes: WriteOrder,
     /// What was polled for the machine, and is not handed over yet.
     pub(crate) fresh: Vec<MachineJob>,
@@ -43,6 +46,8 @@ pub(crate) struct Driver {
     pub(crate) reads: WaitingReads<usize>,
     pub(crate) sending: Sending<()>,
     pub(crate) receiving: Receiving<()>,
+    /// When the last report of what was received, or was not, reaches the core.
+    pub(crate) receipt_at: u64,
 }
 
 impl Driver {
@@ -56,6 +61,7 @@ impl Driver {
             if every == 0 { CheckpointEvery::Demand } else { CheckpointEvery::Entries(every) };
         Driver {
             queue: VecDeque::new(),
+            overtaking: BTreeSet::new(),
             writes: WriteOrder::new(patience),
             fresh: Vec::new(),
             jobs: VecDeque::new(),
@@ -66,6 +72,7 @@ impl Driver {
             reads: WaitingReads::new(),
             sending: Sending::default(),
             receiving: Receiving::default(),
+            receipt_at: 0,
         }
     }
 

@@ -66,7 +66,8 @@ impl<M: Machine> World<'_, M> {
             target = to;
             Input::TransferLeadership { id, to }
         } else {
-            let steps = match self.draw_changed_mind(&membership) {
+            let former = self.draw_former_witness(node, &membership);
+            let steps = match former.or_else(|| self.draw_changed_mind(&membership)) {
                 Some(steps) => steps,
                 None => match self.draw_steps(&membership) {
                     Some(steps) => steps,
@@ -96,6 +97,24 @@ impl<M: Machine> World<'_, M> {
         let leaving: Vec<NodeId> =
             membership.outgoing.difference(&membership.voters).copied().collect();
         (!leaving.is_empty() && self.is_hasty()).then(|| self.rng.pick(&leaving))
+    }
+
+    /// In haste: nonsense, to make a full member of who was a witness. Only where it must be refused: a log that was cut may not tell any more.
+    fn draw_former_witness(
+        &mut self,
+        node: usize,
+        membership: &Membership,
+    ) -> Option<Vec<ChangeStep>> {
+        let log = &self.nodes[node].log;
+        let former: Vec<NodeId> = (1..=self.nodes.len() as u64)
+            .map(NodeId)
+            .filter(|id| !membership.contains(*id) && log.ever_lists_witness(*id))
+            .collect();
+        if former.is_empty() || !self.is_hasty() {
+            return None;
+        }
+        self.coverage.hit("asked to make a former witness a member");
+        Some(vec![ChangeStep::AddLearner(self.rng.pick(&former))])
     }
 
     /// In haste: a member is removed and added at once, and perhaps removed after all, or another one along with it; or an outsider is added and promoted.

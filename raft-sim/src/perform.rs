@@ -27,6 +27,11 @@ impl<M: Machine> World<'_, M> {
             Job::Machine(job) => self.on_machine_job(node, job),
             Job::Send { to, message } => self.on_send(node, to, message),
             Job::Fetch { peer, first, last, budget_bytes } => {
+                let watch = &mut self.nodes[node].watch;
+                watch.attend(peer);
+                if let Some(leading) = &mut watch.leading {
+                    leading.fetching.insert(peer);
+                }
                 self.mix(first.0 << 20 | last.0);
                 let mut delay = self.takes(self.plan.disk.write_us);
                 if !self.calm && self.rng.chance(self.plan.disk.stall) {
@@ -162,6 +167,14 @@ impl<M: Machine> World<'_, M> {
         for entry in write.entries.iter() {
             let Payload::Membership(next) = &entry.payload else { continue };
             let is_blank = |id: NodeId| self.nodes[index_of(id)].disk.last().index == Index(0);
+            if let Some(silent) =
+                self.silent_among(node, next.voters.intersection(&before.learners))
+            {
+                return broken(
+                    "who is promoted was heard lately",
+                    format!("node {} promotes node {silent}", it.id),
+                );
+            }
             let mut promoted = next.voters.intersection(&before.learners);
             if let Some(blank) = promoted.find(|id| !next.is_witness(**id) && is_blank(**id)) {
                 return broken(
@@ -172,6 +185,21 @@ impl<M: Machine> World<'_, M> {
             before = next;
         }
         Ok(())
+    }
+
+    /// Who of these has not answered a leader for an election timeout. Only since it leads, and the group is as it is, does it know.
+    fn silent_among<'a>(
+        &self,
+        node: usize,
+        mut all: impl Iterator<Item = &'a NodeId>,
+    ) -> Option<&'a NodeId> {
+        let watch = &self.nodes[node].watch;
+        let leading = watch.leading.as_ref().filter(|_| self.plan.coalesce == 0)?;
+        all.find(|id| {
+            let answered = leading.answered_at.get(id).copied().unwrap_or_default();
+            let known = answered.max(leading.since).max(leading.changed.unwrap_or_default());
+            watch.told.since(known) >= self.plan.config.election_timeout
+        })
     }
 
     fn on_compact(&mut self, node: usize, through: LogPosition) -> Result<(), Violation> {

@@ -95,6 +95,9 @@ pub struct DiskPlan {
     pub stall: u64,
     /// How far the notices of finished writes may be out of order.
     pub notice_us: u64,
+    /// Writes that are finished before those that were handed out before them, as on a disk that carries out several at a time.
+    #[serde(default)]
+    pub overtaking: u64,
     /// Fetches that fail.
     pub fetch_loss: u64,
     /// Starts that are cut off by another crash at once.
@@ -305,6 +308,7 @@ impl Plan {
                 notice_us: on(rng, election_us / 10),
                 fetch_loss: on(rng, 300),
                 crash_in_recovery: on(rng, 300),
+                overtaking: if rng.clone().chance(250) { 300 } else { 0 },
                 // Beside the sequence of draws, so that the other fifteen of sixteen stay as they are.
                 has_real_stores: rng.clone().below(16) == 0,
             },
@@ -345,7 +349,7 @@ fn with_snapshots(mut plan: Plan, seed: u64) -> Plan {
     }
     let election_us = plan.election_us();
     plan.checkpoint_every = rng.pick(&[2, 3, 10]);
-    plan.config.retained_entries = rng.pick(&[0, 0, 3]);
+    plan.config.retained_entries = rng.pick(&[0, 0, 3, 20]);
     plan.config.compaction_lag_max = 0;
     plan.network.stream_us = election_us / rng.pick(&[10, 3, 1]);
     plan.install_us = election_us * rng.between(1, 4);

@@ -22,6 +22,14 @@ pub(crate) struct Provocation {
     pub(crate) input: Input,
 }
 
+impl Provocation {
+    /// One that is not counted.
+    #[cfg(test)]
+    pub(crate) fn new(refusal: &'static str, input: Input) -> Provocation {
+        Provocation { refusal, counted: "provocations of tests", input }
+    }
+}
+
 /// By the name of its refusal.
 macro_rules! refused {
     ($refusal:literal, $input:expr) => {
@@ -42,11 +50,12 @@ fn looks(raft: &Raft) -> Looks {
 }
 
 impl<M: Machine> World<'_, M> {
-    /// Now and then a member is provoked that has just been polled dry.
+    /// Now and then, and whenever it has just changed the group, a member is provoked that was polled dry. (Had it more to say, it would say that now.)
     pub(crate) fn provoke_sometimes(&mut self, node: usize) -> Result<(), Violation> {
         let it = &self.nodes[node];
         // At another time it would notice that its clock went on.
-        let is_ready = self.messages.is_multiple_of(EVERY)
+        let changed = it.watch.leading.as_ref().and_then(|leading| leading.changed);
+        let is_ready = (self.messages.is_multiple_of(EVERY) || changed == Some(it.watch.told))
             && it.is_running()
             && !it.poll_scheduled
             && it.clock.local(self.now_us()) == it.watch.told;
@@ -271,9 +280,19 @@ pub(crate) fn judge_damaged_start(
     }
     let Damage { refusal, counted, config, restored } =
         all.swap_remove(rng.below(all.len() as u64) as usize);
+    judge_refused_start(refusal, config, now, restored)?;
+    Ok(Some(counted))
+}
+
+pub(crate) fn judge_refused_start(
+    refusal: &str,
+    config: Config,
+    now: Instant,
+    restored: Restored,
+) -> Result<(), Violation> {
     let answer = Raft::new(config, 0, now, restored).err().map(|error| restore_name(&error));
     if answer.as_deref() == Some(refusal) {
-        return Ok(Some(counted));
+        return Ok(());
     }
     broken(
         "what no sound disk holds is refused by name",

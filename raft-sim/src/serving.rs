@@ -19,6 +19,8 @@ pub(crate) struct Serving {
     /// How many probes in a row were rejected, each before the one before it.
     rejected: u32,
     rejected_at: Option<Index>,
+    /// Its last answer was an acceptance: it is streamed to.
+    is_streamed_to: bool,
     /// It began anew, and what the leader decided before may leave after that: nothing is noted until it was polled.
     is_unsettled: bool,
 }
@@ -90,6 +92,7 @@ impl Serving {
                     self.give_up();
                 }
                 self.asked = None;
+                self.is_streamed_to = true;
                 (self.rejected, self.rejected_at) = (0, None);
             }
             AppendOutcome::Rejected { prev, .. } => {
@@ -112,12 +115,23 @@ impl Serving {
     }
 
     fn doubt(&mut self) {
+        self.is_streamed_to = false;
         self.give_up();
         self.is_unsettled = true;
     }
 
     fn give_up(&mut self) {
         self.under_way.iter_mut().for_each(|sent| sent.due = Instant(0));
+    }
+
+    /// Since when the oldest of what left last has been waiting for its answer; `None` if all is answered, or may be lost.
+    pub(crate) fn waits_since(&self) -> Option<Instant> {
+        self.under_way.front().filter(|sent| sent.due > Instant(0)).map(|sent| sent.at)
+    }
+
+    /// Whether something that was streamed waits for its answer.
+    pub(crate) fn is_in_the_middle(&self) -> bool {
+        self.is_streamed_to && self.waits_since().is_some()
     }
 
     /// The leader was polled: whatever it decided has left.

@@ -238,6 +238,7 @@ fn simplifications() -> Vec<Simplification> {
         smaller("time to install a snapshot, us", 0, |plan| &mut plan.install_us),
         smaller("slow writes", 0, |plan| &mut plan.disk.stall),
         smaller("late notices of writes, us", 0, |plan| &mut plan.disk.notice_us),
+        smaller("writes that overtake others", 0, |plan| &mut plan.disk.overtaking),
         smaller("fetches lost", 0, |plan| &mut plan.disk.fetch_loss),
         smaller("crashes in recovery", 0, |plan| &mut plan.disk.crash_in_recovery),
         smaller("inputs gathered before a poll", 0, |plan| &mut plan.coalesce),

@@ -70,6 +70,20 @@ pub(crate) struct Leading {
     pub(crate) changed: Option<Instant>,
     /// How each peer is served.
     pub(crate) serving: BTreeMap<NodeId, Serving>,
+    /// Since when each peer is owed an append or an offer.
+    pub(crate) owed: BTreeMap<NodeId, Instant>,
+    /// Who was offered a snapshot, and has since said that it has so much: enough for the log to go on.
+    pub(crate) enough: BTreeMap<NodeId, Index>,
+    /// To whom the connection broke while something was not answered, and nothing was since.
+    pub(crate) broken: BTreeSet<NodeId>,
+    /// When each peer was attended to last: sent an append, offered or streamed a snapshot, or read for.
+    pub(crate) attended: BTreeMap<NodeId, Instant>,
+    /// For whom something is being read.
+    pub(crate) fetching: BTreeSet<NodeId>,
+    /// Heartbeats have left since it was polled last.
+    pub(crate) has_beaten: bool,
+    /// What each peer was offered, if nothing else was sent to it since.
+    pub(crate) offered: BTreeMap<NodeId, LogPosition>,
     /// Who was sent entries, and no snapshot since.
     pub(crate) replicates: BTreeSet<NodeId>,
     /// The most that each peer ever acknowledged, from whichever store.
@@ -96,9 +110,45 @@ impl Leading {
             leaving: Vec::new(),
             changed: None,
             serving: BTreeMap::new(),
+            owed: BTreeMap::new(),
+            enough: BTreeMap::new(),
+            broken: BTreeSet::new(),
+            attended: BTreeMap::new(),
+            fetching: BTreeSet::new(),
+            has_beaten: false,
+            offered: BTreeMap::new(),
             replicates: BTreeSet::new(),
             most: BTreeMap::new(),
             answered_at: BTreeMap::new(),
+        }
+    }
+
+    /// A peer gets something, or something is read for it.
+    pub(crate) fn attend(&mut self, to: NodeId, now: Instant) {
+        self.owed.remove(&to);
+        self.attended.insert(to, now);
+    }
+
+    /// A peer's answer about a snapshot calls for something: the newer one, or what comes after what it has. `base` is where the leader's log begins, `held` what its
+    /// machine has.
+    pub(crate) fn note_snapshot_answer(
+        &mut self,
+        from: NodeId,
+        (position, outcome): (LogPosition, raft_core::SnapshotOutcome),
+        (base, held): (Index, Index),
+        now: Instant,
+    ) {
+        let Some(offered) = self.offered.get(&from) else { return };
+        let is_owed = match outcome {
+            raft_core::SnapshotOutcome::Wanted => *offered == position && held > position.index,
+            raft_core::SnapshotOutcome::Matched(matched) => matched >= base,
+            raft_core::SnapshotOutcome::Failed => false,
+        };
+        if let raft_core::SnapshotOutcome::Matched(matched) = outcome {
+            self.enough.insert(from, matched);
+        }
+        if is_owed && !self.fetching.contains(&from) {
+            self.owed.entry(from).or_insert(now);
         }
     }
 
@@ -170,7 +220,12 @@ impl Leading {
         if message.term != self.term {
             return;
         }
-        if matches!(message.body, Body::HeartbeatResponse { .. } | Body::AppendResponse(_)) {
+        if matches!(
+            message.body,
+            Body::HeartbeatResponse { .. }
+                | Body::AppendResponse(_)
+                | Body::SnapshotResponse { .. }
+        ) {
             self.answered_at.insert(from, now);
         }
         match &message.body {
@@ -193,6 +248,8 @@ impl Leading {
             _ => {}
         }
         if let Body::AppendResponse(outcome) = &message.body {
+            self.owed.remove(&from);
+            self.broken.remove(&from);
             self.serving.entry(from).or_default().on_answer(*outcome, now);
         }
     }
@@ -301,6 +358,24 @@ impl Watch {
                 self.has_echo = true;
             }
             _ => {}
+        }
+    }
+
+    /// The disk has answered.
+    pub(crate) fn note_fetched(&mut self, peer: NodeId) {
+        let told = self.told;
+        if let Some(leading) = &mut self.leading
+            && leading.fetching.remove(&peer)
+        {
+            leading.attended.insert(peer, told);
+        }
+    }
+
+    /// A leader reads for a peer, or streams to it.
+    pub(crate) fn attend(&mut self, to: NodeId) {
+        let told = self.told;
+        if let Some(leading) = &mut self.leading {
+            leading.attend(to, told);
         }
     }
 

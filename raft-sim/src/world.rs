@@ -274,6 +274,13 @@ impl<'a, M: Machine> World<'a, M> {
             Event::Streamed { from, life, term, to, snapshot, lost } => {
                 self.on_streamed((from, life, term), to, snapshot, lost)
             }
+            Event::StreamEnded { node, life, term, to, position } if self.alive(node, life) => {
+                // Its driver forgets its streams when it leads no more.
+                let leads =
+                    self.nodes[node].watch.leading.as_ref().is_some_and(|it| it.term == term);
+                let input = Input::SnapshotStreamEnded { to, position };
+                if leads { self.tell(node, input) } else { Ok(()) }
+            }
             Event::Restart { node } if self.nodes[node].raft.is_none() => self.start(node),
             Event::CrashAgain { node, life, times } if self.alive(node, life) => {
                 self.crash_in_loop(node, times)
@@ -363,13 +370,8 @@ impl<'a, M: Machine> World<'a, M> {
             judge_real_restore(it.id, &real.restore(), &restored.log)?;
         }
         let line = starts(Some(it.life), &restored);
-        let mut rng = Rng::new(seed);
-        if let Some(counted) =
-            judge_damaged_start(&config, it.clock.local(now), &restored, &mut rng)?
-        {
-            self.coverage.hit(counted);
-        }
-        match Raft::new(config, seed, it.clock.local(now), restored) {
+        let local = it.clock.local(now);
+        match Raft::new(config.clone(), seed, local, restored.clone()) {
             Ok(raft) => {
                 let base = raft.status().base;
                 judge_restored(it, base)?;
@@ -378,6 +380,10 @@ impl<'a, M: Machine> World<'a, M> {
             Err(error) => {
                 return broken("a node can restart", format!("node {} {line}: {error}", it.id));
             }
+        }
+        let refused = judge_damaged_start(&config, local, &restored, &mut Rng::new(seed))?;
+        if let Some(counted) = refused {
+            self.coverage.hit(counted);
         }
         if is_witness {
             self.coverage.hit("witness starts");

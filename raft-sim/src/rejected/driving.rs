@@ -16,6 +16,7 @@ use super::{Judged, Shown, shown, verdict};
 use crate::event::Event;
 use crate::history::{Answer, Ask};
 use crate::node::Snapshot;
+use crate::provoke::{Provocation, judge_refused_start};
 use crate::real::Found;
 use crate::real_disk::judge_found;
 use crate::world::{ACTIONS_AT_ONCE_MAX, judge_polling, judge_real_restore, judge_restored};
@@ -109,6 +110,9 @@ fn promotes(world: &mut Quiet, is_blank: bool) -> Judged {
     let term = term(world);
     let added = Entry { payload, ..entry(index.0 + 1, term) };
     world.nodes[node].log.write(&writes(added)).expect("it fits");
+    // It answered just now.
+    let watch = &mut world.nodes[node].watch;
+    watch.leading.as_mut().expect("it leads").answered_at.insert(OUTSIDER, watch.told);
     if !is_blank {
         let disk = world.nodes[node].log.clone();
         world.nodes[3].disk = disk;
@@ -242,7 +246,48 @@ fn follows_commit(world: &mut Quiet, was_told: bool) -> Judged {
     world.on_commit_claim(node, at)
 }
 
+/// The leader is told something that it must refuse by this name, or, without one, pass over.
+fn provokes(world: &mut Quiet, refusal: &'static str, input: Input) -> Judged {
+    let node = super::quiet::leader(world);
+    world.provoke(node, Provocation::new(refusal, input))
+}
+
+fn unknown_ticket() -> Input {
+    Input::Persisted(Ticket(u64::MAX))
+}
+
+/// A core starts from a log that ends before a run of terms of it, or from one that is sound.
+fn starts_from(is_damaged: bool) -> Judged {
+    let mut restored = raft_core::Restored::founding(voters());
+    if is_damaged {
+        restored.log.terms.push(raft_core::TermRun { term: Term(1), first: Index(1) });
+    }
+    let config = raft_core::Config::new(NodeId(1));
+    judge_refused_start("BrokenTerms", config, raft_core::Instant(0), restored)
+}
+
 pub(super) const SHOWN: &[Shown] = &[
+    shown(
+        "what breaks the rules is refused by name",
+        |w| provokes(w, "UnknownTicket", unknown_ticket()),
+        |w| provokes(w, "AppliedOutOfRange", unknown_ticket()),
+    ),
+    shown(
+        "what is refused changes nothing",
+        |w| provokes(w, "", Input::FetchFailed { peer: OUTSIDER }),
+        |w| {
+            provokes(
+                w,
+                "",
+                Input::Read { id: raft_core::ReadId(1 << 40), at: raft_core::ReadAt::Leader },
+            )
+        },
+    ),
+    shown(
+        "what no sound disk holds is refused by name",
+        |_| starts_from(true),
+        |_| starts_from(false),
+    ),
     shown("what is applied is durable here", |w| applies(w, 0), |w| applies(w, 1)),
     shown(
         "writes fit the log",

@@ -46,6 +46,44 @@ fn commits(world: &mut Quiet, terms: u64) -> Judged {
     world.judge_own_commit(node, term, end)
 }
 
+/// The leader's heartbeats have left, so long after it owed a follower something, or sent it entries that are not answered.
+fn beats_after(world: &mut Quiet, heartbeats: u32, owes: bool) -> Judged {
+    let (node, to) = (leader(world), id(follower(world)));
+    let (heartbeat, end) = (world.plan.config.heartbeat_interval, last(world, node).index);
+    let watch = &mut world.nodes[node].watch;
+    let (now, leading) = (watch.told, watch.leading.as_mut().expect("it leads"));
+    leading.serving.clear();
+    leading.owed.clear();
+    leading.attended.clear();
+    leading.has_beaten = true;
+    if owes {
+        leading.owed.insert(to, now);
+    } else {
+        leading.replicates.insert(to);
+        let serving = leading.serving.entry(to).or_default();
+        serving.on_append((end, end.next()), now, heartbeat).expect("it is the first");
+    }
+    world.judge_attention(node, now + heartbeat * heartbeats)
+}
+
+/// The connection to a follower broke in the middle of a stream; the leader goes on so far beyond what that acknowledged.
+fn goes_on(world: &mut Quiet, beyond: u64) -> Judged {
+    let (node, to) = (leader(world), id(follower(world)));
+    let leading = world.nodes[node].watch.leading.as_mut().expect("it leads");
+    leading.most.insert(to, Index(10));
+    leading.broken.insert(to);
+    world.judge_begun_anew(node, to, Index(10 + beyond))
+}
+
+/// The leader offers a snapshot to who said that it has so much; its log begins after 10.
+fn offers_to_who_has(world: &mut Quiet, matched: u64) -> Judged {
+    let (node, to) = (leader(world), id(follower(world)));
+    let it = &mut world.nodes[node];
+    it.log.base.index = Index(10);
+    it.watch.leading.as_mut().expect("it leads").enough.insert(to, Index(matched));
+    world.judge_need(node, to)
+}
+
 /// The leader cuts its log through 10; a follower that replicates has so much of it.
 fn cuts_its_log(world: &mut Quiet, matched: u64) -> Judged {
     let (node, peer) = (leader(world), id(follower(world)));
@@ -231,6 +269,22 @@ pub(super) const SHOWN: &[Shown] = &[
         |w| leases_while_it_hands_over(w, true),
     ),
     shown("leaders commit by entries of their own term", |w| commits(w, 0), |w| commits(w, 1)),
+    shown(
+        "who is owed something gets it soon",
+        |w| beats_after(w, 4, true),
+        |w| beats_after(w, 5, true),
+    ),
+    shown(
+        "what is not answered is asked about",
+        |w| beats_after(w, 4, false),
+        |w| beats_after(w, 5, false),
+    ),
+    shown("what a broken connection lost is sent anew", |w| goes_on(w, 0), |w| goes_on(w, 1)),
+    shown(
+        "snapshots are for who needs them",
+        |w| offers_to_who_has(w, 9),
+        |w| offers_to_who_has(w, 10),
+    ),
     shown(
         "logs are not cut before slow followers",
         |w| cuts_its_log(w, 10),

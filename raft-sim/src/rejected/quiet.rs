@@ -55,6 +55,7 @@ fn plan() -> Plan {
             write_us: 200,
             stall: 0,
             notice_us: 0,
+            overtaking: 0,
             fetch_loss: 0,
             crash_in_recovery: 0,
             has_real_stores: false,

@@ -35,6 +35,35 @@ fn records(world: &mut Quiet, terms_ago: u64) -> Judged {
     world.judge_recorded_stores(node, (&voters(), &next), term)
 }
 
+/// The leader makes a full member of a node that its log lists as a witness as of its base, or never did.
+fn takes_in(world: &mut Quiet, was_witness: bool) -> Judged {
+    let (node, former) = (leader(world), id(follower(world)));
+    if was_witness {
+        world.nodes[node].log.base_membership.witnesses.insert(former);
+    }
+    world.judge_former_witnesses(node, &voters())
+}
+
+/// The leader promotes a learner that answered it so long ago.
+fn promotes(world: &mut Quiet, silent: Duration) -> Judged {
+    let (node, learner) = (leader(world), id(follower(world)));
+    let (index, term) = (last(world, node).index.next(), term(world));
+    let it = &mut world.nodes[node];
+    it.log.base_membership.voters.remove(&learner);
+    it.log.base_membership.learners.insert(learner);
+    let next = it.log.base_membership.clone();
+    let next = Membership { voters: voters().voters, learners: [].into(), ..next };
+    let payload = raft_core::Payload::Membership(next.into());
+    let write =
+        super::quiet::writes(raft_core::Entry { payload, ..super::quiet::entry(index.0, term) });
+    let watch = &mut it.watch;
+    let leading = watch.leading.as_mut().expect("it leads");
+    let long_ago = Instant(watch.told.0 - silent.as_micros() as u64);
+    leading.answered_at.insert(learner, long_ago);
+    (leading.since, leading.changed) = (long_ago, None);
+    world.judge_promotions(node, &write)
+}
+
 /// A follower campaigns so long after it heard its leader, with so many prompt campaigns before it.
 fn campaigns(world: &mut Quiet, after: Duration, prompt_before: u32) -> Judged {
     let (node, term) = (follower(world), term(world));
@@ -213,6 +242,16 @@ pub(super) const SHOWN: &[Shown] = &[
         "who may have been wiped does not campaign",
         |w| campaigns_on(w, |store| store),
         |w| campaigns_on(w, |store| StoreId(store.0 ^ 1)),
+    ),
+    shown(
+        "who was a witness becomes no full member",
+        |w| takes_in(w, false),
+        |w| takes_in(w, true),
+    ),
+    shown(
+        "who is promoted was heard lately",
+        |w| promotes(w, election(w).saturating_sub(Duration::from_micros(1))),
+        |w| promotes(w, election(w)),
     ),
     shown("stores are recorded as they were heard of", |w| records(w, 0), |w| records(w, 1)),
     shown("a quorum knows that it may vote", |w| changes(w, true), |w| changes(w, false)),
