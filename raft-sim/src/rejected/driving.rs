@@ -248,7 +248,7 @@ fn follows_commit(world: &mut Quiet, was_told: bool) -> Judged {
 
 /// The leader is told something that it must refuse by this name, or, without one, pass over.
 fn provokes(world: &mut Quiet, refusal: &'static str, input: Input) -> Judged {
-    let node = super::quiet::leader(world);
+    let node = leader(world);
     world.provoke(node, Provocation::new(refusal, input))
 }
 
