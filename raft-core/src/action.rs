@@ -190,12 +190,16 @@ pub enum Event {
         /// The index of its entry, or the log's base.
         at: Index,
     },
-    /// A member runs on a store that the group does not know under its id: it was wiped, or put back from a copy. It does not count until it
-    /// has become a learner and was promoted again. At that member itself, `node` is its own id.
+    /// A member runs on a store that the group does not know under its id: it was wiped, or put back from a copy. It does
+    /// not count until it has become a learner and was promoted again.
+    ///
+    /// With its own id a member is told so of itself, once for each time that the configuration in effect there comes to
+    /// record another store for it, or makes a learner of it because another was recorded. Whether a *recorded* store was
+    /// put back from a copy only the others know.
     StoreRejected {
-        /// The member.
+        /// The member; perhaps this one itself.
         node: NodeId,
-        /// Its store.
+        /// The store that it runs on.
         store: StoreId,
     },
 }

@@ -353,6 +353,8 @@ mutants! {
     FirstRecordsTooEarly,
     /// A voter on another store than the recorded one is not made a learner.
     StrangeStoreNotDemoted,
+    /// A member whose own configuration has another store for it than the one it runs on is not told. Rule 3 of stores.
+    StoreRejectionNotTold,
     /// A message of an earlier term tells that its sender runs on another store.
     StoreOfAnEarlierTermBelieved,
     /// The store that a member was heard to run on in an earlier term is written into the configuration.

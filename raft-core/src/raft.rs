@@ -117,7 +117,7 @@ impl Raft {
         let commit = hard_state.commit.max(included);
         let mut rng = Rng::new(seed);
         let election_deadline = now + crate::election::patience(&config, &mut rng);
-        Ok(Raft {
+        let mut raft = Raft {
             nonce: rng.next(),
             promise: Promise::after_restart(&config, hard_state.term, now),
             health: StorageHealth::Healthy,
@@ -151,7 +151,9 @@ impl Raft {
             actions: VecDeque::new(),
             is_stale: true,
             may_commit: false,
-        })
+        };
+        raft.report_own_store();
+        Ok(raft)
     }
 
     /// Takes one fact from the world. Drain [`Raft::poll_action`] afterwards, after one input or after many.

@@ -185,6 +185,7 @@ impl Raft {
         let at = self.log.membership_at();
         self.actions.push_back(Action::Event(Event::MembershipChanged { at }));
         self.forgive_promoted();
+        self.report_own_store();
         let (id, now, next) = (self.config.id, self.now, self.log.last().next());
         let until = now + self.config.election_timeout * FAREWELL_TIMEOUTS;
         let membership = self.log.membership();

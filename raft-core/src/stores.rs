@@ -11,7 +11,7 @@
 //!    demonstrably lost what it had acknowledged in an earlier life, or that began the same life twice. Who counts votes or
 //!    acknowledgements judges by its own configuration; and who is not recorded there itself does not campaign.
 //! 3. The leader makes a learner of a voter on another store, and tells so by the configuration itself; once it has caught up it can be promoted
-//!    again.
+//!    again. At that member itself observers are told as soon as the configuration there says so: it can not know otherwise.
 //! 4. A voter that does not count is sent no entries, only heartbeats, until it is recorded or a learner.
 //! 5. A member that knows no configuration, as after a wipe, does not vote for a candidate whose log is blank: such a candidate has no record by which to judge.
 //!
@@ -40,8 +40,8 @@ use alloc::collections::BTreeMap;
 use crate::progress::CatchUp;
 use crate::role::Role;
 use crate::{
-    Action, Event, Index, LogPosition, Membership, NodeId, Payload, PeerFault, Raft, StoreStamp,
-    Term, UncountedReason,
+    Action, Event, Index, LogPosition, Membership, NodeId, Payload, PeerFault, Raft, StoreId,
+    StoreStamp, Term, UncountedReason,
 };
 
 /// The stores that members were heard to run on. Volatile; what is recorded is in the configuration.
@@ -56,6 +56,17 @@ pub(crate) struct Stores {
     recorded_in: Option<u64>,
     /// The version of the configuration in which nobody is left to be made a learner.
     settled_in: Option<u64>,
+    /// What observers here were told last of this member's own store.
+    told: Option<Rejection>,
+}
+
+/// Why a member does not count by its own configuration, or did not when it was made a learner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rejection {
+    /// The store that it was admitted with, which is not its own.
+    pub(crate) admitted: StoreId,
+    /// Whether it is a learner for that, and its own store is recorded.
+    pub(crate) is_demoted: bool,
 }
 
 /// What a member said of its store last.
@@ -193,6 +204,37 @@ impl Raft {
     fn report_store(&mut self, node: NodeId, stamp: StoreStamp) {
         if self.stores.is_strange(self.log.membership(), node) {
             self.actions.push_back(Action::Event(Event::StoreRejected { node, store: stamp.id }));
+        }
+    }
+
+    /// What the configuration in effect has against this member's own store. A store that was put back from a copy is recorded as it was, so that the
+    /// configuration can not tell why its member was demoted.
+    pub(crate) fn own_rejection(&self) -> Option<Rejection> {
+        let (own, id) = (self.config.store?.id, self.config.id);
+        let membership = self.log.membership();
+        if let Some(&admitted) = membership.stores.get(&id).filter(|admitted| **admitted != own) {
+            return Some(Rejection { admitted, is_demoted: false });
+        }
+        if !membership.learners.contains(&id) || membership.is_voter(id) {
+            return None;
+        }
+        // Rule 3: it is demoted and recorded on its store in one step. Whoever was demoted for another reason stays on the recorded one.
+        let steps = self.log.membership_steps(Index(0));
+        let demotions = steps.filter(|(before, now)| before.is_voter(id) && !now.is_voter(id));
+        let (before, now) = demotions.last()?;
+        let (admitted, recorded) = (before.stores.get(&id)?, now.stores.get(&id)?);
+        (admitted != recorded).then_some(Rejection { admitted: *admitted, is_demoted: true })
+    }
+
+    /// A member that was wiped can not know it by itself: where its configuration says so, observers here are told, once.
+    pub(crate) fn report_own_store(&mut self) {
+        let rejection = self.own_rejection().filter(|_| !mutated!(StoreRejectionNotTold));
+        if core::mem::replace(&mut self.stores.told, rejection) == rejection {
+            return;
+        }
+        if let Some(stamp) = self.config.store.filter(|_| rejection.is_some()) {
+            let event = Event::StoreRejected { node: self.config.id, store: stamp.id };
+            self.actions.push_back(Action::Event(event));
         }
     }
 

@@ -138,6 +138,13 @@ pub enum CampaignObstacle {
         /// What it is.
         role: RoleKind,
     },
+    /// It was made a learner, since it runs on another store than the one that it was admitted with.
+    DemotedForItsStore {
+        /// The one that it runs on.
+        own: StoreId,
+        /// The one that it was admitted with.
+        admitted: StoreId,
+    },
     /// A witness has no commands to serve.
     Witness,
     /// Its state is being replaced by a snapshot.
@@ -490,7 +497,11 @@ impl Raft {
     /// The same as the rules of `can_campaign` and `on_election_timeout`, one at a time.
     fn campaign_obstacle(&self) -> Option<CampaignObstacle> {
         let (id, membership) = (self.config.id, self.log.membership());
-        if !membership.is_voter(id) {
+        let rejection = self.own_rejection().filter(|rejection| rejection.is_demoted);
+        if let (Some(rejection), Some(stamp)) = (rejection, self.config.store) {
+            let (own, admitted) = (stamp.id, rejection.admitted);
+            Some(CampaignObstacle::DemotedForItsStore { own, admitted })
+        } else if !membership.is_voter(id) {
             Some(CampaignObstacle::NotAVoter { role: self.role_kind() })
         } else if membership.is_witness(id) || self.config.is_witness {
             Some(CampaignObstacle::Witness)

@@ -59,6 +59,13 @@ impl fmt::Display for MissingReason {
 impl fmt::Display for CampaignObstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            CampaignObstacle::NotAVoter { role: RoleKind::Learner } => f.write_str(
+                "the configuration does not list it as a voter: it is a learner, and can be promoted once it has caught up",
+            ),
+            CampaignObstacle::DemotedForItsStore { own, admitted } => write!(
+                f,
+                "it was made a learner, for it runs on store {own}, and was admitted with store {admitted}: promote it once it has caught up"
+            ),
             CampaignObstacle::NotAVoter { role } => {
                 let article = if *role == RoleKind::Outsider { "an" } else { "a" };
                 write!(f, "the configuration does not list it as a voter (it is {article} {role})")
