@@ -19,11 +19,16 @@ use crate::{
 /// How long a member waits for a leader: one to two election timeouts, drawn at random (paper §5.2), and one more for each step that its priority lies
 /// below the highest. So those of high priority get the first chance, and nobody waits for ever.
 pub(crate) fn patience(config: &Config, rng: &mut Rng) -> Duration {
+    rng.jittered(config.election_timeout) + priority_delay(config)
+}
+
+/// How much of that is due to a low priority.
+pub(crate) fn priority_delay(config: &Config) -> Duration {
     let steps = Config::PRIORITY_MAX.saturating_sub(config.priority);
     let steps = if mutated!(PriorityIgnored) { 0 } else { u32::from(steps) };
     let steps = if mutated!(LowPriorityWaitsForEver) { steps * 1_000 } else { steps };
-    let spread = rng.jittered(config.election_timeout);
-    if steps == 0 { spread } else { spread + config.election_timeout * steps }
+    // Nearly every member has the highest priority.
+    if steps == 0 { Duration::ZERO } else { config.election_timeout * steps }
 }
 
 impl Raft {
@@ -335,19 +340,23 @@ impl Raft {
     /// Steps down if no quorum was heard from within an election timeout (dissertation §6.2): a leader that is cut off must not keep
     /// its clients waiting.
     pub(crate) fn check_quorum(&mut self) {
-        let Role::Leader(leader) = &mut self.role else { return };
-        let (now, id, window) = (self.now, self.config.id, self.config.election_timeout);
-        let membership = self.log.membership();
-        let is_heard = |node: NodeId| {
-            let peer = leader.peers.get(node);
-            node == id
-                || (self.stores.counts(membership, node)
-                    && peer.is_some_and(|peer| now.since(peer.last_contact) < window))
-        };
-        if membership.has_quorum(is_heard) || mutated!(NoCheckQuorum) {
-            leader.quorum_deadline = now + window / 2;
+        let Role::Leader(leader) = &self.role else { return };
+        let is_heard = |node| self.is_heard(leader, node);
+        if self.log.membership().has_quorum(is_heard) || mutated!(NoCheckQuorum) {
+            let until = self.now + self.config.election_timeout / 2;
+            if let Role::Leader(leader) = &mut self.role {
+                leader.quorum_deadline = until;
+            }
         } else {
             self.become_follower(self.term, None);
         }
+    }
+
+    /// Whether a leader's member counts, and was heard from within an election timeout.
+    pub(crate) fn is_heard(&self, leader: &Leader, node: NodeId) -> bool {
+        let window = self.config.election_timeout;
+        node == self.config.id
+            || (self.stores.counts(self.log.membership(), node)
+                && leader.peers.get(node).is_some_and(|peer| !peer.is_silent(self.now, window)))
     }
 }

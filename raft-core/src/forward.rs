@@ -43,6 +43,16 @@ impl Forwards {
         self.queue.is_empty()
     }
 
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The bytes to which the leader has said nothing yet.
+    pub(crate) fn unanswered_bytes(&self) -> usize {
+        let is_asked = |forwarded: &&Forwarded| matches!(forwarded.state, State::Asked { .. });
+        self.queue.iter().filter(is_asked).map(|forwarded| forwarded.bytes).sum()
+    }
+
     /// When the first of them is given up.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let deadlines = self.queue.iter().filter_map(|forwarded| match forwarded.state {

@@ -9,8 +9,8 @@ use crate::progress::{Peer, Progress, Sent};
 use crate::quorum::{quorum_reached, zones_reached};
 use crate::role::{Leader, Role};
 use crate::{
-    Action, AppendOutcome, Body, Config, Entries, Index, Instant, LogPosition, Message, NodeId,
-    PeerFault, ProposalId, Raft, Refusal, Resolution,
+    Action, AppendOutcome, Body, Config, Entries, Index, Instant, LogPosition, Membership, Message,
+    NodeId, PeerFault, ProposalId, Raft, Refusal, Resolution,
 };
 
 impl Raft {
@@ -59,11 +59,11 @@ impl Raft {
     /// Commits what a quorum has, if it is of this term: entries of earlier terms are never committed by counting, only along with
     /// one of our own (paper §5.4.2, figure 8; scenario 10). The leader counts itself only as far as its own disk is.
     pub(crate) fn advance_commit(&mut self) {
-        let Role::Leader(leader) = &mut self.role else { return };
+        let Role::Leader(leader) = &self.role else { return };
         if !core::mem::take(&mut self.may_commit) || self.commit == self.log.last() {
             return;
         }
-        let (id, durable, commit) = (self.config.id, self.log.durable(), self.commit);
+        let commit = self.commit;
         let membership = self.log.membership();
         // Where two voters are needed, one of them is a peer. So it is when the leader's own write completes first.
         let needs_peers = membership.voters.len() > 1;
@@ -71,14 +71,10 @@ impl Raft {
             return;
         }
         let reached = |node: NodeId| {
-            if node == id && mutated!(LeaderCountsItselfBeforeDurable) {
+            if node == self.config.id && mutated!(LeaderCountsItselfBeforeDurable) {
                 self.log.last()
-            } else if node == id {
-                durable
-            } else if self.stores.counts(membership, node) {
-                leader.peers.get(node).map_or(Index(0), |peer| peer.matched)
             } else {
-                Index(0)
+                self.counts_up_to(leader, membership, node)
             }
         };
         let mut index = quorum_reached(membership, reached);
@@ -92,7 +88,25 @@ impl Raft {
             self.log.term_at(index) == Some(self.term) || mutated!(EarlierTermCommittedByCounting);
         if index > self.commit && is_own {
             self.commit = index;
+            let Role::Leader(leader) = &mut self.role else { return };
             leader.proposals.release_through(if mutated!(QuotaLeaks) { Index(0) } else { index });
+        }
+    }
+
+    /// Up to where a voter has the log for good: what it acknowledged, if that counts, or what is on the leader's own disk.
+    #[inline]
+    pub(crate) fn counts_up_to(
+        &self,
+        leader: &Leader,
+        membership: &Membership,
+        node: NodeId,
+    ) -> Index {
+        if node == self.config.id {
+            self.log.durable()
+        } else if self.stores.counts(membership, node) {
+            leader.peers.get(node).map_or(Index(0), |peer| peer.matched)
+        } else {
+            Index(0)
         }
     }
 
@@ -149,7 +163,7 @@ impl Raft {
     /// quorum of full voters, and need nothing before that; a witness alone with an entry that is lost would let nobody be elected. So such an entry is on this
     /// disk too, or, if this leader is on its way out and takes its disk along, on that of another.
     pub(crate) fn last_for_witnesses(&self, leader: &Leader) -> Index {
-        let (id, last, durable) = (self.config.id, self.log.last(), self.log.durable());
+        let (last, durable) = (self.log.last(), self.log.durable());
         if mutated!(WitnessAheadOfTheLeadersDisk) {
             return last;
         }
@@ -160,12 +174,8 @@ impl Raft {
         let reached = |node| {
             if membership.is_witness(node) {
                 last
-            } else if node == id {
-                durable
-            } else if self.stores.counts(membership, node) {
-                leader.peers.get(node).map_or(Index(0), |peer| peer.matched)
             } else {
-                Index(0)
+                self.counts_up_to(leader, membership, node)
             }
         };
         let full = membership.voters.iter().filter(|node| !membership.is_witness(**node));

@@ -67,6 +67,10 @@ impl Promise {
         let lasts = if is_kept { config.election_timeout } else { Duration::ZERO };
         Promise { to: None, until: now + lasts }
     }
+
+    pub(crate) fn holds(&self, now: Instant) -> bool {
+        now < self.until
+    }
 }
 
 impl Raft {
@@ -131,6 +135,6 @@ impl Raft {
             return false;
         }
         let is_another = self.promise.to != Some(asker) || mutated!(RecognizedLeaderRefused);
-        matches!(self.role, Role::Leader(_)) || (self.now < self.promise.until && is_another)
+        matches!(self.role, Role::Leader(_)) || (self.promise.holds(self.now) && is_another)
     }
 }

@@ -154,8 +154,9 @@ pub use config::{CommitGroups, Config, ConfigError, LeaseConfig};
 pub use entry::{Entries, Entry, NotARun, Payload};
 pub use error::{CallerFault, HandleError, PeerFault, Refusal, RestoreError};
 pub use explain::{
-    CampaignObstacle, CommitReason, LeadershipReason, Missing, MissingReason, RefusalReason, Tally,
-    Uncounted, UncountedReason, VotePromise,
+    CampaignObstacle, CommitReason, Lacks, LeadershipReason, Missing, MissingReason, NoTarget,
+    RefusalReason, StalledLeader, Tally, TransferObstacle, UnappliedReason, Uncounted,
+    UncountedReason, VotePromise,
 };
 pub use ids::{
     Index, LogPosition, NodeId, ProposalId, ReadId, RequestId, StoreId, StoreStamp, Term, Ticket,

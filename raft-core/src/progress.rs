@@ -161,8 +161,13 @@ impl Peer {
 
     /// Whether it keeps up, and was heard from lately: who has all of a log that does not grow may be gone for long.
     pub(crate) fn is_caught_up(&self, now: Instant, patience: Duration) -> bool {
-        let is_heard = now.since(self.last_contact) < patience || mutated!(PromotedThoughSilent);
+        let is_heard = !self.is_silent(now, patience) || mutated!(PromotedThoughSilent);
         is_heard && self.catch_up.is_done(self.matched, now, patience)
+    }
+
+    /// Whether it was not heard from for that long.
+    pub(crate) fn is_silent(&self, now: Instant, patience: Duration) -> bool {
+        now.since(self.last_contact) >= patience
     }
 
     pub(crate) fn in_flight_status(&self, config: &Config) -> Option<InFlightStatus> {

@@ -58,8 +58,8 @@ impl Raft {
         let reserve = if mutated!(NothingRetained) { 0 } else { self.config.retained_entries };
         let reserved = Index(index.0.saturating_sub(reserve));
         let Role::Leader(leader) = &self.role else { return reserved };
-        let is_heard =
-            |peer: &&Peer| self.now.since(peer.last_contact) < self.config.election_timeout;
+        let window = self.config.election_timeout;
+        let is_heard = |peer: &&Peer| !peer.is_silent(self.now, window);
         let replicates = |peer: &&Peer| !matches!(peer.progress, Progress::Snapshot { .. });
         let peers = leader.peers.iter().map(|(_, peer)| peer).filter(is_heard).filter(replicates);
         let slowest = peers.map(|peer| peer.matched).min().unwrap_or(reserved);
