@@ -25,16 +25,26 @@
 //! * **Snapshots** (paper §7). The state machine's durable snapshots let the log forget its beginning; a follower that needs what is
 //!   forgotten gets the snapshot.
 //!
+//! What a member knows of its log. The commit index may lie on either side of what is durable: the disks of a quorum may have what this one
+//! does not have yet. Entries are handed out to be applied when they are both.
+//!
 //! ```text
-//!        base            handed        commit          durable         last
-//!  ───────┼────────────────┼─────────────┼───────────────┼───────────────┤
-//!  compacted │ applied or   │ committed,  │ written,      │ being written  │
-//!            │ being applied│ to be applied │ not committed │ or not yet     │
+//!  base       applied    handed               durable              last
+//!   ├───────────┼──────────┼─────────────────────┼───────────────────┤
+//!   │ on this disk                               │ being written, or │
+//!   │                                            │ not written yet   │
+//!
+//!  base       applied    handed      commit                        last
+//!   ├───────────┼──────────┼────────────┼────────────────────────────┤
+//!   │ applied   │ being    │ to be      │ not committed,             │
+//!   │           │ applied  │ applied    │ as far as is known         │
 //! ```
 //!
 //! # Beyond the paper
 //!
-//! None of this decides anything that the protocol above would not: it withholds, waits, or asks elsewhere. Decisions are those in `docs/decisions`.
+//! Most of this decides nothing that the protocol above would not: it withholds, waits, or asks elsewhere. Two parts act by themselves: where stores
+//! are told apart, a leader makes a learner of a voter on another store; and a leader whose disk stalls hands over. Decisions are those in
+//! `docs/decisions`.
 //!
 //! * **Store identities** (decision 14). The configuration records on which store each member was admitted; one whose disk was wiped or put back from a
 //!   copy has forgotten votes and acknowledgements, and does not count before it has caught up as a learner and was promoted ([`StoreStamp`]).
@@ -61,40 +71,65 @@
 //! One input type, one output type, and time as a number. The core never blocks and never fails on what a peer says: a message that
 //! breaks the rules is refused by name ([`PeerFault`]) and changes nothing.
 //!
+//! Three cores in one thread; whatever one has for another, or for itself, waits in one queue:
+//!
 //! ```
+//! use std::collections::{BTreeMap, VecDeque};
+//!
 //! use bytes::Bytes;
 //! use raft_core::{Action, Config, Input, Instant, Membership, NodeId, ProposalId, Raft, Restored};
 //!
-//! let me = NodeId(1);
-//! let founding = Restored::founding(Membership::of_voters([me]));
-//! let mut raft = Raft::new(Config::new(me), 42, Instant(0), founding)?;
-//! let mut applied = Vec::new();
+//! let ids = [NodeId(1), NodeId(2), NodeId(3)];
+//! let (mut group, mut applied) = (BTreeMap::new(), BTreeMap::new());
+//! for id in ids {
+//!     let founding = Restored::founding(Membership::of_voters(ids));
+//!     group.insert(id, Raft::new(Config::new(id), id.0, Instant(0), founding)?);
+//!     applied.insert(id, Vec::new());
+//! }
+//! let (mut now, mut is_proposed, mut inputs) = (Instant(0), false, VecDeque::new());
 //!
-//! // A lone voter elects itself as soon as its patience is over.
-//! let mut now = raft.poll_timeout().expect("a voter waits for something");
-//! raft.handle(now, Input::Timeout)?;
-//! let mut proposed = false;
-//! loop {
-//!     while let Some(action) = raft.poll_action() {
-//!         match action {
-//!             // A real driver writes and calls fsync first: everything else follows from this answer.
-//!             Action::Persist(write) => raft.handle(now, Input::Persisted(write.ticket))?,
-//!             Action::Apply(apply) => {
-//!                 applied.extend(apply.entries.iter().cloned());
-//!                 raft.handle(now, Input::Applied(apply.last))?;
+//! // The leader's own first entry, and the command, everywhere.
+//! while applied.values().any(|entries| entries.len() < 2) {
+//!     for (&id, raft) in &mut group {
+//!         while let Some(action) = raft.poll_action() {
+//!             match action {
+//!                 // A real driver writes and calls fsync first: everything else follows from this answer.
+//!                 Action::Persist(write) => inputs.push_back((id, Input::Persisted(write.ticket))),
+//!                 Action::Send { to, message } => {
+//!                     inputs.push_back((to, Input::Message { from: id, store: None, message }));
+//!                 }
+//!                 Action::Apply(apply) => {
+//!                     applied.entry(id).or_default().extend(apply.entries.iter().cloned());
+//!                     inputs.push_back((id, Input::Applied(apply.last)));
+//!                 }
+//!                 // Answers to clients and news; and for a log that outgrows its memory, reading it back, and snapshots.
+//!                 _ => {}
 //!             }
-//!             _ => {}
 //!         }
 //!     }
-//!     if proposed {
-//!         break;
+//!     if let Some((id, input)) = inputs.pop_front() {
+//!         group.get_mut(&id).ok_or("a member")?.handle(now, input)?;
+//!     } else {
+//!         // All are silent. If somebody leads there is a command for it; otherwise whoever is the most impatient campaigns.
+//!         let leader = group.values().find_map(Raft::leader).filter(|_| !is_proposed);
+//!         let first = group.iter().filter_map(|(&id, raft)| Some((raft.poll_timeout()?, id))).min();
+//!         let (deadline, id) = first.ok_or("somebody waits for something")?;
+//!         if let Some(leader) = leader {
+//!             let commands = vec![Bytes::from("hello")];
+//!             inputs.push_back((leader, Input::Propose { id: ProposalId(1), commands }));
+//!             is_proposed = true;
+//!         } else {
+//!             now = now.max(deadline);
+//!             inputs.push_back((id, Input::Timeout));
+//!         }
 //!     }
-//!     raft.handle(now, Input::Propose { id: ProposalId(1), commands: vec![Bytes::from("hello")] })?;
-//!     proposed = true;
 //! }
-//! assert_eq!(applied.len(), 2); // the leader's own first entry, and the command
+//! assert!(ids.iter().all(|id| applied[id] == applied[&ids[0]]));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! A loop with disks and machines finds what must come before what in `raft_node::order`, the rules by which the ready driver and the simulator go,
+//! and what it owes besides in the book's chapter on embedding (`docs/src/embedding.md`).
 //!
 //! # Reading order
 //!
