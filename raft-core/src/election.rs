@@ -1,4 +1,5 @@
-//! Elections: paper §5.2 and §5.4.1, pre-votes after dissertation §9.6, and the protection from disturbers of dissertation §4.2.3.
+//! Elections: paper §5.2 and §5.4.1, pre-votes after dissertation §9.6, and the protection from disturbers of
+//! dissertation §4.2.3.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
@@ -16,8 +17,9 @@ use crate::{
     StoreStamp, Term,
 };
 
-/// How long a member waits for a leader: one to two election timeouts, drawn at random (paper §5.2), and one more for each step that its priority lies
-/// below the highest. So those of high priority get the first chance, and nobody waits for ever.
+/// How long a member waits for a leader: one to two election timeouts, drawn at random (paper §5.2), and one more for
+/// each step that its priority lies below the highest. So those of high priority get the first chance, and nobody waits
+/// for ever.
 pub(crate) fn patience(config: &Config, rng: &mut Rng) -> Duration {
     rng.jittered(config.election_timeout) + priority_delay(config)
 }
@@ -105,7 +107,8 @@ impl Raft {
         self.now + patience(&self.config, &mut self.rng)
     }
 
-    /// Whether it may become a candidate: a full voter, on the store that it was admitted with, that is not being replaced by a snapshot.
+    /// Whether it may become a candidate: a full voter, on the store that it was admitted with, that is not being
+    /// replaced by a snapshot.
     pub(crate) fn can_campaign(&self) -> bool {
         let (id, membership) = (self.config.id, self.log.membership());
         (membership.is_voter(id) || mutated!(LearnerCampaigns))
@@ -199,7 +202,8 @@ impl Raft {
         }
     }
 
-    /// What an answer to a request for votes amounts to; `None` if it comes from no voter. Whoever asks keeps one for each voter at most.
+    /// What an answer to a request for votes amounts to; `None` if it comes from no voter. Whoever asks keeps one for
+    /// each voter at most.
     fn answer_of(&self, from: NodeId, granted: bool) -> Option<Answer> {
         let membership = self.log.membership();
         if !membership.is_voter(from) && !mutated!(StrangersAnswersKept) {
@@ -337,8 +341,8 @@ impl Raft {
         self.leave_if_stalled();
     }
 
-    /// Steps down if no quorum was heard from within an election timeout (dissertation §6.2): a leader that is cut off must not keep
-    /// its clients waiting.
+    /// Steps down if no quorum was heard from within an election timeout (dissertation §6.2): a leader that is cut off
+    /// must not keep its clients waiting.
     pub(crate) fn check_quorum(&mut self) {
         let Role::Leader(leader) = &self.role else { return };
         let is_heard = |node| self.is_heard(leader, node);

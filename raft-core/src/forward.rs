@@ -1,7 +1,8 @@
 //! Proposals at a member that does not lead, passed on to the leader if the configuration says so.
 //!
-//! A batch is taken at most once: its [`ForwardId`] is unique, and a leader remembers the highest of each start of each member. So a
-//! network that repeats or delays messages can not make it append a batch twice. What is not answered in time is abandoned: its outcome is unknown.
+//! A batch is taken at most once: its [`ForwardId`] is unique, and a leader remembers the highest of each start of each
+//! member. So a network that repeats or delays messages can not make it append a batch twice. What is not answered in
+//! time is abandoned: its outcome is unknown.
 
 use alloc::collections::btree_map::Entry;
 use alloc::collections::{BTreeMap, VecDeque};

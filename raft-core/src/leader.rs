@@ -56,8 +56,9 @@ impl Raft {
         Ok((first, count))
     }
 
-    /// Commits what a quorum has, if it is of this term: entries of earlier terms are never committed by counting, only along with
-    /// one of our own (paper §5.4.2, figure 8; scenario 10). The leader counts itself only as far as its own disk is.
+    /// Commits what a quorum has, if it is of this term: entries of earlier terms are never committed by counting, only
+    /// along with one of our own (paper §5.4.2, figure 8; scenario 10). The leader counts itself only as far as its own
+    /// disk is.
     pub(crate) fn advance_commit(&mut self) {
         let Role::Leader(leader) = &self.role else { return };
         if !core::mem::take(&mut self.may_commit) || self.commit == self.log.last() {
@@ -159,9 +160,10 @@ impl Raft {
         }
     }
 
-    /// How far witnesses may have the log: as far as it would be committed if all of them had it, and no further than some full voter who stays. They complete a
-    /// quorum of full voters, and need nothing before that; a witness alone with an entry that is lost would let nobody be elected. So such an entry is on this
-    /// disk too, or, if this leader is on its way out and takes its disk along, on that of another.
+    /// How far witnesses may have the log: as far as it would be committed if all of them had it, and no further than
+    /// some full voter who stays. They complete a quorum of full voters, and need nothing before that; a witness alone
+    /// with an entry that is lost would let nobody be elected. So such an entry is on this disk too, or, if this leader
+    /// is on its way out and takes its disk along, on that of another.
     pub(crate) fn last_for_witnesses(&self, leader: &Leader) -> Index {
         let (last, durable) = (self.log.last(), self.log.durable());
         if mutated!(WitnessAheadOfTheLeadersDisk) {
@@ -225,7 +227,8 @@ impl Raft {
             return;
         }
         if (!owns || !starts_right) && !mutated!(FetchedEntriesUnchecked) {
-            // Read under an earlier leadership, and overwritten since; or not what was asked for. Read anew, but not in a tight loop.
+            // Read under an earlier leadership, and overwritten since; or not what was asked for. Read anew, but not in
+            // a tight loop.
             self.on_fetch_failed(to);
             return;
         }
@@ -330,7 +333,8 @@ impl Raft {
         if next <= rejected || is_asked_again || mutated!(ProbeRepeatedAtOnce) {
             peer.probe(next);
         } else {
-            // Nothing was learned. Asked the same at once, it would say the same, and each copy of an answer would beget another question.
+            // Nothing was learned. Asked the same at once, it would say the same, and each copy of an answer would
+            // beget another question.
             peer.probe_later(next, now);
         }
     }
@@ -404,8 +408,9 @@ impl Raft {
         self.leave_if_stalled();
     }
 
-    /// Asks a peer whether it has what was streamed to it, by an append that ends there and holds nothing. If all is well it says nothing new; what
-    /// was lost it rejects, so that it is sent again. (What was lost in the middle shows by itself, at the next append.)
+    /// Asks a peer whether it has what was streamed to it, by an append that ends there and holds nothing. If all is
+    /// well it says nothing new; what was lost it rejects, so that it is sent again. (What was lost in the middle shows
+    /// by itself, at the next append.)
     fn ask_for_end(&mut self, to: NodeId) {
         let (term, commit) = (self.term, self.commit);
         let Some(next) = self.peer_mut(to).and_then(|peer| peer.next()) else { return };
@@ -511,7 +516,8 @@ impl Peer {
                 }
             }
             Progress::Snapshot { offered, offered_at, streaming } => {
-                // Whatever became of an offer, there is another: a trigger that is dropped once must not be the last (scenario 38).
+                // Whatever became of an offer, there is another: a trigger that is dropped once must not be the last
+                // (scenario 38).
                 let is_over = !*streaming && now.since(*offered_at) >= patience;
                 if is_over && !mutated!(LostOfferNotRepeated) {
                     *offered = None;

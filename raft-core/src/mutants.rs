@@ -1,10 +1,11 @@
 //! Seeded bugs: each takes one guard of the protocol out, and at least one test must notice. `cargo xtask mutants` checks that.
 //!
-//! They exist only in builds with `--cfg raft_mutants`, where the environment variable `RAFT_MUTANT` names the one that is active. In
-//! every other build [`Mutant::is_active`] is the constant `false`, and the guards are compiled as if nothing stood here.
+//! They exist only in builds with `--cfg raft_mutants`, where the environment variable `RAFT_MUTANT` names the one that
+//! is active. In every other build [`Mutant::is_active`] is the constant `false`, and the guards are compiled as if
+//! nothing stood here.
 //!
-//! This file is the list: per mutant the guard that it takes out, where that guard comes from (paper, dissertation, or a row of the
-//! known failures, "scenario"). `cargo xtask mutants` reads the names from here.
+//! This file is the list: per mutant the guard that it takes out, where that guard comes from (paper, dissertation, or
+//! a row of the known failures, "scenario"). `cargo xtask mutants` reads the names from here.
 
 /// Whether a seeded bug is active: `if mutated!(VoteTwiceInATerm) || self.vote.is_none_or(…)`.
 macro_rules! mutated {
@@ -122,7 +123,8 @@ mutants! {
     BrokenConnectionIgnored,
     /// A peer that answers again goes on being probed: one append a heartbeat, whatever there is to send. Scenario 19.
     BackOffOutlivesTheAnswer,
-    /// What a follower acknowledged is held against it though its log is gone: it is never sent what it lacks, nor offered the snapshot. Scenario 35.
+    /// What a follower acknowledged is held against it though its log is gone: it is never sent what it lacks, nor
+    /// offered the snapshot. Scenario 35.
     LostLogNotBelieved,
     /// A rejection that an acknowledgement overtook takes it back.
     LateRejectionTakesBack,

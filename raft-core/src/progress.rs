@@ -36,8 +36,9 @@ pub(crate) struct Peer {
     pub(crate) owed: Index,
 }
 
-/// Measures how a member catches up, in rounds (dissertation §4.2.1): a round lasts until the member has what the log held when the round began. As
-/// the log grows meanwhile, the next round is about that growth; who needs less than an election timeout for a round is caught up.
+/// Measures how a member catches up, in rounds (dissertation §4.2.1): a round lasts until the member has what the log
+/// held when the round began. As the log grows meanwhile, the next round is about that growth; who needs less than an
+/// election timeout for a round is caught up.
 #[derive(Debug)]
 pub(crate) struct CatchUp {
     target: Index,
@@ -50,7 +51,8 @@ impl CatchUp {
         CatchUp { target, began: now, last_round_micros: None }
     }
 
-    /// Ends the round if `matched` is its target, and begins the next at the log's end. Called at each answer, and at each heartbeat.
+    /// Ends the round if `matched` is its target, and begins the next at the log's end. Called at each answer, and at
+    /// each heartbeat.
     pub(crate) fn on_matched(&mut self, matched: Index, last: Index, now: Instant) {
         if matched >= self.target {
             self.last_round_micros = Some(now.micros_since(self.began));
@@ -224,8 +226,8 @@ impl InFlight {
         }
     }
 
-    /// The most bytes of the next message. A message as large as the window would be a queue of its own, unless the window is at its least:
-    /// cutting up what fits into that would only cost messages.
+    /// The most bytes of the next message. A message as large as the window would be a queue of its own, unless the
+    /// window is at its least: cutting up what fits into that would only cost messages.
     pub(crate) fn budget_bytes(&self, append_bytes_max: usize) -> usize {
         let least = BYTES_MIN.saturating_sub(self.bytes);
         append_bytes_max.min(least.max(self.window.bytes() / 4))

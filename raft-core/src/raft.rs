@@ -56,8 +56,8 @@ pub struct Raft {
     pub(crate) promise: Promise,
     pub(crate) health: StorageHealth,
     pub(crate) stores: Stores,
-    /// Whether no leader has compared its log with this one since the start: a store that was put back from a copy may hold entries that
-    /// were overwritten since, though it acknowledged their places.
+    /// Whether no leader has compared its log with this one since the start: a store that was put back from a copy may
+    /// hold entries that were overwritten since, though it acknowledged their places.
     pub(crate) is_unverified: bool,
     /// The version of the configuration that everything here is in step with.
     pub(crate) membership_version: u64,

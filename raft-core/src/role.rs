@@ -38,8 +38,8 @@ impl Follower {
     }
 }
 
-/// What a follower owes its leader: acknowledgements are made when polled, from what is durable then, so that many appends and one
-/// fsync give one answer.
+/// What a follower owes its leader: acknowledgements are made when polled, from what is durable then, so that many
+/// appends and one fsync give one answer.
 #[derive(Debug, Default)]
 pub(crate) struct Acks {
     /// The log equals the leader's up to here.
@@ -66,7 +66,8 @@ pub(crate) struct Candidate {
     pub(crate) election_deadline: Instant,
 }
 
-/// How the voters answered a candidate, or who would be one. Only what is granted decides; the rest says what the group lacks to elect it.
+/// How the voters answered a candidate, or who would be one. Only what is granted decides; the rest says what the group
+/// lacks to elect it.
 #[derive(Debug, Default)]
 pub(crate) struct Votes(BTreeMap<NodeId, Answer>);
 

@@ -1,7 +1,8 @@
 //! Handing leadership over: dissertation §3.10.
 //!
-//! The leader takes no more proposals, brings the target's log up to its own, and tells it to campaign at once. If the target has not
-//! taken over within an election timeout, the leader goes on as if nothing had been, but for its lease (see [`lease`](crate::lease)).
+//! The leader takes no more proposals, brings the target's log up to its own, and tells it to campaign at once. If the
+//! target has not taken over within an election timeout, the leader goes on as if nothing had been, but for its lease
+//! (see [`lease`](crate::lease)).
 
 use crate::progress::Progress;
 use crate::role::{Leader, Role};
@@ -47,7 +48,8 @@ impl Raft {
         }
         let able = leader.peers.iter();
         let able = able.filter(|(node, _)| self.transfer_obstacle(leader, *node).is_none());
-        // Who did not take over when it was asked to comes last. Of equals the lowest id, so that the choice is the same everywhere.
+        // Who did not take over when it was asked to comes last. Of equals the lowest id, so that the choice is the
+        // same everywhere.
         let best = able.max_by_key(|(node, peer)| {
             (!leader.passed_over.contains(node), peer.matched, core::cmp::Reverse(*node))
         });
@@ -122,7 +124,8 @@ impl Raft {
         }
     }
 
-    /// Leader, after a change of the configuration: a joint one is left even during a transfer, and may take the target's vote away.
+    /// Leader, after a change of the configuration: a joint one is left even during a transfer, and may take the
+    /// target's vote away.
     pub(crate) fn end_transfer_to_who_can_not_lead(&mut self) {
         let transfer = match &self.role {
             Role::Leader(leader) => leader.transfer,

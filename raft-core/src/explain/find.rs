@@ -1,4 +1,5 @@
-//! How the answers are found: by the rules themselves where these are functions, and beside them one at a time where a rule only says no.
+//! How the answers are found: by the rules themselves where these are functions, and beside them one at a time where a
+//! rule only says no.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeSet;

@@ -1,7 +1,8 @@
-//! Why: answers in types, for an operator who asks why nobody leads here, why an index is not committed, or why something was refused.
+//! Why: answers in types, for an operator who asks why nobody leads here, why an index is not committed, or why
+//! something was refused.
 //!
-//! Each answer is computed from the same state that the rules look at, and changes nothing. It is not a log, nor a history: it says what
-//! holds now. How it is found is in `find`, its words are in `words`.
+//! Each answer is computed from the same state that the rules look at, and changes nothing. It is not a log, nor a
+//! history: it says what holds now. How it is found is in `find`, its words are in `words`.
 
 mod find;
 mod words;
@@ -58,23 +59,25 @@ pub enum LeadershipReason {
     },
     /// It asks whether it could be elected, and has not raised its term (dissertation §9.6).
     AsksForPreVotes {
-        /// How the voters answered. They refuse who lacks entries that they have, and while they keep a [promise](VotePromise) to another.
+        /// How the voters answered. They refuse who lacks entries that they have, and while they keep a
+        /// [promise](VotePromise) to another.
         tally: Tally,
         /// When it tries anew.
         until: Instant,
     },
     /// It campaigns (paper §5.2).
     Campaigns {
-        /// How the voters answered. They refuse who lacks entries that they have, and who comes after another candidate of the term. Who keeps a
-        /// [promise](VotePromise) to another, and is in an earlier term, does not answer at all: its term is not to be raised.
+        /// How the voters answered. They refuse who lacks entries that they have, and who comes after another candidate
+        /// of the term. Who keeps a [promise](VotePromise) to another, and is in an earlier term, does not answer at
+        /// all: its term is not to be raised.
         tally: Tally,
         /// When it tries anew.
         until: Instant,
     },
 }
 
-/// How the voters of the configuration in effect answered a member that asks for their votes, or whether it would get them: each is in one of the
-/// lists, in the order of ids. In a joint configuration each half has to agree.
+/// How the voters of the configuration in effect answered a member that asks for their votes, or whether it would get
+/// them: each is in one of the lists, in the order of ids. In a joint configuration each half has to agree.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Tally {
@@ -172,8 +175,9 @@ pub enum UncountedReason {
     StoreNotRecorded,
 }
 
-/// To whom a member owes it to vote for nobody else, and until when (dissertation §4.2.3): a leader may answer reads under a lease for as long
-/// (§6.4.1). Until then it votes for nobody else, and would not, unless that leader hands over.
+/// To whom a member owes it to vote for nobody else, and until when (dissertation §4.2.3): a leader may answer reads
+/// under a lease for as long (§6.4.1). Until then it votes for nobody else, and would not, unless that leader hands
+/// over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum VotePromise {
