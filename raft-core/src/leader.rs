@@ -518,7 +518,9 @@ impl Peer {
             Progress::Snapshot { offered, offered_at, streaming } => {
                 // Whatever became of an offer, there is another: a trigger that is dropped once must not be the last
                 // (scenario 38).
-                let is_over = !*streaming && now.since(*offered_at) >= patience;
+                // A slow link gets as long as it needs (scenario 45).
+                let is_streaming = *streaming && !mutated!(SlowStreamOfferedAgain);
+                let is_over = !is_streaming && now.since(*offered_at) >= patience;
                 if is_over && !mutated!(LostOfferNotRepeated) {
                     *offered = None;
                 }

@@ -216,6 +216,8 @@ mutants! {
     NothingRetained,
     /// A wanted snapshot is streamed again while it is being streamed. Scenario 45.
     SnapshotStreamedTwice,
+    /// A snapshot is offered again, and streamed anew, while a slow link still carries it. Scenario 45.
+    SlowStreamOfferedAgain,
     /// An offer that was not answered is never repeated. Scenario 38.
     LostOfferNotRepeated,
     /// Nothing is offered for an earlier snapshot that is wanted, though a newer one was taken meanwhile. Scenario 38.
