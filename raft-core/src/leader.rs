@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 
 use crate::forward::batch_bytes;
+use crate::outbox::shrink;
 use crate::progress::{Peer, Progress, Sent};
 use crate::quorum::{quorum_reached, zones_reached};
 use crate::role::{Leader, Role};
@@ -387,9 +388,18 @@ impl Raft {
             return;
         }
         leader.heartbeat_deadline = now + interval;
+        // A group that was busy once must not hold the room that it needed then for ever.
+        leader.proposals.shrink();
+        self.outbox.shrink();
+        // A heartbeat is an action for each peer.
+        shrink(&mut self.actions, leader.peers.len() + 2);
+        self.log.shrink();
         let last = self.log.last();
         let mut silent = Vec::new();
         for (node, peer) in leader.peers.iter_mut() {
+            if let Progress::Replicate { in_flight, .. } = &mut peer.progress {
+                in_flight.shrink();
+            }
             peer.repeat_what_is_lost(now, interval, patience);
             peer.catch_up.on_matched(peer.matched, last, now);
             if peer.has_waited(now, interval * HEARTBEATS_UNTIL_ASKED)

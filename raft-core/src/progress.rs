@@ -4,6 +4,7 @@ use alloc::collections::VecDeque;
 
 use core::time::Duration;
 
+use crate::outbox::shrink;
 use crate::reconfigure::Leaving;
 use crate::window::{BYTES_MIN, Window};
 use crate::{Config, InFlightStatus, Index, Instant, LogPosition, ReplicationKind};
@@ -249,6 +250,11 @@ impl InFlight {
             }
         }
         self.window.on_answered(count, newest, now, write_time);
+    }
+
+    /// Gives back what a burst made of its room.
+    pub(crate) fn shrink(&mut self) {
+        shrink(&mut self.queue, 4);
     }
 
     /// When the oldest unanswered append left.

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use crate::forward::{Forwards, Seen};
 use crate::lease::Lease;
+use crate::outbox::shrink;
 use crate::peers::Peers;
 use crate::transfer::Transfer;
 use crate::{Index, Instant, NodeId, ProposalId, ReadId, RequestId, Ticket, UncountedReason};
@@ -141,6 +142,11 @@ struct Pending {
 impl Proposals {
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Gives back what a burst made of its room.
+    pub(crate) fn shrink(&mut self) {
+        shrink(&mut self.queue, 4);
     }
 
     pub(crate) fn push(&mut self, id: Option<ProposalId>, last: Index, bytes: usize) {

@@ -300,6 +300,12 @@ impl Log {
         self.tail.evict(budget_bytes, releasable);
     }
 
+    /// Gives back the room that a burst took, beside its entries.
+    pub(crate) fn shrink(&mut self) {
+        self.tail.shrink();
+        self.writes.shrink();
+    }
+
     /// How many bytes of entries are in memory.
     pub(crate) fn tail_bytes(&self) -> usize {
         self.tail.size_bytes()

@@ -26,6 +26,11 @@ const SEALED_AT_ONCE: usize = 64;
 const STAGED_CAPACITY_MAX: usize = 1024;
 
 impl Tail {
+    /// Gives back the room that a burst took, beside its entries.
+    pub(crate) fn shrink(&mut self) {
+        crate::outbox::shrink(&mut self.batches, 4);
+    }
+
     /// Appends one entry.
     pub(crate) fn stage(&mut self, term: Term, index: Index, payload: Payload) {
         self.staged.push(Entry { term, index, payload });

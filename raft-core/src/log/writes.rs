@@ -26,6 +26,11 @@ pub(crate) struct Writes {
 }
 
 impl Writes {
+    /// Gives back the room that a burst took.
+    pub(crate) fn shrink(&mut self) {
+        crate::outbox::shrink(&mut self.queue, 4);
+    }
+
     /// The ticket that the next write will have.
     pub(crate) fn next_ticket(&self) -> Ticket {
         Ticket(self.last_ticket.0 + 1)
