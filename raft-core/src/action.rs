@@ -48,8 +48,10 @@ pub enum Action {
         /// What to stream.
         snapshot: SnapshotMeta,
     },
-    /// Follower: expect this snapshot's data from this peer; answer [`Input::SnapshotReceived`](crate::Input::SnapshotReceived) or
-    /// [`Input::SnapshotFailed`](crate::Input::SnapshotFailed). Repeated for the same snapshot when the leader offers it again: keep what has arrived.
+    /// Follower: expect this snapshot's data from this peer; answer
+    /// [`Input::SnapshotReceived`](crate::Input::SnapshotReceived) or
+    /// [`Input::SnapshotFailed`](crate::Input::SnapshotFailed). Repeated for the same snapshot when the leader offers
+    /// it again: keep what has arrived.
     ReceiveSnapshot {
         /// The leader that streams it.
         from: NodeId,
@@ -110,8 +112,8 @@ pub struct Apply {
 /// The answer to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resolution {
-    /// The batch is in the leader's log (here, or at the leader to which it was forwarded). It is committed when the entry applied at `first` has this `term`; so it will
-    /// be, unless [`Resolution::Abandoned`] comes first.
+    /// The batch is in the leader's log (here, or at the leader to which it was forwarded). It is committed when the
+    /// entry applied at `first` has this `term`; so it will be, unless [`Resolution::Abandoned`] comes first.
     Appended {
         /// The batch.
         id: ProposalId,
@@ -161,7 +163,8 @@ pub enum Resolution {
         /// Why.
         reason: Refusal,
     },
-    /// This node lost leadership before the request was settled: look at the membership, or at who leads, to learn what came of it.
+    /// This node lost leadership before the request was settled: look at the membership, or at who leads, to learn what
+    /// came of it.
     RequestAbandoned {
         /// The request.
         id: RequestId,
@@ -190,12 +193,16 @@ pub enum Event {
         /// The index of its entry, or the log's base.
         at: Index,
     },
-    /// A member runs on a store that the group does not know under its id: it was wiped, or put back from a copy. It does not count until it
-    /// has become a learner and was promoted again. At that member itself, `node` is its own id.
+    /// A member runs on a store that the group does not know under its id: it was wiped, or put back from a copy. It does
+    /// not count until it has become a learner and was promoted again.
+    ///
+    /// With its own id a member is told so of itself, once for each time that the configuration in effect there comes to
+    /// record another store for it, or makes a learner of it because another was recorded. Whether a *recorded* store was
+    /// put back from a copy only the others know.
     StoreRejected {
-        /// The member.
+        /// The member; perhaps this one itself.
         node: NodeId,
-        /// Its store.
+        /// The store that it runs on.
         store: StoreId,
     },
 }

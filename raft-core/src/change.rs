@@ -1,5 +1,5 @@
-//! Changes of the configuration, and what becomes of a configuration by one (dissertation §4). Pure arithmetic: the rules of when a change
-//! may happen are in [`reconfigure`](crate::reconfigure).
+//! Changes of the configuration, and what becomes of a configuration by one (dissertation §4). Pure arithmetic: the
+//! rules of when a change may happen are in [`reconfigure`](crate::reconfigure).
 
 use alloc::vec::Vec;
 
@@ -19,12 +19,13 @@ pub enum ChangeStep {
     AddLearner(NodeId),
     /// A learner becomes a voter. Refused until it has caught up.
     Promote(NodeId),
-    /// A new member that votes at once, with an empty log: until it has caught up it is one voter more that can not help to commit. For
-    /// founding and for emergencies; [`ChangeStep::AddLearner`] and [`ChangeStep::Promote`] are safer for availability.
-    /// Where stores are told apart it is refused if the others were no quorum without it.
+    /// A new member that votes at once, with an empty log: until it has caught up it is one voter more that can not
+    /// help to commit. For founding and for emergencies; [`ChangeStep::AddLearner`] and [`ChangeStep::Promote`] are
+    /// safer for availability. Where stores are told apart it is refused if the others were no quorum without it.
     AddVoter(NodeId),
-    /// A new member that votes and keeps terms, but no commands. It must be set up as one ([`Config::is_witness`](crate::Config::is_witness)):
-    /// a store that lacks commands never becomes that of a full member.
+    /// A new member that votes and keeps terms, but no commands. It must be set up as one
+    /// ([`Config::is_witness`](crate::Config::is_witness)): a store that lacks commands never becomes that of a full
+    /// member.
     AddWitness(NodeId),
     /// A voter becomes a learner.
     Demote(NodeId),
@@ -53,8 +54,8 @@ impl From<ChangeStep> for MembershipChange {
 }
 
 impl MembershipChange {
-    /// The configuration that follows `current` (which must be simple): a simple one if at most one voter comes or goes, since then any two
-    /// majorities overlap (dissertation §4.1); otherwise a joint one (dissertation §4.3).
+    /// The configuration that follows `current` (which must be simple): a simple one if at most one voter comes or
+    /// goes, since then any two majorities overlap (dissertation §4.1); otherwise a joint one (dissertation §4.3).
     ///
     /// # Errors
     /// [`Refusal`] names the first step that does not fit, or says that the result is no change, or has no voter that could lead.
@@ -72,8 +73,8 @@ impl MembershipChange {
             take_step(&mut target, step)?;
         }
         for node in target.voters.intersection(&current.voters) {
-            // Whatever the steps did to it in between, who goes on voting does so on the same store: from one store to another a member comes only by way of being
-            // a learner (see `stores`).
+            // Whatever the steps did to it in between, who goes on voting does so on the same store: from one store to
+            // another a member comes only by way of being a learner (see `stores`).
             if let Some(store) = current.stores.get(node)
                 && !mutated!(VoterChangesItsStore)
             {

@@ -29,13 +29,13 @@ pub struct Config {
     pub apply_entries_max: u64,
     /// After a snapshot, this many entries before it are kept for followers that lag; one that lags more gets the snapshot.
     pub retained_entries: u64,
-    /// A leader lets its log grow by up to this many entries beyond `retained_entries` for a follower that still replicates but lags; one that
-    /// lags more, or was not heard for an election timeout, gets the snapshot.
+    /// A leader lets its log grow by up to this many entries beyond `retained_entries` for a follower that still
+    /// replicates but lags; one that lags more, or was not heard for an election timeout, gets the snapshot.
     pub compaction_lag_max: u64,
     /// The most reads that wait at one member for proof of leadership.
     pub waiting_reads_max: usize,
-    /// From 0 to [`Config::PRIORITY_MAX`]. A member waits one election timeout more than others for each step below the highest, before it
-    /// campaigns: so it leads only if nobody of higher priority does, and never waits for ever.
+    /// From 0 to [`Config::PRIORITY_MAX`]. A member waits one election timeout more than others for each step below the
+    /// highest, before it campaigns: so it leads only if nobody of higher priority does, and never waits for ever.
     pub priority: u8,
     /// The furthest behind, in entries, that a member may be to which leadership is handed.
     pub transfer_lag_max: u64,
@@ -45,9 +45,10 @@ pub struct Config {
     pub lease: Option<LeaseConfig>,
     /// Commits an entry only when enough zones have it. Equal at all members.
     pub commit_groups: Option<CommitGroups>,
-    /// Whether this member is a witness: it votes, and keeps no commands and no state machine. That belongs to its store for as long as the
-    /// store exists. What the group lists it as must agree; while it does not, this member refuses the entries that it is sent, by name
-    /// ([`PeerFault::WithheldCommand`](crate::PeerFault::WithheldCommand), [`PeerFault::CommandForWitness`](crate::PeerFault::CommandForWitness)).
+    /// Whether this member is a witness: it votes, and keeps no commands and no state machine. That belongs to its
+    /// store for as long as the store exists. What the group lists it as must agree; while it does not, this member
+    /// refuses the entries that it is sent, by name ([`PeerFault::WithheldCommand`](crate::PeerFault::WithheldCommand),
+    /// [`PeerFault::CommandForWitness`](crate::PeerFault::CommandForWitness)).
     pub is_witness: bool,
     /// The store that this member runs on; `None` if stores are not told apart. Either all members have one, or none.
     pub store: Option<StoreStamp>,
@@ -56,8 +57,8 @@ pub struct Config {
 /// What leases rest on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseConfig {
-    /// By how many millionths of a second a second may the clocks of two members drift apart. A lease is that much shorter than an election
-    /// timeout. If clocks drift more, reads may be stale.
+    /// By how many millionths of a second a second may the clocks of two members drift apart. A lease is that much
+    /// shorter than an election timeout. If clocks drift more, reads may be stale.
     pub clock_drift_max_ppm: u32,
 }
 
@@ -66,8 +67,8 @@ pub struct LeaseConfig {
 pub struct CommitGroups {
     /// The zone of each voter. Who is not listed counts for the quorum alone.
     pub zones: BTreeMap<NodeId, u64>,
-    /// In how many zones an entry must be; if the voters lie in fewer, in all of these. While a configuration is joint, only the voters of its
-    /// incoming half speak for their zones.
+    /// In how many zones an entry must be; if the voters lie in fewer, in all of these. While a configuration is joint,
+    /// only the voters of its incoming half speak for their zones.
     pub zones_min: usize,
 }
 

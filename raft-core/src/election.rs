@@ -1,4 +1,5 @@
-//! Elections: paper §5.2 and §5.4.1, pre-votes after dissertation §9.6, and the protection from disturbers of dissertation §4.2.3.
+//! Elections: paper §5.2 and §5.4.1, pre-votes after dissertation §9.6, and the protection from disturbers of
+//! dissertation §4.2.3.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
@@ -16,14 +17,20 @@ use crate::{
     StoreStamp, Term,
 };
 
-/// How long a member waits for a leader: one to two election timeouts, drawn at random (paper §5.2), and one more for each step that its priority lies
-/// below the highest. So those of high priority get the first chance, and nobody waits for ever.
+/// How long a member waits for a leader: one to two election timeouts, drawn at random (paper §5.2), and one more for
+/// each step that its priority lies below the highest. So those of high priority get the first chance, and nobody waits
+/// for ever.
 pub(crate) fn patience(config: &Config, rng: &mut Rng) -> Duration {
+    rng.jittered(config.election_timeout) + priority_delay(config)
+}
+
+/// How much of that is due to a low priority.
+pub(crate) fn priority_delay(config: &Config) -> Duration {
     let steps = Config::PRIORITY_MAX.saturating_sub(config.priority);
     let steps = if mutated!(PriorityIgnored) { 0 } else { u32::from(steps) };
     let steps = if mutated!(LowPriorityWaitsForEver) { steps * 1_000 } else { steps };
-    let spread = rng.jittered(config.election_timeout);
-    if steps == 0 { spread } else { spread + config.election_timeout * steps }
+    // Nearly every member has the highest priority.
+    if steps == 0 { Duration::ZERO } else { config.election_timeout * steps }
 }
 
 impl Raft {
@@ -100,7 +107,8 @@ impl Raft {
         self.now + patience(&self.config, &mut self.rng)
     }
 
-    /// Whether it may become a candidate: a full voter, on the store that it was admitted with, that is not being replaced by a snapshot.
+    /// Whether it may become a candidate: a full voter, on the store that it was admitted with, that is not being
+    /// replaced by a snapshot.
     pub(crate) fn can_campaign(&self) -> bool {
         let (id, membership) = (self.config.id, self.log.membership());
         (membership.is_voter(id) || mutated!(LearnerCampaigns))
@@ -194,7 +202,8 @@ impl Raft {
         }
     }
 
-    /// What an answer to a request for votes amounts to; `None` if it comes from no voter. Whoever asks keeps one for each voter at most.
+    /// What an answer to a request for votes amounts to; `None` if it comes from no voter. Whoever asks keeps one for
+    /// each voter at most.
     fn answer_of(&self, from: NodeId, granted: bool) -> Option<Answer> {
         let membership = self.log.membership();
         if !membership.is_voter(from) && !mutated!(StrangersAnswersKept) {
@@ -332,22 +341,26 @@ impl Raft {
         self.leave_if_stalled();
     }
 
-    /// Steps down if no quorum was heard from within an election timeout (dissertation §6.2): a leader that is cut off must not keep
-    /// its clients waiting.
+    /// Steps down if no quorum was heard from within an election timeout (dissertation §6.2): a leader that is cut off
+    /// must not keep its clients waiting.
     pub(crate) fn check_quorum(&mut self) {
-        let Role::Leader(leader) = &mut self.role else { return };
-        let (now, id, window) = (self.now, self.config.id, self.config.election_timeout);
-        let membership = self.log.membership();
-        let is_heard = |node: NodeId| {
-            let peer = leader.peers.get(node);
-            node == id
-                || (self.stores.counts(membership, node)
-                    && peer.is_some_and(|peer| now.since(peer.last_contact) < window))
-        };
-        if membership.has_quorum(is_heard) || mutated!(NoCheckQuorum) {
-            leader.quorum_deadline = now + window / 2;
+        let Role::Leader(leader) = &self.role else { return };
+        let is_heard = |node| self.is_heard(leader, node);
+        if self.log.membership().has_quorum(is_heard) || mutated!(NoCheckQuorum) {
+            let until = self.now + self.config.election_timeout / 2;
+            if let Role::Leader(leader) = &mut self.role {
+                leader.quorum_deadline = until;
+            }
         } else {
             self.become_follower(self.term, None);
         }
+    }
+
+    /// Whether a leader's member counts, and was heard from within an election timeout.
+    pub(crate) fn is_heard(&self, leader: &Leader, node: NodeId) -> bool {
+        let window = self.config.election_timeout;
+        node == self.config.id
+            || (self.stores.counts(self.log.membership(), node)
+                && leader.peers.get(node).is_some_and(|peer| !peer.is_silent(self.now, window)))
     }
 }

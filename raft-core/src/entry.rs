@@ -62,8 +62,8 @@ pub struct Entries {
     sums: Sums,
 }
 
-/// What a run holds as a whole, in one word, since runs are moved a lot: the sum of [`Entry::size_bytes`], and in the lowest bits the
-/// [`Kinds`] of payload.
+/// What a run holds as a whole, in one word, since runs are moved a lot: the sum of [`Entry::size_bytes`], and in the
+/// lowest bits the [`Kinds`] of payload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Sums(u64);
 

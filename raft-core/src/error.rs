@@ -2,7 +2,8 @@
 
 use crate::{ConfigError, Index, LogPosition, NodeId, Term, Ticket};
 
-/// Why a proposal, a read, a membership change or a transfer was refused. Nothing was changed; it is safe to try again, elsewhere or later.
+/// Why a proposal, a read, a membership change or a transfer was refused. Nothing was changed; it is safe to try again,
+/// elsewhere or later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// This node does not lead.
@@ -357,7 +358,8 @@ pub enum RestoreError {
         /// The hard state's term.
         term: Term,
     },
-    /// The first configuration of a group that is being founded lists this member as a witness and its settings do not, or the other way round.
+    /// The first configuration of a group that is being founded lists this member as a witness and its settings do not,
+    /// or the other way round.
     #[error(
         "the founding configuration lists this member as {}, and it is set up as {}: make them agree before it starts",
         Kind(*.is_listed), Kind(!*.is_listed)

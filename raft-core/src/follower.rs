@@ -107,8 +107,8 @@ impl Raft {
         self.learn_commit(leader_commit.min(bound));
     }
 
-    /// A full member has every command of its log, and a witness none. So who says that it has an entry has what the group counts on,
-    /// whatever its leader takes it for.
+    /// A full member has every command of its log, and a witness none. So who says that it has an entry has what the
+    /// group counts on, whatever its leader takes it for.
     fn check_commands(&self, entries: &Entries) -> Result<(), PeerFault> {
         let refused = if self.config.is_witness { Kinds::COMMAND } else { Kinds::WITHHELD };
         if !entries.kinds().may_include(refused) {
@@ -185,9 +185,9 @@ impl Raft {
     }
 
     fn on_heartbeat(&mut self, from: NodeId, commit: Index, read_context: u64) {
-        // The leader bounds it by what this node acknowledged in this term, and that was durable: the entries up to there are the
-        // leader's, even if this node has restarted since. Where stores are told apart that is not taken on trust: the leader sees the
-        // new life and sends a probe, and what that confirms is believed.
+        // The leader bounds it by what this node acknowledged in this term, and that was durable: the entries up to
+        // there are the leader's, even if this node has restarted since. Where stores are told apart that is not taken
+        // on trust: the leader sees the new life and sends a probe, and what that confirms is believed.
         if !self.is_unverified || mutated!(CommitBelievedBeforeComparing) {
             self.learn_commit(commit);
         }
@@ -205,7 +205,8 @@ impl Raft {
         }
     }
 
-    /// Says that its log equals the leader's up to `matched`. A witness always says that it is one: the group may take it for a full member.
+    /// Says that its log equals the leader's up to `matched`. A witness always says that it is one: the group may take
+    /// it for a full member.
     pub(crate) fn accepted(&self, matched: Index) -> Body {
         Body::AppendResponse(if self.config.is_witness {
             AppendOutcome::Witnessed { matched }

@@ -1,7 +1,8 @@
 //! Proposals at a member that does not lead, passed on to the leader if the configuration says so.
 //!
-//! A batch is taken at most once: its [`ForwardId`] is unique, and a leader remembers the highest of each start of each member. So a
-//! network that repeats or delays messages can not make it append a batch twice. What is not answered in time is abandoned: its outcome is unknown.
+//! A batch is taken at most once: its [`ForwardId`] is unique, and a leader remembers the highest of each start of each
+//! member. So a network that repeats or delays messages can not make it append a batch twice. What is not answered in
+//! time is abandoned: its outcome is unknown.
 
 use alloc::collections::btree_map::Entry;
 use alloc::collections::{BTreeMap, VecDeque};
@@ -41,6 +42,16 @@ enum State {
 impl Forwards {
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The bytes to which the leader has said nothing yet.
+    pub(crate) fn unanswered_bytes(&self) -> usize {
+        let is_asked = |forwarded: &&Forwarded| matches!(forwarded.state, State::Asked { .. });
+        self.queue.iter().filter(is_asked).map(|forwarded| forwarded.bytes).sum()
     }
 
     /// When the first of them is given up.

@@ -37,9 +37,9 @@ pub struct RequestId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StoreId(pub u64);
 
-/// Which store a member runs on, and for how many starts it has. Within one store `life` rises with every start, durably, before the
-/// member says anything, and each start draws a `nonce` at random; so a lower life than was seen before, or the same life with another nonce,
-/// betrays a store that was put back from a copy.
+/// Which store a member runs on, and for how many starts it has. Within one store `life` rises with every start,
+/// durably, before the member says anything, and each start draws a `nonce` at random; so a lower life than was seen
+/// before, or the same life with another nonce, betrays a store that was put back from a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StoreStamp {
     /// The store.

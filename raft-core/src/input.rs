@@ -37,7 +37,8 @@ pub enum Input {
         /// Where it may be answered.
         at: ReadAt,
     },
-    /// Change who belongs to the group (dissertation §4). Leader only; answered when the last configuration that this leads to is committed.
+    /// Change who belongs to the group (dissertation §4). Leader only; answered when the last configuration that this
+    /// leads to is committed.
     ChangeMembership {
         /// The caller's name for the request.
         id: RequestId,
@@ -53,8 +54,8 @@ pub enum Input {
     },
     /// How the durable store does. The core believes it healthy until told otherwise.
     StorageHealth(StorageHealth),
-    /// The clock that [`Raft::handle`](crate::Raft::handle) is given may have stood still for a while (a suspended machine, say): no lease that
-    /// was won before can be trusted.
+    /// The clock that [`Raft::handle`](crate::Raft::handle) is given may have stood still for a while (a suspended
+    /// machine, say): no lease that was won before can be trusted.
     ClockSuspect,
     /// The write with this ticket, and so every write handed out before it that it overlaps, is durable.
     /// Completions may arrive in any order.
@@ -78,15 +79,17 @@ pub enum Input {
     SnapshotTaken(SnapshotMeta),
     /// A snapshot that an [`Action::ReceiveSnapshot`](crate::Action::ReceiveSnapshot) asked for has arrived whole and verified.
     SnapshotReceived(SnapshotMeta),
-    /// The machine has durably replaced its state by the snapshot of an [`Action::InstallSnapshot`](crate::Action::InstallSnapshot).
+    /// The machine has durably replaced its state by the snapshot of an
+    /// [`Action::InstallSnapshot`](crate::Action::InstallSnapshot).
     SnapshotInstalled(SnapshotMeta),
     /// A snapshot that an [`Action::ReceiveSnapshot`](crate::Action::ReceiveSnapshot) asked for could not be received.
     SnapshotFailed(SnapshotMeta),
-    /// The snapshot of an [`Action::InstallSnapshot`](crate::Action::InstallSnapshot) could not be installed. Nothing was changed. (Not the same as
+    /// The snapshot of an [`Action::InstallSnapshot`](crate::Action::InstallSnapshot) could not be installed. Nothing
+    /// was changed. (Not the same as
     /// [`Input::SnapshotFailed`]: another copy may be on its way, and fail, while the first is being installed.)
     SnapshotInstallFailed(SnapshotMeta),
-    /// An [`Action::StreamSnapshot`](crate::Action::StreamSnapshot) is over, with success or without: what came of it is reported by the
-    /// receiver. If that report is lost, or there is none, the snapshot is offered again.
+    /// An [`Action::StreamSnapshot`](crate::Action::StreamSnapshot) is over, with success or without: what came of it
+    /// is reported by the receiver. If that report is lost, or there is none, the snapshot is offered again.
     SnapshotStreamEnded {
         /// The peer to which it was streamed.
         to: NodeId,

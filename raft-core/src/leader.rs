@@ -5,12 +5,13 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 
 use crate::forward::batch_bytes;
+use crate::outbox::shrink;
 use crate::progress::{Peer, Progress, Sent};
 use crate::quorum::{quorum_reached, zones_reached};
 use crate::role::{Leader, Role};
 use crate::{
-    Action, AppendOutcome, Body, Config, Entries, Index, Instant, LogPosition, Message, NodeId,
-    PeerFault, ProposalId, Raft, Refusal, Resolution,
+    Action, AppendOutcome, Body, Config, Entries, Index, Instant, LogPosition, Membership, Message,
+    NodeId, PeerFault, ProposalId, Raft, Refusal, Resolution,
 };
 
 impl Raft {
@@ -56,14 +57,15 @@ impl Raft {
         Ok((first, count))
     }
 
-    /// Commits what a quorum has, if it is of this term: entries of earlier terms are never committed by counting, only along with
-    /// one of our own (paper §5.4.2, figure 8; scenario 10). The leader counts itself only as far as its own disk is.
+    /// Commits what a quorum has, if it is of this term: entries of earlier terms are never committed by counting, only
+    /// along with one of our own (paper §5.4.2, figure 8; scenario 10). The leader counts itself only as far as its own
+    /// disk is.
     pub(crate) fn advance_commit(&mut self) {
-        let Role::Leader(leader) = &mut self.role else { return };
+        let Role::Leader(leader) = &self.role else { return };
         if !core::mem::take(&mut self.may_commit) || self.commit == self.log.last() {
             return;
         }
-        let (id, durable, commit) = (self.config.id, self.log.durable(), self.commit);
+        let commit = self.commit;
         let membership = self.log.membership();
         // Where two voters are needed, one of them is a peer. So it is when the leader's own write completes first.
         let needs_peers = membership.voters.len() > 1;
@@ -71,14 +73,10 @@ impl Raft {
             return;
         }
         let reached = |node: NodeId| {
-            if node == id && mutated!(LeaderCountsItselfBeforeDurable) {
+            if node == self.config.id && mutated!(LeaderCountsItselfBeforeDurable) {
                 self.log.last()
-            } else if node == id {
-                durable
-            } else if self.stores.counts(membership, node) {
-                leader.peers.get(node).map_or(Index(0), |peer| peer.matched)
             } else {
-                Index(0)
+                self.counts_up_to(leader, membership, node)
             }
         };
         let mut index = quorum_reached(membership, reached);
@@ -92,7 +90,25 @@ impl Raft {
             self.log.term_at(index) == Some(self.term) || mutated!(EarlierTermCommittedByCounting);
         if index > self.commit && is_own {
             self.commit = index;
+            let Role::Leader(leader) = &mut self.role else { return };
             leader.proposals.release_through(if mutated!(QuotaLeaks) { Index(0) } else { index });
+        }
+    }
+
+    /// Up to where a voter has the log for good: what it acknowledged, if that counts, or what is on the leader's own disk.
+    #[inline]
+    pub(crate) fn counts_up_to(
+        &self,
+        leader: &Leader,
+        membership: &Membership,
+        node: NodeId,
+    ) -> Index {
+        if node == self.config.id {
+            self.log.durable()
+        } else if self.stores.counts(membership, node) {
+            leader.peers.get(node).map_or(Index(0), |peer| peer.matched)
+        } else {
+            Index(0)
         }
     }
 
@@ -145,11 +161,12 @@ impl Raft {
         }
     }
 
-    /// How far witnesses may have the log: as far as it would be committed if all of them had it, and no further than some full voter who stays. They complete a
-    /// quorum of full voters, and need nothing before that; a witness alone with an entry that is lost would let nobody be elected. So such an entry is on this
-    /// disk too, or, if this leader is on its way out and takes its disk along, on that of another.
+    /// How far witnesses may have the log: as far as it would be committed if all of them had it, and no further than
+    /// some full voter who stays. They complete a quorum of full voters, and need nothing before that; a witness alone
+    /// with an entry that is lost would let nobody be elected. So such an entry is on this disk too, or, if this leader
+    /// is on its way out and takes its disk along, on that of another.
     pub(crate) fn last_for_witnesses(&self, leader: &Leader) -> Index {
-        let (id, last, durable) = (self.config.id, self.log.last(), self.log.durable());
+        let (last, durable) = (self.log.last(), self.log.durable());
         if mutated!(WitnessAheadOfTheLeadersDisk) {
             return last;
         }
@@ -160,12 +177,8 @@ impl Raft {
         let reached = |node| {
             if membership.is_witness(node) {
                 last
-            } else if node == id {
-                durable
-            } else if self.stores.counts(membership, node) {
-                leader.peers.get(node).map_or(Index(0), |peer| peer.matched)
             } else {
-                Index(0)
+                self.counts_up_to(leader, membership, node)
             }
         };
         let full = membership.voters.iter().filter(|node| !membership.is_witness(**node));
@@ -215,7 +228,8 @@ impl Raft {
             return;
         }
         if (!owns || !starts_right) && !mutated!(FetchedEntriesUnchecked) {
-            // Read under an earlier leadership, and overwritten since; or not what was asked for. Read anew, but not in a tight loop.
+            // Read under an earlier leadership, and overwritten since; or not what was asked for. Read anew, but not in
+            // a tight loop.
             self.on_fetch_failed(to);
             return;
         }
@@ -320,7 +334,8 @@ impl Raft {
         if next <= rejected || is_asked_again || mutated!(ProbeRepeatedAtOnce) {
             peer.probe(next);
         } else {
-            // Nothing was learned. Asked the same at once, it would say the same, and each copy of an answer would beget another question.
+            // Nothing was learned. Asked the same at once, it would say the same, and each copy of an answer would
+            // beget another question.
             peer.probe_later(next, now);
         }
     }
@@ -373,9 +388,18 @@ impl Raft {
             return;
         }
         leader.heartbeat_deadline = now + interval;
+        // A group that was busy once must not hold the room that it needed then for ever.
+        leader.proposals.shrink();
+        self.outbox.shrink();
+        // A heartbeat is an action for each peer.
+        shrink(&mut self.actions, leader.peers.len() + 2);
+        self.log.shrink();
         let last = self.log.last();
         let mut silent = Vec::new();
         for (node, peer) in leader.peers.iter_mut() {
+            if let Progress::Replicate { in_flight, .. } = &mut peer.progress {
+                in_flight.shrink();
+            }
             peer.repeat_what_is_lost(now, interval, patience);
             peer.catch_up.on_matched(peer.matched, last, now);
             if peer.has_waited(now, interval * HEARTBEATS_UNTIL_ASKED)
@@ -394,8 +418,9 @@ impl Raft {
         self.leave_if_stalled();
     }
 
-    /// Asks a peer whether it has what was streamed to it, by an append that ends there and holds nothing. If all is well it says nothing new; what
-    /// was lost it rejects, so that it is sent again. (What was lost in the middle shows by itself, at the next append.)
+    /// Asks a peer whether it has what was streamed to it, by an append that ends there and holds nothing. If all is
+    /// well it says nothing new; what was lost it rejects, so that it is sent again. (What was lost in the middle shows
+    /// by itself, at the next append.)
     fn ask_for_end(&mut self, to: NodeId) {
         let (term, commit) = (self.term, self.commit);
         let Some(next) = self.peer_mut(to).and_then(|peer| peer.next()) else { return };
@@ -501,8 +526,11 @@ impl Peer {
                 }
             }
             Progress::Snapshot { offered, offered_at, streaming } => {
-                // Whatever became of an offer, there is another: a trigger that is dropped once must not be the last (scenario 38).
-                let is_over = !*streaming && now.since(*offered_at) >= patience;
+                // Whatever became of an offer, there is another: a trigger that is dropped once must not be the last
+                // (scenario 38).
+                // A slow link gets as long as it needs (scenario 45).
+                let is_streaming = *streaming && !mutated!(SlowStreamOfferedAgain);
+                let is_over = !is_streaming && now.since(*offered_at) >= patience;
                 if is_over && !mutated!(LostOfferNotRepeated) {
                     *offered = None;
                 }

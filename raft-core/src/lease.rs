@@ -2,16 +2,18 @@
 //!
 //! # Why it is safe, and when it is not
 //!
-//! A member that hears from a leader promises it, for one election timeout on its own clock, to vote for nobody else ([`Promise`]). The leader
-//! reckons from when the heartbeat *left*, which was before that promise began; so as long as a quorum has answered heartbeats that left
-//! less than an election timeout ago, no other quorum can have elected anybody. Clocks need not agree, only run at about the same
-//! rate: the lease is cut by the configured drift, and if clocks drift more, reads may be stale.
+//! A member that hears from a leader promises it, for one election timeout on its own clock, to vote for nobody else
+//! ([`Promise`]). The leader reckons from when the heartbeat *left*, which was before that promise began; so as long as
+//! a quorum has answered heartbeats that left less than an election timeout ago, no other quorum can have elected
+//! anybody. Clocks need not agree, only run at about the same rate: the lease is cut by the configured drift, and if
+//! clocks drift more, reads may be stale.
 //!
-//! What would break the promise is dealt with one by one. A member that restarts has forgotten to whom it promised, so it votes for nobody for
-//! one election timeout. An election that the leader itself asks for ignores promises; and since that order may arrive at any later time,
-//! a leader that ever gave it serves no lease for the rest of its term. A pause between two inputs shows as a gap in time, and the lease
-//! begins anew; a clock that stood still (a suspended machine) does not, which is what
-//! [`Input::ClockSuspect`](crate::Input::ClockSuspect) is for. Whenever there is no lease, reads ask a quorum.
+//! What would break the promise is dealt with one by one. A member that restarts has forgotten to whom it promised, so
+//! it votes for nobody for one election timeout. An election that the leader itself asks for ignores promises; and
+//! since that order may arrive at any later time, a leader that ever gave it serves no lease for the rest of its term.
+//! A pause between two inputs shows as a gap in time, and the lease begins anew; a clock that stood still (a suspended
+//! machine) does not, which is what [`Input::ClockSuspect`](crate::Input::ClockSuspect) is for. Whenever there is no
+//! lease, reads ask a quorum.
 
 use alloc::collections::VecDeque;
 use core::time::Duration;
@@ -51,7 +53,8 @@ impl Lease {
     }
 }
 
-/// What a member owes to the leader that it heard last: no vote for anybody else until then. It outlives changes of role and term.
+/// What a member owes to the leader that it heard last: no vote for anybody else until then. It outlives changes of
+/// role and term.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Promise {
     /// To whom; `None` after a restart, which forgets that.
@@ -66,6 +69,10 @@ impl Promise {
         let is_kept = may_have_promised && !mutated!(PromiseForgottenByARestart);
         let lasts = if is_kept { config.election_timeout } else { Duration::ZERO };
         Promise { to: None, until: now + lasts }
+    }
+
+    pub(crate) fn holds(&self, now: Instant) -> bool {
+        now < self.until
     }
 }
 
@@ -124,13 +131,14 @@ impl Raft {
         }
     }
 
-    /// Whether a leader other than `asker` has this member's promise: then an election would only disturb (dissertation §4.2.3), and a vote
-    /// would break the leader's lease. An asker whom this member took for the leader evidently leads no more (scenario 6).
+    /// Whether a leader other than `asker` has this member's promise: then an election would only disturb (dissertation
+    /// §4.2.3), and a vote would break the leader's lease. An asker whom this member took for the leader evidently
+    /// leads no more (scenario 6).
     pub(crate) fn has_promised_another(&self, asker: NodeId) -> bool {
         if mutated!(NoLeaderStickiness) {
             return false;
         }
         let is_another = self.promise.to != Some(asker) || mutated!(RecognizedLeaderRefused);
-        matches!(self.role, Role::Leader(_)) || (self.now < self.promise.until && is_another)
+        matches!(self.role, Role::Leader(_)) || (self.promise.holds(self.now) && is_another)
     }
 }

@@ -15,18 +15,19 @@ pub struct Membership {
     pub voters: BTreeSet<NodeId>,
     /// The voters of the configuration that is being left; empty unless joint.
     pub outgoing: BTreeSet<NodeId>,
-    /// Members that receive the log and do not vote (dissertation §4.2.1). While the configuration is joint, an outgoing voter may be listed
-    /// here too: it votes until the joint configuration is left.
+    /// Members that receive the log and do not vote (dissertation §4.2.1). While the configuration is joint, an
+    /// outgoing voter may be listed here too: it votes until the joint configuration is left.
     pub learners: BTreeSet<NodeId>,
     /// Those of the voters that keep the log's terms but not its commands, and have no state machine. They are set up so
     /// ([`Config::is_witness`](crate::Config::is_witness)): this list only has to agree.
     ///
-    /// Why that is safe: every rule of elections and of commitment looks at positions (index and term) only, and a witness has all
-    /// of them, durably. So whatever a quorum with a witness in it has committed, no candidate that lacks it gets that witness's vote
-    /// (paper §5.4.1). The price is availability, not safety: if the other holders of an entry are gone, nobody can be elected. So leaders send witnesses
-    /// only what these would complete a quorum for.
+    /// Why that is safe: every rule of elections and of commitment looks at positions (index and term) only, and a
+    /// witness has all of them, durably. So whatever a quorum with a witness in it has committed, no candidate that
+    /// lacks it gets that witness's vote (paper §5.4.1). The price is availability, not safety: if the other holders of
+    /// an entry are gone, nobody can be elected. So leaders send witnesses only what these would complete a quorum for.
     pub witnesses: BTreeSet<NodeId>,
-    /// The store that each member was admitted with, where one is recorded. A member that comes back on another store does not count.
+    /// The store that each member was admitted with, where one is recorded. A member that comes back on another store
+    /// does not count.
     pub stores: BTreeMap<NodeId, StoreId>,
 }
 
@@ -77,8 +78,8 @@ impl Membership {
         self.voters.is_empty() && self.outgoing.is_empty() && self.learners.is_empty()
     }
 
-    /// Whether it can be a configuration of a group: it has a voter that keeps commands (in each half), nobody is listed twice in ways
-    /// that contradict, and witnesses and stores belong to members.
+    /// Whether it can be a configuration of a group: it has a voter that keeps commands (in each half), nobody is
+    /// listed twice in ways that contradict, and witnesses and stores belong to members.
     pub fn is_valid(&self) -> bool {
         let can_lead = |half: &BTreeSet<NodeId>| half.iter().any(|node| !self.is_witness(*node));
         can_lead(&self.voters)

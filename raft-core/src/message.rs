@@ -109,8 +109,8 @@ pub enum Body {
     },
 }
 
-/// A batch of proposals that a member passes on to the leader. The name is unique among all batches that reach one leader in one term:
-/// a leader takes each at most once, whatever the network repeats.
+/// A batch of proposals that a member passes on to the leader. The name is unique among all batches that reach one
+/// leader in one term: a leader takes each at most once, whatever the network repeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ForwardId {
     /// Drawn at random by each start of the sender.

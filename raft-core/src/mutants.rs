@@ -1,10 +1,11 @@
 //! Seeded bugs: each takes one guard of the protocol out, and at least one test must notice. `cargo xtask mutants` checks that.
 //!
-//! They exist only in builds with `--cfg raft_mutants`, where the environment variable `RAFT_MUTANT` names the one that is active. In
-//! every other build [`Mutant::is_active`] is the constant `false`, and the guards are compiled as if nothing stood here.
+//! They exist only in builds with `--cfg raft_mutants`, where the environment variable `RAFT_MUTANT` names the one that
+//! is active. In every other build [`Mutant::is_active`] is the constant `false`, and the guards are compiled as if
+//! nothing stood here.
 //!
-//! This file is the list: per mutant the guard that it takes out, where that guard comes from (paper, dissertation, or a row of the
-//! known failures, "scenario"). `cargo xtask mutants` reads the names from here.
+//! This file is the list: per mutant the guard that it takes out, where that guard comes from (paper, dissertation, or
+//! a row of the known failures, "scenario"). `cargo xtask mutants` reads the names from here.
 
 /// Whether a seeded bug is active: `if mutated!(VoteTwiceInATerm) || self.vote.is_none_or(…)`.
 macro_rules! mutated {
@@ -122,7 +123,8 @@ mutants! {
     BrokenConnectionIgnored,
     /// A peer that answers again goes on being probed: one append a heartbeat, whatever there is to send. Scenario 19.
     BackOffOutlivesTheAnswer,
-    /// What a follower acknowledged is held against it though its log is gone: it is never sent what it lacks, nor offered the snapshot. Scenario 35.
+    /// What a follower acknowledged is held against it though its log is gone: it is never sent what it lacks, nor
+    /// offered the snapshot. Scenario 35.
     LostLogNotBelieved,
     /// A rejection that an acknowledgement overtook takes it back.
     LateRejectionTakesBack,
@@ -214,6 +216,8 @@ mutants! {
     NothingRetained,
     /// A wanted snapshot is streamed again while it is being streamed. Scenario 45.
     SnapshotStreamedTwice,
+    /// A snapshot is offered again, and streamed anew, while a slow link still carries it. Scenario 45.
+    SlowStreamOfferedAgain,
     /// An offer that was not answered is never repeated. Scenario 38.
     LostOfferNotRepeated,
     /// Nothing is offered for an earlier snapshot that is wanted, though a newer one was taken meanwhile. Scenario 38.
@@ -353,6 +357,8 @@ mutants! {
     FirstRecordsTooEarly,
     /// A voter on another store than the recorded one is not made a learner.
     StrangeStoreNotDemoted,
+    /// A member whose own configuration has another store for it than the one it runs on is not told. Rule 3 of stores.
+    StoreRejectionNotTold,
     /// A message of an earlier term tells that its sender runs on another store.
     StoreOfAnEarlierTermBelieved,
     /// The store that a member was heard to run on in an earlier term is written into the configuration.

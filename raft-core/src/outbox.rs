@@ -17,6 +17,14 @@ struct Withheld {
     message: Message,
 }
 
+/// Gives back the room of a queue that a burst made at least twice as long as it usually is. For quiet moments: it may have to grow
+/// again.
+pub(crate) fn shrink<T>(queue: &mut VecDeque<T>, usual: usize) {
+    if queue.capacity() >= 2 * usual && queue.len() <= usual {
+        queue.shrink_to(if queue.is_empty() { 0 } else { usual });
+    }
+}
+
 impl Outbox {
     pub(crate) fn push(&mut self, until: Option<Ticket>, to: NodeId, message: Message) {
         self.queue.push_back(Withheld { until, to, message });
@@ -29,6 +37,11 @@ impl Outbox {
         } else {
             None
         }
+    }
+
+    /// Gives back what a burst made of its room.
+    pub(crate) fn shrink(&mut self) {
+        shrink(&mut self.queue, 4);
     }
 
     pub(crate) fn len(&self) -> usize {

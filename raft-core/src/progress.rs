@@ -4,6 +4,7 @@ use alloc::collections::VecDeque;
 
 use core::time::Duration;
 
+use crate::outbox::shrink;
 use crate::reconfigure::Leaving;
 use crate::window::{BYTES_MIN, Window};
 use crate::{Config, InFlightStatus, Index, Instant, LogPosition, ReplicationKind};
@@ -36,8 +37,9 @@ pub(crate) struct Peer {
     pub(crate) owed: Index,
 }
 
-/// Measures how a member catches up, in rounds (dissertation §4.2.1): a round lasts until the member has what the log held when the round began. As
-/// the log grows meanwhile, the next round is about that growth; who needs less than an election timeout for a round is caught up.
+/// Measures how a member catches up, in rounds (dissertation §4.2.1): a round lasts until the member has what the log
+/// held when the round began. As the log grows meanwhile, the next round is about that growth; who needs less than an
+/// election timeout for a round is caught up.
 #[derive(Debug)]
 pub(crate) struct CatchUp {
     target: Index,
@@ -50,7 +52,8 @@ impl CatchUp {
         CatchUp { target, began: now, last_round_micros: None }
     }
 
-    /// Ends the round if `matched` is its target, and begins the next at the log's end. Called at each answer, and at each heartbeat.
+    /// Ends the round if `matched` is its target, and begins the next at the log's end. Called at each answer, and at
+    /// each heartbeat.
     pub(crate) fn on_matched(&mut self, matched: Index, last: Index, now: Instant) {
         if matched >= self.target {
             self.last_round_micros = Some(now.micros_since(self.began));
@@ -161,8 +164,13 @@ impl Peer {
 
     /// Whether it keeps up, and was heard from lately: who has all of a log that does not grow may be gone for long.
     pub(crate) fn is_caught_up(&self, now: Instant, patience: Duration) -> bool {
-        let is_heard = now.since(self.last_contact) < patience || mutated!(PromotedThoughSilent);
+        let is_heard = !self.is_silent(now, patience) || mutated!(PromotedThoughSilent);
         is_heard && self.catch_up.is_done(self.matched, now, patience)
+    }
+
+    /// Whether it was not heard from for that long.
+    pub(crate) fn is_silent(&self, now: Instant, patience: Duration) -> bool {
+        now.since(self.last_contact) >= patience
     }
 
     pub(crate) fn in_flight_status(&self, config: &Config) -> Option<InFlightStatus> {
@@ -219,8 +227,8 @@ impl InFlight {
         }
     }
 
-    /// The most bytes of the next message. A message as large as the window would be a queue of its own, unless the window is at its least:
-    /// cutting up what fits into that would only cost messages.
+    /// The most bytes of the next message. A message as large as the window would be a queue of its own, unless the
+    /// window is at its least: cutting up what fits into that would only cost messages.
     pub(crate) fn budget_bytes(&self, append_bytes_max: usize) -> usize {
         let least = BYTES_MIN.saturating_sub(self.bytes);
         append_bytes_max.min(least.max(self.window.bytes() / 4))
@@ -242,6 +250,11 @@ impl InFlight {
             }
         }
         self.window.on_answered(count, newest, now, write_time);
+    }
+
+    /// Gives back what a burst made of its room.
+    pub(crate) fn shrink(&mut self) {
+        shrink(&mut self.queue, 4);
     }
 
     /// When the oldest unanswered append left.

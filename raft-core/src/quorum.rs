@@ -51,9 +51,10 @@ pub(crate) fn quorum_reached<T: Copy + Ord + Default>(
     }
 }
 
-/// The highest index that voters in enough zones have, commands and all: in `zones_min` of them, or in all that there are if there are fewer.
-/// `None` if no voter has a zone. While the configuration is joint the incoming half is asked alone: its zones are the ones that keep the entry
-/// when the joint configuration is left, and who is replaced because it is lost can not be waited for.
+/// The highest index that voters in enough zones have, commands and all: in `zones_min` of them, or in all that there
+/// are if there are fewer. `None` if no voter has a zone. While the configuration is joint the incoming half is asked
+/// alone: its zones are the ones that keep the entry when the joint configuration is left, and who is replaced because
+/// it is lost can not be waited for.
 pub(crate) fn zones_reached(
     membership: &Membership,
     groups: &CommitGroups,
@@ -136,8 +137,8 @@ mod tests {
             prop_assert_eq!(membership.has_quorum(agrees), is_quorum(&membership, agrees));
         }
 
-        /// Why majorities are safe (paper §5.2; dissertation §4.3 for joint ones): two quorums share a voter, also one of the joint
-        /// configuration and one of either half alone.
+        /// Why majorities are safe (paper §5.2; dissertation §4.3 for joint ones): two quorums share a voter, also one
+        /// of the joint configuration and one of either half alone.
         #[test]
         fn two_quorums_share_a_voter(
             voters in proptest::collection::btree_set(1u64..8, 1..6),

@@ -56,8 +56,8 @@ pub struct Raft {
     pub(crate) promise: Promise,
     pub(crate) health: StorageHealth,
     pub(crate) stores: Stores,
-    /// Whether no leader has compared its log with this one since the start: a store that was put back from a copy may hold entries that
-    /// were overwritten since, though it acknowledged their places.
+    /// Whether no leader has compared its log with this one since the start: a store that was put back from a copy may
+    /// hold entries that were overwritten since, though it acknowledged their places.
     pub(crate) is_unverified: bool,
     /// The version of the configuration that everything here is in step with.
     pub(crate) membership_version: u64,
@@ -117,7 +117,7 @@ impl Raft {
         let commit = hard_state.commit.max(included);
         let mut rng = Rng::new(seed);
         let election_deadline = now + crate::election::patience(&config, &mut rng);
-        Ok(Raft {
+        let mut raft = Raft {
             nonce: rng.next(),
             promise: Promise::after_restart(&config, hard_state.term, now),
             health: StorageHealth::Healthy,
@@ -151,7 +151,9 @@ impl Raft {
             actions: VecDeque::new(),
             is_stale: true,
             may_commit: false,
-        })
+        };
+        raft.report_own_store();
+        Ok(raft)
     }
 
     /// Takes one fact from the world. Drain [`Raft::poll_action`] afterwards, after one input or after many.

@@ -34,8 +34,8 @@ impl Raft {
         }
     }
 
-    /// Asks, for all reads that wait, in one round of heartbeats, whether this is still the leader. Not before an entry of its own term is
-    /// committed: until then its commit index may lie behind its predecessor's (scenario 20).
+    /// Asks, for all reads that wait, in one round of heartbeats, whether this is still the leader. Not before an entry
+    /// of its own term is committed: until then its commit index may lie behind its predecessor's (scenario 20).
     pub(crate) fn start_read_rounds(&mut self) {
         if matches!(&self.role, Role::Leader(leader) if !leader.reads.waiting.is_empty()) {
             self.answer_reads_by_lease();

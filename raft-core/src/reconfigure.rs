@@ -1,8 +1,8 @@
 //! When the configuration may change, and what follows from it: dissertation §4.
 //!
-//! A configuration is in effect as soon as its entry is appended, committed or not, and is rolled back if the entry is overwritten
-//! (scenarios 26 and 30). One change at a time; a joint configuration is left by itself once it is committed, by whichever
-//! leader finds it so (scenario 27).
+//! A configuration is in effect as soon as its entry is appended, committed or not, and is rolled back if the entry is
+//! overwritten (scenarios 26 and 30). One change at a time; a joint configuration is left by itself once it is
+//! committed, by whichever leader finds it so (scenario 27).
 
 use crate::progress::Peer;
 use crate::role::Role;
@@ -39,7 +39,8 @@ impl Raft {
         }
     }
 
-    /// What was known of the stores of those whom a change concerns: who is promoted starts with a clean record, and who is added as a stranger.
+    /// What was known of the stores of those whom a change concerns: who is promoted starts with a clean record, and
+    /// who is added as a stranger.
     fn forget_by(&mut self, change: &MembershipChange, next: &Membership) {
         for step in &change.steps {
             let node = step.node();
@@ -82,7 +83,8 @@ impl Raft {
         }
         let mut next = change.apply_to(self.log.membership())?;
         for step in &change.steps {
-            // A learner is admitted with the store that it has now. Of others that is not known: what was heard of them may be of an earlier stay in the group.
+            // A learner is admitted with the store that it has now. Of others that is not known: what was heard of them
+            // may be of an earlier stay in the group.
             if let ChangeStep::Promote(node) = *step
                 && next.contains(node)
                 && (self.log.membership().learners.contains(&node)
@@ -96,8 +98,9 @@ impl Raft {
         Ok(next)
     }
 
-    /// Where stores are told apart, a member votes only once its log records its own (rule 4 of [`stores`](crate::stores)). If a change made a quorum
-    /// depend on one that does not vote yet, and this leader went down before it told that one, nobody could be elected any more.
+    /// Where stores are told apart, a member votes only once its log records its own (rule 4 of
+    /// [`stores`](crate::stores)). If a change made a quorum depend on one that does not vote yet, and this leader went
+    /// down before it told that one, nobody could be elected any more.
     fn check_electable(&self, next: &Membership) -> Result<(), Refusal> {
         let Role::Leader(leader) = &self.role else { return Ok(()) };
         if self.config.store.is_none() || mutated!(QuorumOfWhoCanNotVote) {
@@ -141,8 +144,8 @@ impl Raft {
         Ok(())
     }
 
-    /// The configuration whose quorum elects: the latest in the log, committed or not (scenario 26). If it had to be committed first, a candidate could
-    /// need the vote of the very leader that died before it said so.
+    /// The configuration whose quorum elects: the latest in the log, committed or not (scenario 26). If it had to be
+    /// committed first, a candidate could need the vote of the very leader that died before it said so.
     pub(crate) fn electorate(&self) -> &Membership {
         if mutated!(ConfigurationElectsOnceCommitted) {
             return self.log.membership_as_of(self.commit);
@@ -185,6 +188,7 @@ impl Raft {
         let at = self.log.membership_at();
         self.actions.push_back(Action::Event(Event::MembershipChanged { at }));
         self.forgive_promoted();
+        self.report_own_store();
         let (id, now, next) = (self.config.id, self.now, self.log.last().next());
         let until = now + self.config.election_timeout * FAREWELL_TIMEOUTS;
         let membership = self.log.membership();
@@ -202,7 +206,8 @@ impl Raft {
         self.end_transfer_to_who_can_not_lead();
     }
 
-    /// Leader: what follows from the commit index. Leaves a joint configuration, answers who asked for a change, and makes way if it was removed.
+    /// Leader: what follows from the commit index. Leaves a joint configuration, answers who asked for a change, and
+    /// makes way if it was removed.
     pub(crate) fn advance_change(&mut self) {
         self.record_stores();
         let Role::Leader(leader) = &mut self.role else { return };
@@ -230,8 +235,8 @@ impl Raft {
         }
     }
 
-    /// A leader that is no voter any more steps down (dissertation §4.2.2, scenario 28). Before that it lets everybody know what is
-    /// committed, and asks the best of the voters to take over, so that nobody has to wait for a timeout.
+    /// A leader that is no voter any more steps down (dissertation §4.2.2, scenario 28). Before that it lets everybody
+    /// know what is committed, and asks the best of the voters to take over, so that nobody has to wait for a timeout.
     fn retire(&mut self, membership: &Membership) {
         let (last, term) = (self.log.last(), self.term);
         self.broadcast_heartbeat();

@@ -22,8 +22,8 @@ pub struct RestoredLog {
 }
 
 impl RestoredLog {
-    /// The report of a store that keeps its entries one by one and can look at them all. Stores of large logs keep the runs of terms instead.
-    /// `entries` are those after `base`, in order.
+    /// The report of a store that keeps its entries one by one and can look at them all. Stores of large logs keep the
+    /// runs of terms instead. `entries` are those after `base`, in order.
     pub fn describe<'a>(
         hard_state: HardState,
         base: LogPosition,
@@ -69,8 +69,8 @@ pub struct Restored {
 }
 
 impl Restored {
-    /// A member of a group that is being founded: nothing on disk, and this first configuration. Every founding member must start with
-    /// the same one.
+    /// A member of a group that is being founded: nothing on disk, and this first configuration. Every founding member
+    /// must start with the same one.
     pub fn founding(membership: Membership) -> Restored {
         Restored {
             log: RestoredLog { base_membership: membership, ..RestoredLog::default() },

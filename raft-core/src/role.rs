@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use crate::forward::{Forwards, Seen};
 use crate::lease::Lease;
+use crate::outbox::shrink;
 use crate::peers::Peers;
 use crate::transfer::Transfer;
 use crate::{Index, Instant, NodeId, ProposalId, ReadId, RequestId, Ticket, UncountedReason};
@@ -38,8 +39,8 @@ impl Follower {
     }
 }
 
-/// What a follower owes its leader: acknowledgements are made when polled, from what is durable then, so that many appends and one
-/// fsync give one answer.
+/// What a follower owes its leader: acknowledgements are made when polled, from what is durable then, so that many
+/// appends and one fsync give one answer.
 #[derive(Debug, Default)]
 pub(crate) struct Acks {
     /// The log equals the leader's up to here.
@@ -66,7 +67,8 @@ pub(crate) struct Candidate {
     pub(crate) election_deadline: Instant,
 }
 
-/// How the voters answered a candidate, or who would be one. Only what is granted decides; the rest says what the group lacks to elect it.
+/// How the voters answered a candidate, or who would be one. Only what is granted decides; the rest says what the group
+/// lacks to elect it.
 #[derive(Debug, Default)]
 pub(crate) struct Votes(BTreeMap<NodeId, Answer>);
 
@@ -140,6 +142,11 @@ struct Pending {
 impl Proposals {
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Gives back what a burst made of its room.
+    pub(crate) fn shrink(&mut self) {
+        shrink(&mut self.queue, 4);
     }
 
     pub(crate) fn push(&mut self, id: Option<ProposalId>, last: Index, bytes: usize) {

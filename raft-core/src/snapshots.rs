@@ -52,14 +52,14 @@ impl Raft {
         Ok(())
     }
 
-    /// How far the log may go once a snapshot holds everything up to `index`: a reserve stays, and what a follower still needs that replicates,
-    /// as long as it does not lag too far.
+    /// How far the log may go once a snapshot holds everything up to `index`: a reserve stays, and what a follower
+    /// still needs that replicates, as long as it does not lag too far.
     fn compactable(&self, index: Index) -> Index {
         let reserve = if mutated!(NothingRetained) { 0 } else { self.config.retained_entries };
         let reserved = Index(index.0.saturating_sub(reserve));
         let Role::Leader(leader) = &self.role else { return reserved };
-        let is_heard =
-            |peer: &&Peer| self.now.since(peer.last_contact) < self.config.election_timeout;
+        let window = self.config.election_timeout;
+        let is_heard = |peer: &&Peer| !peer.is_silent(self.now, window);
         let replicates = |peer: &&Peer| !matches!(peer.progress, Progress::Snapshot { .. });
         let peers = leader.peers.iter().map(|(_, peer)| peer).filter(is_heard).filter(replicates);
         let slowest = peers.map(|peer| peer.matched).min().unwrap_or(reserved);
@@ -70,7 +70,8 @@ impl Raft {
         reserved.min(if mutated!(SlowFollowerHoldsTheLog) { slowest } else { slowest.max(budget) })
     }
 
-    /// Witness: there is nothing to apply. What is committed counts as applied, and the log is cut as if a machine had taken a snapshot.
+    /// Witness: there is nothing to apply. What is committed counts as applied, and the log is cut as if a machine had
+    /// taken a snapshot.
     pub(crate) fn pass_over_commands(&mut self) {
         let last = self.commit.min(self.log.durable());
         if last <= self.handed {
@@ -172,7 +173,8 @@ impl Raft {
         Ok(())
     }
 
-    /// The driver streams no more. Unless the receiver reports success, the latest snapshot is offered again after a while (scenario 45).
+    /// The driver streams no more. Unless the receiver reports success, the latest snapshot is offered again after a
+    /// while (scenario 45).
     pub(crate) fn on_snapshot_stream_ended(&mut self, to: NodeId, position: LogPosition) {
         let now = self.now;
         if let Some(Progress::Snapshot { offered, offered_at, streaming }) =

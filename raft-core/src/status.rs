@@ -45,8 +45,8 @@ pub struct Status {
 /// What a core holds that grows with its load, once it is polled to the end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// Bytes of recent entries ([`Entry::size_bytes`](crate::Entry::size_bytes)): at most [`Config::tail_bytes_max`](crate::Config::tail_bytes_max), and
-    /// what is not reported as durable yet.
+    /// Bytes of recent entries ([`Entry::size_bytes`](crate::Entry::size_bytes)): at most
+    /// [`Config::tail_bytes_max`](crate::Config::tail_bytes_max), and what is not reported as durable yet.
     pub tail_bytes: usize,
     /// Messages that wait for a write to be durable: none while no write is under way.
     pub withheld_messages: usize,
@@ -71,8 +71,9 @@ pub struct PeerStatus {
     pub counts: bool,
 }
 
-/// Appends under way to a peer, and how many may be: no more than the configuration allows, and no more than the measured round trip shows
-/// to be of use. A peer that lags with all of it in use waits for the network or for its own disk.
+/// Appends under way to a peer, and how many may be: no more than the configuration allows, and no more than the
+/// measured round trip shows to be of use. A peer that lags with all of it in use waits for the network or for its own
+/// disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InFlightStatus {
     /// Messages that are not answered.

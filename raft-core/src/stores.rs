@@ -1,37 +1,43 @@
-//! Which store each member runs on, and whether it counts: a member whose disk was wiped, or put back from a copy, has forgotten votes and
-//! acknowledgements that others rely on.
+//! Which store each member runs on, and whether it counts: a member whose disk was wiped, or put back from a copy, has
+//! forgotten votes and acknowledgements that others rely on.
 //!
 //! # The rules
 //!
-//! 1. The configuration records the store with which a member was admitted ([`Membership::stores`]). The first leader of a group records the
-//!    stores of those who voted for it in its first entry, and the others' when it hears of them. A group that did not tell stores apart records
-//!    all its voters' at once, when all are known.
-//! 2. Once any is recorded, a voter is a member *on its recorded store*. The votes and acknowledgements of a member whose store is not recorded do
-//!    not count, though it is counted in what a majority is of; nor do those from another store than the recorded one, or from one that
-//!    demonstrably lost what it had acknowledged in an earlier life, or that began the same life twice. Who counts votes or
-//!    acknowledgements judges by its own configuration; and who is not recorded there itself does not campaign.
-//! 3. The leader makes a learner of a voter on another store, and tells so by the configuration itself; once it has caught up it can be promoted
-//!    again.
+//! 1. The configuration records the store with which a member was admitted ([`Membership::stores`]). The first leader
+//!    of a group records the stores of those who voted for it in its first entry, and the others' when it hears of
+//!    them. A group that did not tell stores apart records all its voters' at once, when all are known.
+//! 2. Once any is recorded, a voter is a member *on its recorded store*. The votes and acknowledgements of a member
+//!    whose store is not recorded do not count, though it is counted in what a majority is of; nor do those from
+//!    another store than the recorded one, or from one that demonstrably lost what it had acknowledged in an earlier
+//!    life, or that began the same life twice. Who counts votes or acknowledgements judges by its own configuration;
+//!    and who is not recorded there itself does not campaign.
+//! 3. The leader makes a learner of a voter on another store, and tells so by the configuration itself; once it has
+//!    caught up it can be promoted again. At that member itself observers are told as soon as the configuration there
+//!    says so: it can not know otherwise.
 //! 4. A voter that does not count is sent no entries, only heartbeats, until it is recorded or a learner.
-//! 5. A member that knows no configuration, as after a wipe, does not vote for a candidate whose log is blank: such a candidate has no record by which to judge.
+//! 5. A member that knows no configuration, as after a wipe, does not vote for a candidate whose log is blank: such a
+//!    candidate has no record by which to judge.
 //!
 //! # Why that is safe
 //!
-//! Majorities are always of all voters, so two of them share a member; and what the rules ensure is that it is on the same store both times. To record a
-//! member that was not recorded changes nothing for those that were, and it has acknowledged nothing that counted. From one store
-//! to another a member comes only by way of being a learner, which is two changes of the configuration, each with its own majority.
+//! Majorities are always of all voters, so two of them share a member; and what the rules ensure is that it is on the
+//! same store both times. To record a member that was not recorded changes nothing for those that were, and it has
+//! acknowledged nothing that counted. From one store to another a member comes only by way of being a learner, which is
+//! two changes of the configuration, each with its own majority.
 //!
-//! So a wiped member, which can not know that it was wiped, elects nobody over a log that it may once have acknowledged; and one that is
-//! blank because it has not received anything yet helps to elect whoever recorded it.
+//! So a wiped member, which can not know that it was wiped, elects nobody over a log that it may once have
+//! acknowledged; and one that is blank because it has not received anything yet helps to elect whoever recorded it.
 //!
 //! # What is left
 //!
-//! Rule 4 is about the founding. If a member that does not count held the first entry, it would refuse its vote to the blank members and
-//! not be able to lead them either; should the first leader be lost, the others could be stuck for ever. As it is, whoever holds
-//! an entry counts. A group founded by a bare majority is stuck only if one of these founders is lost after all of them had the
-//! first entry, and before any other member was recorded, which takes the leader one message from it.
+//! Rule 4 is about the founding. If a member that does not count held the first entry, it would refuse its vote to the
+//! blank members and not be able to lead them either; should the first leader be lost, the others could be stuck for
+//! ever. As it is, whoever holds an entry counts. A group founded by a bare majority is stuck only if one of these
+//! founders is lost after all of them had the first entry, and before any other member was recorded, which takes the
+//! leader one message from it.
 //!
-//! A group that did not tell stores apart is as little protected as it was until all its voters are recorded, and its logs hold that.
+//! A group that did not tell stores apart is as little protected as it was until all its voters are recorded, and its
+//! logs hold that.
 //!
 //! What no protocol can tell apart is a group of which a majority has blank disks, and one that is being founded.
 
@@ -40,8 +46,8 @@ use alloc::collections::BTreeMap;
 use crate::progress::CatchUp;
 use crate::role::Role;
 use crate::{
-    Action, Event, Index, LogPosition, Membership, NodeId, Payload, PeerFault, Raft, StoreStamp,
-    Term, UncountedReason,
+    Action, Event, Index, LogPosition, Membership, NodeId, Payload, PeerFault, Raft, StoreId,
+    StoreStamp, Term, UncountedReason,
 };
 
 /// The stores that members were heard to run on. Volatile; what is recorded is in the configuration.
@@ -56,6 +62,17 @@ pub(crate) struct Stores {
     recorded_in: Option<u64>,
     /// The version of the configuration in which nobody is left to be made a learner.
     settled_in: Option<u64>,
+    /// What observers here were told last of this member's own store.
+    told: Option<Rejection>,
+}
+
+/// Why a member does not count by its own configuration, or did not when it was made a learner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rejection {
+    /// The store that it was admitted with, which is not its own.
+    pub(crate) admitted: StoreId,
+    /// Whether it is a learner for that, and its own store is recorded.
+    pub(crate) is_demoted: bool,
 }
 
 /// What a member said of its store last.
@@ -196,6 +213,38 @@ impl Raft {
         }
     }
 
+    /// What the configuration in effect has against this member's own store. A store that was put back from a copy is
+    /// recorded as it was, so that the configuration can not tell why its member was demoted.
+    pub(crate) fn own_rejection(&self) -> Option<Rejection> {
+        let (own, id) = (self.config.store?.id, self.config.id);
+        let membership = self.log.membership();
+        if let Some(&admitted) = membership.stores.get(&id).filter(|admitted| **admitted != own) {
+            return Some(Rejection { admitted, is_demoted: false });
+        }
+        if !membership.learners.contains(&id) || membership.is_voter(id) {
+            return None;
+        }
+        // Rule 3: it is demoted and recorded on its store in one step. Whoever was demoted for another reason stays on
+        // the recorded one.
+        let steps = self.log.membership_steps(Index(0));
+        let demotions = steps.filter(|(before, now)| before.is_voter(id) && !now.is_voter(id));
+        let (before, now) = demotions.last()?;
+        let (admitted, recorded) = (before.stores.get(&id)?, now.stores.get(&id)?);
+        (admitted != recorded).then_some(Rejection { admitted: *admitted, is_demoted: true })
+    }
+
+    /// A member that was wiped can not know it by itself: where its configuration says so, observers here are told, once.
+    pub(crate) fn report_own_store(&mut self) {
+        let rejection = self.own_rejection().filter(|_| !mutated!(StoreRejectionNotTold));
+        if core::mem::replace(&mut self.stores.told, rejection) == rejection {
+            return;
+        }
+        if let Some(stamp) = self.config.store.filter(|_| rejection.is_some()) {
+            let event = Event::StoreRejected { node: self.config.id, store: stamp.id };
+            self.actions.push_back(Action::Event(event));
+        }
+    }
+
     /// Rule 5: whether this member may vote for a log that ends at `last`.
     pub(crate) fn may_vote_for(&self, last: LogPosition) -> bool {
         self.config.store.is_none()
@@ -221,8 +270,8 @@ impl Raft {
             || mutated!(EntriesForWhoDoesNotCount)
     }
 
-    /// Whether a member said in this term on which store it is. What it said before may be of one that is long gone: by that it does not count, but
-    /// nothing is written down.
+    /// Whether a member said in this term on which store it is. What it said before may be of one that is long gone: by
+    /// that it does not count, but nothing is written down.
     fn is_heard_of_store(&self, node: NodeId) -> bool {
         let seen = self.stores.seen.get(&node);
         seen.is_some_and(|seen| seen.term == self.term) || mutated!(StoreOfAnEarlierTermRecorded)
@@ -240,8 +289,8 @@ impl Raft {
         }
     }
 
-    /// The configuration with the stores that were seen: of members of which none is recorded, and of learners, who do not vote and may
-    /// change theirs. `None` if that changes nothing, or if it is too early to record any (rule 1).
+    /// The configuration with the stores that were seen: of members of which none is recorded, and of learners, who do
+    /// not vote and may change theirs. `None` if that changes nothing, or if it is too early to record any (rule 1).
     fn with_seen_stores(&self) -> Option<Membership> {
         let own = self.config.store?;
         let mut next = self.log.membership().clone();
@@ -263,9 +312,9 @@ impl Raft {
         (are_enough && next != *self.log.membership()).then_some(next)
     }
 
-    /// Leader: records stores that are not recorded. That changes no majority, so it need not wait for an earlier configuration to be
-    /// committed; and it must not, since that may need the one that is to be recorded (its zone, where commitment asks for zones; or a
-    /// joint configuration, of which it is half).
+    /// Leader: records stores that are not recorded. That changes no majority, so it need not wait for an earlier
+    /// configuration to be committed; and it must not, since that may need the one that is to be recorded (its zone,
+    /// where commitment asks for zones; or a joint configuration, of which it is half).
     pub(crate) fn record_stores(&mut self) {
         if self.config.store.is_none() {
             return;

@@ -1,11 +1,15 @@
 //! Handing leadership over: dissertation §3.10.
 //!
-//! The leader takes no more proposals, brings the target's log up to its own, and tells it to campaign at once. If the target has not
-//! taken over within an election timeout, the leader goes on as if nothing had been, but for its lease (see [`lease`](crate::lease)).
+//! The leader takes no more proposals, brings the target's log up to its own, and tells it to campaign at once. If the
+//! target has not taken over within an election timeout, the leader goes on as if nothing had been, but for its lease
+//! (see [`lease`](crate::lease)).
 
-use crate::progress::{Peer, Progress};
+use crate::progress::Progress;
 use crate::role::{Leader, Role};
-use crate::{Action, Body, Instant, NodeId, Raft, Refusal, RequestId, Resolution, StorageHealth};
+use crate::{
+    Action, Body, Instant, NodeId, Raft, Refusal, RequestId, Resolution, StorageHealth,
+    TransferObstacle, UncountedReason,
+};
 
 /// A transfer that is under way.
 #[derive(Clone, Copy, Debug)]
@@ -40,46 +44,96 @@ impl Raft {
             return Err(Refusal::TransferInProgress { to: transfer.to });
         }
         if let Some(to) = to {
-            return self.check_target(leader, to).map(|_| to);
+            return self.check_target(leader, to).map(|()| to);
         }
-        let able = leader.peers.iter().filter(|(node, _)| self.check_target(leader, *node).is_ok());
-        // Who did not take over when it was asked to comes last. Of equals the lowest id, so that the choice is the same everywhere.
+        let able = leader.peers.iter();
+        let able = able.filter(|(node, _)| self.transfer_obstacle(leader, *node).is_none());
+        // Who did not take over when it was asked to comes last. Of equals the lowest id, so that the choice is the
+        // same everywhere.
         let best = able.max_by_key(|(node, peer)| {
             (!leader.passed_over.contains(node), peer.matched, core::cmp::Reverse(*node))
         });
         best.map(|(node, _)| node).ok_or(Refusal::NoTransferTarget)
     }
 
-    /// Whether a member could take over soon: a full voter, heard from, in step.
-    fn check_target<'a>(&self, leader: &'a Leader, to: NodeId) -> Result<&'a Peer, Refusal> {
-        let can_lead = self.can_lead(to) && self.stores.counts(self.log.membership(), to);
-        let Some(peer) = leader.peers.get(to).filter(|_| can_lead) else {
-            return Err(Refusal::CannotLead { node: to });
-        };
-        let behind = self.log.last().0.saturating_sub(peer.matched.0);
-        let is_heard = self.now.since(peer.last_contact) < self.config.election_timeout;
-        let is_in_step = matches!(peer.progress, Progress::Replicate { .. });
-        let is_near = is_heard && is_in_step && behind <= self.config.transfer_lag_max;
-        if !is_near && !mutated!(TransferToALaggard) {
-            return Err(Refusal::NotCaughtUp { node: to, behind });
+    fn check_target(&self, leader: &Leader, to: NodeId) -> Result<(), Refusal> {
+        match self.transfer_obstacle(leader, to) {
+            None => Ok(()),
+            Some(
+                TransferObstacle::NotAVoter
+                | TransferObstacle::Witness
+                | TransferObstacle::StoreDoesNotCount
+                | TransferObstacle::StoreNotRecorded,
+            ) => Err(Refusal::CannotLead { node: to }),
+            Some(
+                TransferObstacle::Silent { .. }
+                | TransferObstacle::Probing
+                | TransferObstacle::NeedsSnapshot
+                | TransferObstacle::TooFarBehind { .. },
+            ) => {
+                let matched = leader.peers.get(to).map_or(0, |peer| peer.matched.0);
+                let behind = self.log.last().0.saturating_sub(matched);
+                Err(Refusal::NotCaughtUp { node: to, behind })
+            }
         }
-        Ok(peer)
     }
 
-    /// Whether the configuration lets a member lead.
-    fn can_lead(&self, node: NodeId) -> bool {
+    /// Why a member could not take over soon. Only a full voter can, that counts, was heard from, and is in step.
+    pub(crate) fn transfer_obstacle(
+        &self,
+        leader: &Leader,
+        to: NodeId,
+    ) -> Option<TransferObstacle> {
+        if let Some(obstacle) = self.lead_obstacle(to) {
+            return Some(obstacle);
+        }
+        match self.stores.uncounted(self.log.membership(), to) {
+            None => {}
+            Some(UncountedReason::StoreDoesNotCount) => {
+                return Some(TransferObstacle::StoreDoesNotCount);
+            }
+            Some(_) => return Some(TransferObstacle::StoreNotRecorded),
+        }
+        let Some(peer) = leader.peers.get(to) else { return Some(TransferObstacle::NotAVoter) };
+        let behind = self.log.last().0.saturating_sub(peer.matched.0);
+        let max = self.config.transfer_lag_max;
+        let obstacle = if peer.is_silent(self.now, self.config.election_timeout) {
+            let silent_for = self.now.since(peer.last_contact);
+            Some(TransferObstacle::Silent { silent_for })
+        } else {
+            match peer.progress {
+                Progress::Probe { .. } => Some(TransferObstacle::Probing),
+                Progress::Snapshot { .. } => Some(TransferObstacle::NeedsSnapshot),
+                Progress::Replicate { .. } => {
+                    (behind > max).then_some(TransferObstacle::TooFarBehind { behind, max })
+                }
+            }
+        };
+        obstacle.filter(|_| !mutated!(TransferToALaggard))
+    }
+
+    /// Why the configuration does not let a member lead.
+    fn lead_obstacle(&self, node: NodeId) -> Option<TransferObstacle> {
         let membership = self.log.membership();
-        (membership.is_voter(node) || mutated!(TransferToALearner))
-            && (!membership.is_witness(node) || mutated!(TransferToAWitness))
+        if !membership.is_voter(node) && !mutated!(TransferToALearner) {
+            Some(TransferObstacle::NotAVoter)
+        } else if membership.is_witness(node) && !mutated!(TransferToAWitness) {
+            Some(TransferObstacle::Witness)
+        } else {
+            None
+        }
     }
 
-    /// Leader, after a change of the configuration: a joint one is left even during a transfer, and may take the target's vote away.
+    /// Leader, after a change of the configuration: a joint one is left even during a transfer, and may take the
+    /// target's vote away.
     pub(crate) fn end_transfer_to_who_can_not_lead(&mut self) {
         let transfer = match &self.role {
             Role::Leader(leader) => leader.transfer,
             _ => None,
         };
-        let Some(Transfer { id, to, .. }) = transfer.filter(|it| !self.can_lead(it.to)) else {
+        let Some(Transfer { id, to, .. }) =
+            transfer.filter(|it| self.lead_obstacle(it.to).is_some())
+        else {
             return;
         };
         if mutated!(TransferOutlivesTheTargetsVote) {

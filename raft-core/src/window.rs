@@ -2,28 +2,30 @@
 //!
 //! # Why not as much as possible
 //!
-//! What is under way beyond what the line and the peer's disk take up does not arrive sooner: it waits in a queue, where nothing can be
-//! added to it. What waits at the leader instead leaves as one larger append, which costs one message and one fsync.
+//! What is under way beyond what the line and the peer's disk take up does not arrive sooner: it waits in a queue,
+//! where nothing can be added to it. What waits at the leader instead leaves as one larger append, which costs one
+//! message and one fsync.
 //!
 //! # The rule
 //!
-//! In the spirit of TCP Vegas (Brakmo and Peterson, 1995: delay tells of a queue before loss does) and of BBR (Cardwell et al.,
-//! 2016: a windowed minimum of the round trip is what the line itself takes, and rate times that minimum is what it holds). In rounds of one round trip
-//! each, with
+//! In the spirit of TCP Vegas (Brakmo and Peterson, 1995: delay tells of a queue before loss does) and of BBR (Cardwell
+//! et al., 2016: a windowed minimum of the round trip is what the line itself takes, and rate times that minimum is
+//! what it holds). In rounds of one round trip each, with
 //!
 //! * `rtt`, the least round trip measured in the round (one slow fsync is not a queue),
 //! * `base`, the least of the last [`BASE_LIFETIME_MICROS`],
-//! * `slack`, how much more than `base` is no queue yet: half of `base`, or what a write takes on the leader's own disk (an append
-//!   that arrives during a write waits for it before its own), or [`SLACK_MIN_MICROS`], whichever is most,
+//! * `slack`, how much more than `base` is no queue yet: half of `base`, or what a write takes on the leader's own disk
+//!   (an append that arrives during a write waits for it before its own), or [`SLACK_MIN_MICROS`], whichever is most,
 //!
-//! 1. `rtt <= base + slack`: no queue. The windows that were full grow: by an eighth, and if that goes well by a quarter, a half, and
-//!    then the whole of themselves. They start there.
+//! 1. `rtt <= base + slack`: no queue. The windows that were full grow: by an eighth, and if that goes well by a
+//!    quarter, a half, and then the whole of themselves. They start there.
 //! 2. `rtt > base + 2 slack`: a queue. Then the line passes on `used / rtt`, so that `used * (base + slack) / rtt` fills it with
 //!    no more than `slack` of queue: the windows become that, in one step. Round trips of what left before are not counted.
 //!    If all answers come so late for as long as `base`, the round is not waited for.
 //! 3. In between they stay.
-//! 4. They never fall below [`MESSAGES_MIN`] and [`BYTES_MIN`]. If there still is a "queue" at that size, it can not be ours: the line has
-//!    become longer, and `rtt` is the new `base`. So it is also measured anew when `base` has not been seen for its lifetime.
+//! 4. They never fall below [`MESSAGES_MIN`] and [`BYTES_MIN`]. If there still is a "queue" at that size, it can not be
+//!    ours: the line has become longer, and `rtt` is the new `base`. So it is also measured anew when `base` has not
+//!    been seen for its lifetime.
 //!
 //! Integers, and no clock but the caller's: equal inputs give equal windows.
 
@@ -128,8 +130,8 @@ impl Window {
         self.bytes.used = self.bytes.used.max(bytes as u64);
     }
 
-    /// The `count` oldest messages under way are answered; the newest of them left at `sent_at`. `write_time` is what a write takes on the
-    /// leader's own disk.
+    /// The `count` oldest messages under way are answered; the newest of them left at `sent_at`. `write_time` is what a
+    /// write takes on the leader's own disk.
     pub(crate) fn on_answered(
         &mut self,
         count: u64,
@@ -160,8 +162,8 @@ impl Window {
         }
     }
 
-    /// A round that a queue draws out would be told of it too late: if all answers were late for as long as a round should take, that
-    /// is enough; returns the least of them.
+    /// A round that a queue draws out would be told of it too late: if all answers were late for as long as a round
+    /// should take, that is enough; returns the least of them.
     fn late_for_a_round(&mut self, rtt: u64, now: Instant, write_time: u64) -> Option<u64> {
         let (base, _) = self.base.filter(|_| self.resume.is_none())?;
         if rtt <= base.saturating_add(slack(base, write_time).saturating_mul(2)) {

@@ -5,6 +5,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use common::one::{
@@ -12,10 +13,11 @@ use common::one::{
     voters, with_log,
 };
 use raft_core::{
-    AppendOutcome, Body, CampaignObstacle, CommitGroups, CommitReason, Config, Index, Input,
-    Instant, LeadershipReason, LeaseConfig, MissingReason, NodeId, ProposalId, Raft, Refusal,
-    RefusalReason, Restored, RoleKind, StorageHealth, StoreId, StoreStamp, Tally, Term, Uncounted,
-    UncountedReason, VotePromise,
+    Action, AppendOutcome, Body, CampaignObstacle, CommitGroups, CommitReason, Config, Entry,
+    Event, HardState, Index, Input, Instant, Lacks, LeadershipReason, LeaseConfig, LogPosition,
+    MissingReason, NodeId, Payload, ProposalId, Raft, Refusal, RefusalReason, Restored,
+    RestoredLog, RoleKind, StorageHealth, StoreId, StoreStamp, Tally, Term, UnappliedReason,
+    Uncounted, UncountedReason, VotePromise,
 };
 
 fn node(config: Config, membership: raft_core::Membership) -> Raft {
@@ -41,6 +43,10 @@ fn tally(raft: &Raft) -> Tally {
     }
 }
 
+fn waits(until: Instant, promise: Option<VotePromise>) -> LeadershipReason {
+    LeadershipReason::Waits { until, priority_delay: Duration::ZERO, promise }
+}
+
 fn nodes(ids: &[u64]) -> Vec<NodeId> {
     ids.iter().copied().map(NodeId).collect()
 }
@@ -49,7 +55,7 @@ fn nodes(ids: &[u64]) -> Vec<NodeId> {
 fn a_member_without_a_leader_waits_then_asks_then_campaigns_then_leads() {
     let mut raft = follower_of_three();
     let until = raft.poll_timeout().unwrap();
-    assert_eq!(raft.explain_leadership(), LeadershipReason::Waits { until, promise: None });
+    assert_eq!(raft.explain_leadership(), waits(until, None));
     let words = raft.explain_leadership().to_string();
     assert_eq!(words, format!("knows of no leader, and campaigns at {until}"));
 
@@ -74,7 +80,8 @@ fn a_member_without_a_leader_waits_then_asks_then_campaigns_then_leads() {
     let mut raft = follower_of_three();
     lead(&mut raft);
     let reason = raft.explain_leadership();
-    let LeadershipReason::Leads { since, heard, missing, transfer_to } = &reason else {
+    let LeadershipReason::Leads { since, heard, missing, transfer_to, stalled: None } = &reason
+    else {
         panic!("{reason:?}")
     };
     assert_eq!((*since, heard.len(), missing.len(), *transfer_to), (Index(1), 3, 0, None));
@@ -93,7 +100,7 @@ fn who_refuses_is_told_from_who_is_silent() {
         (nodes(&[1]), nodes(&[3]), nodes(&[2]))
     );
     let words = raft.explain_leadership().to_string();
-    assert!(words.contains("votes: 1; refused: 3; no answer: 2; tries"), "{words}");
+    assert!(words.contains("votes: 1; refused: 3 (they have entries that it lacks, or"), "{words}");
 
     let mut raft = with_log(&[1], 2);
     stand(&mut raft);
@@ -103,7 +110,7 @@ fn who_refuses_is_told_from_who_is_silent() {
     assert_eq!(campaign.granted, nodes(&[1]));
     assert_eq!((campaign.refused, campaign.silent), (nodes(&[2]), nodes(&[3])));
     let words = raft.explain_leadership().to_string();
-    assert!(words.starts_with("campaigns; votes: 1; refused: 2; no answer: 3; tries"), "{words}");
+    assert!(words.starts_with("campaigns; votes: 1; refused: 2 (they have"), "{words}");
     // What was refused in an earlier term says nothing of this one.
     receive(&mut raft, 3, 2, Body::VoteResponse { granted: false });
     assert_eq!(tally(&raft).silent, nodes(&[3]));
@@ -177,12 +184,12 @@ fn a_voter_that_restarted_withholds_its_vote_for_a_while() {
     let mut raft = Raft::new(config, 7, Instant(0), restored).unwrap();
     let promise = Some(VotePromise::BeforeRestart { until: Instant(0) + window });
     let until = raft.poll_timeout().unwrap();
-    assert_eq!(raft.explain_leadership(), LeadershipReason::Waits { until, promise });
+    assert_eq!(raft.explain_leadership(), waits(until, promise));
     let words = raft.explain_leadership().to_string();
     assert!(words.contains("; withholds its vote until 0.500000 s: it may have"), "{words}");
 
     raft.handle(Instant(0) + window, Input::Timeout).unwrap();
-    assert_eq!(raft.explain_leadership(), LeadershipReason::Waits { until, promise: None });
+    assert_eq!(raft.explain_leadership(), waits(until, None));
 }
 
 #[test]
@@ -222,7 +229,7 @@ fn a_leader_names_the_voters_that_it_does_not_hear() {
     let reason = raft.explain_leadership();
     let LeadershipReason::Leads { heard, missing, .. } = &reason else { panic!("{reason:?}") };
     assert_eq!(*heard, [NodeId(1), NodeId(2)]);
-    assert_eq!(missing[0].because, MissingReason::Silent { since: window * 2 });
+    assert_eq!(missing[0].because, MissingReason::Silent { silent_for: window * 2 });
     assert!(reason.to_string().contains("missing: node 3"), "{reason}");
 }
 
@@ -297,10 +304,10 @@ fn an_index_waits_for_voters_and_each_says_why() {
     // Sent, and not written here yet.
     drop(actions(&mut raft));
     let reason = raft.explain_commit(index);
-    let CommitReason::WaitsForVoters { have, missing, is_joint } = &reason else {
+    let CommitReason::WaitsForVoters { have, missing, lacks: None } = &reason else {
         panic!("{reason:?}")
     };
-    assert!(have.is_empty() && !is_joint);
+    assert!(have.is_empty());
     let because: BTreeMap<u64, MissingReason> =
         missing.iter().map(|it| (it.node.0, it.because)).collect();
     assert_eq!(because[&1], MissingReason::OwnDisk);
@@ -357,51 +364,6 @@ fn an_index_waits_for_zones() {
 }
 
 #[test]
-fn what_stands_behind_each_refusal() {
-    let follower = follower_of_three();
-    let reason = follower.explain_refusal(&Refusal::NotLeader { leader: None });
-    assert!(matches!(reason, RefusalReason::Leadership(_)), "{reason:?}");
-    assert!(reason.to_string().starts_with("this node knows of no leader"), "{reason}");
-
-    let mut raft = follower_of_three();
-    lead(&mut raft);
-    let reason = raft.explain_refusal(&Refusal::NotSettled);
-    assert!(matches!(reason, RefusalReason::Commit { index: Index(1), .. }), "{reason:?}");
-    let quota = Refusal::QuotaExceeded { uncommitted_bytes: 1, max_bytes: 1 };
-    assert!(raft.explain_refusal(&quota).to_string().starts_with("index 1: too few voters"));
-    let pending = Refusal::ChangePending { at: Index(1) };
-    assert!(matches!(raft.explain_refusal(&pending), RefusalReason::Commit { .. }));
-    let behind = Refusal::NotCaughtUp { node: NodeId(3), behind: 1 };
-    let RefusalReason::Member(missing) = raft.explain_refusal(&behind) else { panic!("no member") };
-    assert_eq!((missing.node, missing.because), (NodeId(3), MissingReason::Probing));
-    assert!(raft.explain_refusal(&behind).to_string().starts_with("node 3"));
-    let transfer = Refusal::TransferTimedOut { to: NodeId(2) };
-    assert!(matches!(raft.explain_refusal(&transfer), RefusalReason::Member(_)));
-    let nobody = raft.explain_refusal(&Refusal::NoTransferTarget);
-    assert!(matches!(nobody, RefusalReason::Leadership(_)));
-    let request = raft.explain_refusal(&Refusal::EmptyBatch);
-    assert_eq!(request, RefusalReason::Request);
-    assert!(request.to_string().contains("has to change"));
-}
-
-#[test]
-fn what_was_in_the_way_and_is_gone_is_said_to_be() {
-    let mut raft = follower_of_three();
-    lead(&mut raft);
-    let term = raft.status().term.0;
-    exchange(&mut raft, 2, term, accepted(1));
-    for refusal in [
-        Refusal::QuotaExceeded { uncommitted_bytes: 1, max_bytes: 1 },
-        Refusal::NotSettled,
-        Refusal::ChangePending { at: Index(1) },
-        Refusal::TransferInProgress { to: NodeId(3) },
-    ] {
-        assert_eq!(raft.explain_refusal(&refusal), RefusalReason::Gone, "{refusal:?}");
-    }
-    assert!(RefusalReason::Gone.to_string().contains("ask again"));
-}
-
-#[test]
 fn what_keeps_a_voter_from_counting_reads_as_a_sentence() {
     let reasons = [
         (MissingReason::OwnDisk, "own disk"),
@@ -431,8 +393,123 @@ fn what_keeps_a_voter_from_counting_reads_as_a_sentence() {
             .to_string()
             .ends_with("; may not campaign itself: it is a witness, which has no commands")
     );
-    let waiting = CommitReason::Committed { is_applied: false };
-    assert!(waiting.to_string().contains("not applied here yet"));
+}
+
+#[test]
+fn a_member_of_low_priority_says_how_much_of_its_wait_is_due_to_that() {
+    let config = Config { priority: 7, ..Config::new(NodeId(1)) };
+    let expected = config.election_timeout * 3;
+    let raft = node(config, voters(3));
+    let reason = raft.explain_leadership();
+    let LeadershipReason::Waits { until, priority_delay, .. } = &reason else {
+        panic!("{reason:?}")
+    };
+    assert_eq!((*until, *priority_delay), (raft.poll_timeout().unwrap(), expected));
+    assert!(reason.to_string().contains("(1.5s of that wait is due to its low priority)"));
+}
+
+#[test]
+fn a_learner_says_whether_it_was_demoted_for_its_store() {
+    let store = Some(StoreStamp { id: StoreId(301), life: 1, nonce: 1 });
+    let obstacle = |recorded_before: u64, recorded_now: u64| {
+        let mut before = voters(3);
+        before.stores.insert(NodeId(3), StoreId(recorded_before));
+        let mut now = voters(2);
+        now.learners.insert(NodeId(3));
+        now.stores.insert(NodeId(3), StoreId(recorded_now));
+        let entries: Vec<Entry> = [before, now]
+            .into_iter()
+            .zip(1..)
+            .map(|(membership, index)| Entry {
+                term: Term(1),
+                index: Index(index),
+                payload: Payload::Membership(membership.into()),
+            })
+            .collect();
+        let hard_state = HardState { term: Term(1), ..HardState::default() };
+        let log = RestoredLog::describe(hard_state, LogPosition::ORIGIN, voters(3), &entries);
+        let config = Config { store, ..Config::new(NodeId(3)) };
+        let restored = Restored { log, snapshot: None };
+        let mut raft = Raft::new(config, 7, Instant(0), restored).unwrap();
+        let told = Action::Event(Event::StoreRejected { node: NodeId(3), store: StoreId(301) });
+        let is_told = actions(&mut raft).contains(&told);
+        match raft.explain_leadership() {
+            LeadershipReason::MayNotCampaign { because, .. } => (because, is_told),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (own, admitted) = (StoreId(301), StoreId(300));
+    let (demoted, is_told) = obstacle(300, 301);
+    assert_eq!(demoted, CampaignObstacle::DemotedForItsStore { own, admitted });
+    assert!(is_told && demoted.to_string().contains("promote it once it has caught up"));
+    // By an operator, or for a loss that the configuration can not tell.
+    let (learner, is_told) = obstacle(301, 301);
+    assert_eq!(learner, CampaignObstacle::NotAVoter { role: RoleKind::Learner });
+    assert!(!is_told && learner.to_string().ends_with("can be promoted once it has caught up"));
+    // The record lags behind the store: the leader brings it up to date.
+    let (learner, is_told) = obstacle(300, 300);
+    assert_eq!(learner, CampaignObstacle::NotAVoter { role: RoleKind::Learner });
+    assert!(is_told);
+}
+
+#[test]
+fn a_joint_configuration_says_which_half_lacks_whom() {
+    let mut membership = voters(3);
+    membership.outgoing = [1, 4, 5].map(NodeId).into();
+    let mut raft = node(Config::new(NodeId(1)), membership);
+    time_out(&mut raft);
+    receive(&mut raft, 2, 1, Body::PreVoteResponse { granted: true });
+    let outgoing = Lacks { incoming: vec![], outgoing: nodes(&[4, 5]) };
+    assert_eq!(tally(&raft).lacks, Some(outgoing.clone()));
+    let words = raft.explain_leadership().to_string();
+    let both = "the incoming half has its majority, the outgoing half lacks 4, 5";
+    assert!(words.contains(both), "{words}");
+
+    receive(&mut raft, 4, 1, Body::PreVoteResponse { granted: true });
+    drop(sent(&mut raft));
+    for from in [2, 4] {
+        receive(&mut raft, from, 1, Body::VoteResponse { granted: true });
+    }
+    drop(sent(&mut raft));
+    exchange(&mut raft, 2, 1, accepted(1));
+    let reason = raft.explain_commit(Index(1));
+    let CommitReason::WaitsForVoters { lacks, .. } = &reason else { panic!("{reason:?}") };
+    assert_eq!(*lacks, Some(outgoing));
+    assert!(reason.to_string().ends_with(both), "{reason}");
+}
+
+#[test]
+fn what_is_committed_and_not_applied_says_why() {
+    let mut raft = follower_of_three();
+    lead(&mut raft);
+    let term = raft.status().term.0;
+    exchange(&mut raft, 2, term, accepted(1));
+    let index = propose(&mut raft);
+    let write = actions(&mut raft).into_iter().find_map(|action| match action {
+        Action::Persist(write) => Some(write.ticket),
+        _ => None,
+    });
+    let unapplied = |raft: &Raft| match raft.explain_commit(index) {
+        CommitReason::Committed { unapplied } => unapplied,
+        other => panic!("{other:?}"),
+    };
+    for from in [2, 3] {
+        receive(&mut raft, from, term, accepted(index.0));
+    }
+    // Nobody polled since.
+    assert_eq!(raft.explain_commit(index), CommitReason::QuorumHasIt);
+    assert!(raft.explain_commit(index).to_string().contains("is being committed"));
+    drop(actions(&mut raft));
+    assert_eq!(unapplied(&raft), Some(UnappliedReason::OwnDisk { durable: Index(1) }));
+    let words = raft.explain_commit(index).to_string();
+    assert!(words.ends_with("not applied here yet: this node's own disk has the log up to 1"));
+
+    raft.handle(Instant(0), Input::Persisted(write.expect("it writes"))).unwrap();
+    drop(actions(&mut raft));
+    assert_eq!(unapplied(&raft), Some(UnappliedReason::MachineBehind { applied: Index(1) }));
+    assert!(raft.explain_commit(index).to_string().ends_with("has applied the log up to 1"));
+    raft.handle(Instant(0), Input::Applied(index)).unwrap();
+    assert_eq!(unapplied(&raft), None);
 }
 
 #[test]

@@ -88,73 +88,65 @@ fn witnessed(matched: u64) -> Body {
     Body::AppendResponse(AppendOutcome::Witnessed { matched: Index(matched) })
 }
 
-#[test]
-fn every_fault_is_refused_by_name_and_changes_nothing() {
-    const MAX: u64 = u64::MAX;
+const MAX: u64 = u64::MAX;
+
+fn offer(snapshot: SnapshotMeta) -> Body {
+    Body::SnapshotOffer { snapshot }
+}
+
+/// What a follower is told that could not be said at all.
+fn impossible_messages() -> Vec<Row> {
     let nobody = SnapshotMeta { position: at(5, 3), membership: Membership::default().into() };
-    let matched = SnapshotOutcome::Matched(Index(MAX));
-    let table: [Row; 25] = [
+    let no_members = Payload::Membership(Membership::default().into());
+    vec![
         ("OwnId", follower, 1, message(3, append((0, 0), &[], 0))),
         ("ImpossibleTerm", follower, 2, message(0, append((0, 0), &[], 0))),
         ("ImpossibleTerm", follower, 2, message(MAX, append((0, 0), &[], 0))),
         ("ImpossibleIndex", follower, 2, message(3, append((MAX - 1, 3), &[(MAX, 3)], 0))),
-        (
-            "ImpossibleIndex",
-            follower,
-            2,
-            message(3, Body::SnapshotOffer { snapshot: snapshot(MAX, 3) }),
-        ),
+        ("ImpossibleIndex", follower, 2, message(3, offer(snapshot(MAX, 3)))),
         ("SecondLeader", follower, 3, message(3, append((0, 0), &[], 0))),
-        ("SecondLeader", leader, 2, message(1, append((0, 0), &[], 0))),
         ("BrokenRun", follower, 2, message(3, append((4, 3), &[(9, 3)], 0))),
         ("BrokenRun", follower, 2, message(3, append((MAX, 3), &[(9, 3)], 0))),
         ("BrokenRun", follower, 2, message(3, append((1, 3), &[(2, 2)], 0))),
         ("EntryFromTheFuture", follower, 2, message(3, append((1, 3), &[(2, 8)], 0))),
+        ("ImpossibleMembership", follower, 2, message(3, entry_2(no_members))),
+        ("ImpossibleMembership", follower, 2, message(3, offer(nobody))),
+    ]
+}
+
+/// What a follower is told of positions and commands that do not fit its term, its log or its kind.
+fn misfits() -> Vec<Row> {
+    let vote = Body::Vote { last: at(MAX, MAX), transfer: false };
+    vec![
         ("PositionFromTheFuture", follower, 2, message(3, append((4, 9), &[], 0))),
         ("PositionFromTheFuture", follower, 3, message(5, Body::PreVote { last: at(4, 9) })),
-        (
-            "PositionFromTheFuture",
-            follower,
-            3,
-            message(5, Body::Vote { last: at(MAX, MAX), transfer: false }),
-        ),
-        (
-            "PositionFromTheFuture",
-            follower,
-            2,
-            message(3, Body::SnapshotOffer { snapshot: snapshot(5, 4) }),
-        ),
+        ("PositionFromTheFuture", follower, 3, message(5, vote)),
+        ("PositionFromTheFuture", follower, 2, message(3, offer(snapshot(5, 4)))),
         ("OverwritesCommitted", follower, 2, message(3, append((0, 0), &[(1, 2)], 0))),
-        (
-            "OverwritesCommitted",
-            follower,
-            2,
-            message(3, Body::SnapshotOffer { snapshot: snapshot(1, 2) }),
-        ),
-        ("AcknowledgedTooMuch", leader, 2, message(1, accepted(MAX))),
-        (
-            "AcknowledgedTooMuch",
-            leader,
-            2,
-            message(1, Body::SnapshotResponse { position: at(1, 1), outcome: matched }),
-        ),
-        (
-            "UnknownReadContext",
-            leader,
-            2,
-            message(1, Body::HeartbeatResponse { read_context: MAX }),
-        ),
-        (
-            "ImpossibleMembership",
-            follower,
-            2,
-            message(3, entry_2(Payload::Membership(Membership::default().into()))),
-        ),
-        ("ImpossibleMembership", follower, 2, message(3, Body::SnapshotOffer { snapshot: nobody })),
+        ("OverwritesCommitted", follower, 2, message(3, offer(snapshot(1, 2)))),
         ("WithheldCommand", follower, 2, message(3, entry_2(Payload::Withheld))),
-        ("CommandsMissing", leader, 2, message(1, witnessed(1))),
         ("CommandForWitness", witness, 2, message(3, entry_2(Payload::Command("x".into())))),
-    ];
+    ]
+}
+
+/// What a leader is told.
+fn false_answers() -> Vec<Row> {
+    let matched = SnapshotOutcome::Matched(Index(MAX));
+    let installed = Body::SnapshotResponse { position: at(1, 1), outcome: matched };
+    let context = Body::HeartbeatResponse { read_context: MAX };
+    vec![
+        ("SecondLeader", leader, 2, message(1, append((0, 0), &[], 0))),
+        ("AcknowledgedTooMuch", leader, 2, message(1, accepted(MAX))),
+        ("AcknowledgedTooMuch", leader, 2, message(1, installed)),
+        ("UnknownReadContext", leader, 2, message(1, context)),
+        ("CommandsMissing", leader, 2, message(1, witnessed(1))),
+    ]
+}
+
+#[test]
+fn every_fault_is_refused_by_name_and_changes_nothing() {
+    let table = [impossible_messages(), misfits(), false_answers()].concat();
+    assert_eq!(table.len(), 25);
     let mut seen = BTreeSet::new();
     for (expected, build, from, message) in table {
         let mut raft = build();

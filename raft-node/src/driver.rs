@@ -495,6 +495,10 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
             Event::MembershipChanged { at } => {
                 tracing::info!(%at, membership = ?self.raft.membership(), "membership changed");
             }
+            Event::StoreRejected { node, store } if node == self.raft.config().id => {
+                tracing::warn!(%store, "this member runs on another store than it was admitted with, as after a wipe or a restore from a copy: it does not \
+                    count. The leader makes a learner of it, to be promoted once it has caught up; a witness is removed");
+            }
             Event::StoreRejected { node, store } => {
                 tracing::warn!(%node, %store, "a member runs on another store than it was admitted with: it does not count");
             }

@@ -57,7 +57,7 @@ async fn a_node_explains_itself() {
     until(&group.nodes[&leader], |status| status.raft.applied >= Index(2)).await;
     let why = group.nodes[&leader].explain().await.expect("runs");
     assert!(matches!(why.leadership, LeadershipReason::Leads { .. }), "{why}");
-    assert_eq!(why.commit, CommitReason::Committed { is_applied: true }, "{why}");
+    assert_eq!(why.commit, CommitReason::Committed { unapplied: None }, "{why}");
     let (_, follower) = group.nodes.iter().find(|(id, _)| **id != leader).expect("there");
     let follower = follower.clone();
     let why = follower.explain().await.expect("runs");

@@ -3,8 +3,9 @@
 use core::fmt;
 
 use super::{
-    CampaignObstacle, CommitReason, LeadershipReason, Missing, MissingReason, RefusalReason, Tally,
-    Uncounted, UncountedReason, VotePromise,
+    CampaignObstacle, CommitReason, Lacks, LeadershipReason, Missing, MissingReason, NoTarget,
+    RefusalReason, StalledLeader, Tally, TransferObstacle, UnappliedReason, Uncounted,
+    UncountedReason, VotePromise,
 };
 use crate::RoleKind;
 
@@ -41,7 +42,9 @@ impl fmt::Display for MissingReason {
             MissingReason::StoreNotRecorded => {
                 f.write_str("its store is not recorded yet: it has not been heard from, or a change is under way")
             }
-            MissingReason::Silent { since } => write!(f, "not heard from for {since:?}"),
+            MissingReason::Silent { silent_for } => {
+                write!(f, "not heard from for {silent_for:?}")
+            }
             MissingReason::Probing => f.write_str("the leader looks for where their logs agree"),
             MissingReason::NeedsSnapshot => f.write_str("it needs a snapshot first"),
             MissingReason::Fetching => {
@@ -59,6 +62,13 @@ impl fmt::Display for MissingReason {
 impl fmt::Display for CampaignObstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            CampaignObstacle::NotAVoter { role: RoleKind::Learner } => f.write_str(
+                "the configuration does not list it as a voter: it is a learner, and can be promoted once it has caught up",
+            ),
+            CampaignObstacle::DemotedForItsStore { own, admitted } => write!(
+                f,
+                "it was made a learner, for it runs on store {own}, and was admitted with store {admitted}: promote it once it has caught up"
+            ),
             CampaignObstacle::NotAVoter { role } => {
                 let article = if *role == RoleKind::Outsider { "an" } else { "a" };
                 write!(f, "the configuration does not list it as a voter (it is {article} {role})")
@@ -83,13 +93,16 @@ impl fmt::Display for CampaignObstacle {
 impl fmt::Display for LeadershipReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            LeadershipReason::Leads { since, heard, missing, transfer_to } => {
+            LeadershipReason::Leads { since, heard, missing, transfer_to, stalled } => {
                 write!(f, "leads since index {since}; heard from: {}", List(heard))?;
                 if !missing.is_empty() {
                     write!(f, "; missing: {}", List(missing))?;
                 }
-                match transfer_to {
-                    Some(to) => write!(f, "; is handing over to node {to}"),
+                if let Some(to) = transfer_to {
+                    write!(f, "; is handing over to node {to}")?;
+                }
+                match stalled {
+                    Some(stalled) => write!(f, "; its disk does not answer, and {stalled}"),
                     None => Ok(()),
                 }
             }
@@ -100,8 +113,11 @@ impl fmt::Display for LeadershipReason {
                 }
                 with_promise(f, promise.as_ref())
             }
-            LeadershipReason::Waits { until, promise } => {
+            LeadershipReason::Waits { until, priority_delay, promise } => {
                 write!(f, "knows of no leader, and campaigns at {until}")?;
+                if !priority_delay.is_zero() {
+                    write!(f, " ({priority_delay:?} of that wait is due to its low priority)")?;
+                }
                 with_promise(f, promise.as_ref())
             }
             LeadershipReason::MayNotCampaign { because, promise } => {
@@ -124,18 +140,80 @@ fn with_promise(f: &mut fmt::Formatter<'_>, promise: Option<&VotePromise>) -> fm
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Tally { granted, uncounted, refused, silent } = self;
+        let Tally { granted, uncounted, refused, silent, lacks } = self;
         write!(f, "votes: {}", List(granted))?;
         if !uncounted.is_empty() {
             write!(f, "; do not count: {}", List(uncounted))?;
         }
         if !refused.is_empty() {
-            write!(f, "; refused: {}", List(refused))?;
+            let why = "they have entries that it lacks, or owe their vote to another";
+            write!(f, "; refused: {} ({why})", List(refused))?;
         }
         if !silent.is_empty() {
             write!(f, "; no answer: {}", List(silent))?;
         }
+        match lacks {
+            Some(lacks) => write!(f, "; {lacks}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Lacks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Lacks { incoming, outgoing } = self;
+        for (place, (half, lacking)) in
+            [("incoming", incoming), ("outgoing", outgoing)].into_iter().enumerate()
+        {
+            let separator = if place == 0 { "" } else { ", " };
+            if lacking.is_empty() {
+                write!(f, "{separator}the {half} half has its majority")?;
+            } else {
+                write!(f, "{separator}the {half} half lacks {}", List(lacking))?;
+            }
+        }
         Ok(())
+    }
+}
+
+impl fmt::Display for StalledLeader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StalledLeader::MakesWay => f.write_str("it makes way for another"),
+            StalledLeader::Stays { others } => nobody_can(f, others),
+        }
+    }
+}
+
+fn nobody_can(f: &mut fmt::Formatter<'_>, others: &[NoTarget]) -> fmt::Result {
+    if others.is_empty() {
+        return f.write_str("there is no other voter to take over");
+    }
+    write!(f, "nobody can take over: {}", List(others))
+}
+
+impl fmt::Display for NoTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node {} ({})", self.node, self.because)
+    }
+}
+
+impl fmt::Display for TransferObstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TransferObstacle::NotAVoter => f.write_str("it is no voter"),
+            TransferObstacle::Witness => f.write_str("a witness, which has no commands"),
+            TransferObstacle::StoreDoesNotCount => MissingReason::StoreDoesNotCount.fmt(f),
+            TransferObstacle::StoreNotRecorded => MissingReason::StoreNotRecorded.fmt(f),
+            TransferObstacle::Silent { silent_for } => {
+                MissingReason::Silent { silent_for: *silent_for }.fmt(f)
+            }
+            TransferObstacle::Probing => MissingReason::Probing.fmt(f),
+            TransferObstacle::NeedsSnapshot => MissingReason::NeedsSnapshot.fmt(f),
+            TransferObstacle::TooFarBehind { behind, max } => {
+                write!(f, "it lacks {behind} entries, and may lack {max}")
+            }
+        }
     }
 }
 
@@ -177,10 +255,11 @@ impl fmt::Display for VotePromise {
 impl fmt::Display for CommitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            CommitReason::Committed { is_applied: true } => f.write_str("committed and applied"),
-            CommitReason::Committed { is_applied: false } => {
-                f.write_str("committed, and not applied here yet")
+            CommitReason::Committed { unapplied: None } => f.write_str("committed and applied"),
+            CommitReason::Committed { unapplied: Some(because) } => {
+                write!(f, "committed, and not applied here yet: {because}")
             }
+            CommitReason::QuorumHasIt => f.write_str("a quorum has it, and it is being committed"),
             CommitReason::NotInTheLog { last } => write!(f, "not in the log, which ends at {last}"),
             CommitReason::NotLeader { leader: Some(leader), commit } => write!(
                 f,
@@ -194,11 +273,12 @@ impl fmt::Display for CommitReason {
                 f,
                 "a quorum has it, but it is of term {term}: it is committed along with index {waits_for}"
             ),
-            CommitReason::WaitsForVoters { have, missing, is_joint } => {
-                let half =
-                    if *is_joint { " in at least one half of the joint configuration" } else { "" };
-                write!(f, "too few voters have it{half}: {}; missing: ", List(have))?;
-                List(missing).fmt(f)
+            CommitReason::WaitsForVoters { have, missing, lacks } => {
+                write!(f, "too few voters have it: {}; missing: {}", List(have), List(missing))?;
+                match lacks {
+                    Some(lacks) => write!(f, "; of the joint configuration {lacks}"),
+                    None => Ok(()),
+                }
             }
             CommitReason::WaitsForZones { have, zones_min, missing } => write!(
                 f,
@@ -210,12 +290,45 @@ impl fmt::Display for CommitReason {
     }
 }
 
+impl fmt::Display for UnappliedReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            UnappliedReason::OwnDisk { durable } => {
+                write!(f, "this node's own disk has the log up to {durable}")
+            }
+            UnappliedReason::InstallingSnapshot => {
+                f.write_str("its state is being replaced by a snapshot")
+            }
+            UnappliedReason::MachineBehind { applied } => {
+                write!(f, "its state machine has applied the log up to {applied}")
+            }
+        }
+    }
+}
+
 impl fmt::Display for RefusalReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RefusalReason::Leadership(because) => write!(f, "this node {because}"),
             RefusalReason::Commit { index, because } => write!(f, "index {index}: {because}"),
             RefusalReason::Member(missing) => missing.fmt(f),
+            RefusalReason::NobodyCanTakeOver { others } => nobody_can(f, others),
+            RefusalReason::Forwarded { leader, unanswered_bytes, until, uncommitted_bytes } => {
+                if let Some(until) = until {
+                    write!(
+                        f,
+                        "{unanswered_bytes} bytes wait for the answer of the leader, node {leader}; the first are given up at {until}"
+                    )?;
+                }
+                if *uncommitted_bytes > 0 {
+                    let separator = if until.is_some() { "; " } else { "" };
+                    write!(
+                        f,
+                        "{separator}{uncommitted_bytes} bytes are in the log of the leader, node {leader}, and wait to be committed"
+                    )?;
+                }
+                Ok(())
+            }
             RefusalReason::Request => f.write_str("the request itself has to change"),
             RefusalReason::Gone => f.write_str("what was in the way is gone: ask again"),
         }

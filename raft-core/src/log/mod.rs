@@ -1,11 +1,13 @@
 //! The log as the core holds it: its [shape](shape), its [tail](tail), and what of it is [durable](writes).
 //!
 //! ```text
-//!        base            handed        commit          durable         last
-//!  ───────┼────────────────┼─────────────┼───────────────┼───────────────┤
-//!  compacted   on disk; the end of it is in the tail too │ being written │ staged
+//!  base           first in the tail      durable              last
+//!   ├───────────────┼──────────────────────┼───────────────────┤
+//!   │ on disk       │ on disk and          │ being written, or │
+//!   │               │ in the tail          │ staged for it     │
 //! ```
 //!
+//! What is committed, and what is applied, are not its business (the crate's documentation draws them beside it).
 //! Nothing here decides anything: this is bookkeeping that cannot contradict itself.
 
 mod shape;
@@ -296,6 +298,12 @@ impl Log {
     pub(crate) fn evict(&mut self, budget_bytes: usize) {
         let releasable = self.durable();
         self.tail.evict(budget_bytes, releasable);
+    }
+
+    /// Gives back the room that a burst took, beside its entries.
+    pub(crate) fn shrink(&mut self) {
+        self.tail.shrink();
+        self.writes.shrink();
     }
 
     /// How many bytes of entries are in memory.

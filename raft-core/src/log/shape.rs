@@ -26,7 +26,8 @@ pub(crate) struct LogShape {
 }
 
 impl LogShape {
-    /// Believes what a log store reports, once it is consistent in itself: indexes from a file that rotted must not get any further (scenario 46).
+    /// Believes what a log store reports, once it is consistent in itself: indexes from a file that rotted must not get
+    /// any further (scenario 46).
     pub(crate) fn restore(restored: RestoredLog) -> Result<LogShape, RestoreError> {
         let RestoredLog { base, base_membership, terms, last, memberships, .. } = restored;
         let mut previous = TermRun { term: base.term, first: base.index };
@@ -103,8 +104,8 @@ impl LogShape {
         self.term_at(position.index) == Some(position.term)
     }
 
-    /// The highest position at or below `bound.index` whose term is at most `bound.term`: the last place where a log that has `bound` may
-    /// still agree with this one. Never below the base.
+    /// The highest position at or below `bound.index` whose term is at most `bound.term`: the last place where a log
+    /// that has `bound` may still agree with this one. Never below the base.
     pub(crate) fn may_agree_up_to(&self, bound: LogPosition) -> LogPosition {
         let limit = bound.index.min(self.last);
         for (position, run) in self.runs.iter().enumerate().rev() {

@@ -26,6 +26,11 @@ const SEALED_AT_ONCE: usize = 64;
 const STAGED_CAPACITY_MAX: usize = 1024;
 
 impl Tail {
+    /// Gives back the room that a burst took, beside its entries.
+    pub(crate) fn shrink(&mut self) {
+        crate::outbox::shrink(&mut self.batches, 4);
+    }
+
     /// Appends one entry.
     pub(crate) fn stage(&mut self, term: Term, index: Index, payload: Payload) {
         self.staged.push(Entry { term, index, payload });
@@ -132,8 +137,9 @@ impl Tail {
         self.batches.shrink_to(2 * self.batches.len());
     }
 
-    /// The number of the batch that `index` is in, if it is in one at all. Searches from the end in widening steps: nearly every question
-    /// is about what was appended last, and there may be a hundred thousand batches, most of them long out of the cache.
+    /// The number of the batch that `index` is in, if it is in one at all. Searches from the end in widening steps:
+    /// nearly every question is about what was appended last, and there may be a hundred thousand batches, most of them
+    /// long out of the cache.
     fn batch_of(&self, index: Index) -> usize {
         let starts_after = |number: usize| {
             self.batches
@@ -166,8 +172,8 @@ impl Tail {
     /// Empty if `first` is not in memory.
     pub(crate) fn slice(&mut self, first: Index, last: Index, budget_bytes: usize) -> Entries {
         self.seal();
-        // Nearly always the latest batch as a whole is wanted: by the disk, by each peer, and by the leader's state machine. A follower's
-        // wants the one before, since it learns of a commit with the next append.
+        // Nearly always the latest batch as a whole is wanted: by the disk, by each peer, and by the leader's state
+        // machine. A follower's wants the one before, since it learns of a commit with the next append.
         let count = self.batches.len();
         for number in [count.wrapping_sub(1), count.wrapping_sub(2)] {
             if let Some(batch) = self.batches.get(number)

@@ -20,12 +20,17 @@ struct Write {
 pub(crate) struct Writes {
     queue: VecDeque<Write>,
     last_ticket: Ticket,
-    /// A mean in which each write counts an eighth of what is left by those after it, as in TCP's round trip (RFC 6298). In microseconds,
-    /// since a duration's arithmetic shows at a million writes a second.
+    /// A mean in which each write counts an eighth of what is left by those after it, as in TCP's round trip (RFC
+    /// 6298). In microseconds, since a duration's arithmetic shows at a million writes a second.
     mean_micros: u64,
 }
 
 impl Writes {
+    /// Gives back the room that a burst took.
+    pub(crate) fn shrink(&mut self) {
+        crate::outbox::shrink(&mut self.queue, 4);
+    }
+
     /// The ticket that the next write will have.
     pub(crate) fn next_ticket(&self) -> Ticket {
         Ticket(self.last_ticket.0 + 1)
@@ -73,9 +78,9 @@ impl Writes {
         ticket <= self.last_ticket && self.queue.front().is_none_or(|write| write.ticket > ticket)
     }
 
-    /// The end of the durable log, if the log in memory ends at `last`. An index that an outstanding write touches is not durable,
-    /// whatever became of earlier writes to the same place: that is what keeps a late completion for an overwritten entry from
-    /// stabilizing its successor (scenario 17).
+    /// The end of the durable log, if the log in memory ends at `last`. An index that an outstanding write touches is
+    /// not durable, whatever became of earlier writes to the same place: that is what keeps a late completion for an
+    /// overwritten entry from stabilizing its successor (scenario 17).
     pub(crate) fn durable_end(&self, last: Index) -> Index {
         let mut end = last;
         for write in &self.queue {

@@ -1,8 +1,8 @@
 //! The alphabet of a recording: numbers, options, lists, bytes. It knows nothing of Raft; what is written with it is in
 //! [`vocabulary`](super::vocabulary).
 //!
-//! Every value has exactly one encoding, and every other sequence of bytes is refused: so what can be read is what was written. Nothing is
-//! allocated on the word of a length: a list grows by what was really read.
+//! Every value has exactly one encoding, and every other sequence of bytes is refused: so what can be read is what was
+//! written. Nothing is allocated on the word of a length: a list grows by what was really read.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
@@ -226,8 +226,8 @@ impl Code for Bytes {
     }
 }
 
-/// Seconds, then nanoseconds. Some thirty thousand years are enough for everybody; what is longer is written as that, so that no arithmetic on
-/// what is read can overflow.
+/// Seconds, then nanoseconds. Some thirty thousand years are enough for everybody; what is longer is written as that,
+/// so that no arithmetic on what is read can overflow.
 const SECONDS_MAX: u64 = 1 << 40;
 
 impl Code for Duration {

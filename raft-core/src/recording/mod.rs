@@ -1,7 +1,9 @@
-//! Recording what a core is told, and telling it again: since a core is a function of its inputs and their times, the same inputs give the same
-//! actions, byte for byte. For finding out, at a desk, what happened in the field. The format stands to the byte in `docs/recording-format.md`.
+//! Recording what a core is told, and telling it again: since a core is a function of its inputs and their times, the
+//! same inputs give the same actions, byte for byte. For finding out, at a desk, what happened in the field. The format
+//! stands to the byte in `docs/recording-format.md`.
 //!
-//! A recording holds everything that was said, commands included: whoever may not read the log may not read its recordings either.
+//! A recording holds everything that was said, commands included: whoever may not read the log may not read its
+//! recordings either.
 //!
 //! ```
 //! use raft_core::{Action, Config, Input, Instant, Membership, NodeId, Raft, Restored};
@@ -38,7 +40,8 @@ pub const MAGIC: [u8; 8] = *b"raft-rec";
 /// The version of the format that this crate writes and reads.
 pub const VERSION: u64 = 4;
 
-/// Encodes what a core is told. It does no I/O: whoever owns it appends what [`Recorder::take`] gives to a file, in order, as often as it likes.
+/// Encodes what a core is told. It does no I/O: whoever owns it appends what [`Recorder::take`] gives to a file, in
+/// order, as often as it likes.
 #[derive(Clone, Debug)]
 pub struct Recorder {
     bytes: Vec<u8>,

@@ -1,6 +1,6 @@
-//! How everything that a core is told is written: one line for each kind. The lists are exhaustive, so that the compiler names what is missing
-//! when something is added. Numbers that were given out stay: a new kind gets a new number, and whatever else changes raises
-//! [`VERSION`](super::VERSION).
+//! How everything that a core is told is written: one line for each kind. The lists are exhaustive, so that the
+//! compiler names what is missing when something is added. Numbers that were given out stay: a new kind gets a new
+//! number, and whatever else changes raises [`VERSION`](super::VERSION).
 
 use alloc::vec::Vec;
 

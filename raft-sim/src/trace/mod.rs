@@ -11,18 +11,24 @@
 //! that the schema can tell. What is left out, and how our protocol is projected where it differs, is in the book ("Traces for an
 //! independent spec").
 //!
-//! Reading order: `event` (the schema), `node` (one member and its projection), `world` (network, faults, clients), `receive` (what a delivery
-//! becomes), `check` and `model` (the spec's rules).
+//! Reading order: `event` (the schema), `options` (what a run is asked for, and gives), `node` (one member and its projection), `world`
+//! (the clock, disks and the network), `trouble` (faults), `client`, `notes` (what a node does by itself becomes), `receive` (what a
+//! delivery becomes), `check` and `model` (the spec's rules).
 
 mod check;
+mod client;
 mod event;
 mod model;
 mod node;
+mod notes;
+mod options;
 mod receive;
+mod trouble;
 mod world;
 
 pub use check::{Fault, Summary, check, check_json};
 pub use event::{
     Change, ChangeAction, ConfChange, Event, Line, Msg, MsgType, Name, Prop, RoleName, State, Tag,
 };
-pub use world::{Options, Run, Tally, TraceError, run};
+pub use options::{Options, Run, Tally, TraceError};
+pub use world::run;

@@ -1,5 +1,7 @@
 //! An executable model of the published spec, of what a trace of it can show: each event's enabling condition and its effect. It knows nothing of our
-//! core. Written from the spec's rules; where a comment says "the spec", that is etcd/raft's `etcdraft` with `Traceetcdraft`.
+//! core. Written from the spec's rules; where a comment says "the spec", that is etcd/raft's `etcdraft` with `Traceetcdraft`, in the version
+//! whose `Ready(i)` makes server `i` alone durable (`PersistState(i)`), and which has `ApplySimpleConfChange(i)`. The book says which other
+//! versions refuse such traces.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -342,7 +344,7 @@ fn restart(server: &mut Server) {
 fn campaign(id: &str, server: &mut Server) -> Result<(), String> {
     require(server.role != RoleName::Leader, "a leader campaigns")?;
     require(server.conf.0.contains(id), "a candidate that is no voter")?;
-    // Newer versions of the spec forbid it; older ones do not ask.
+    // The version of the spec that the traces follow does not ask this: the model is stricter here.
     let in_effect = server.committed_conf().is_none_or(|(_, conf)| conf == server.conf);
     require(in_effect, "a candidate with a committed configuration that is not in effect")?;
     server.role = RoleName::Candidate;

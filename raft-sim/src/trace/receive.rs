@@ -8,7 +8,8 @@ use raft_core::{
 
 use super::event::{Name, RoleName};
 use super::node::{Node, Shot, project};
-use super::world::{TraceError, World};
+use super::options::TraceError;
+use super::world::World;
 
 /// Whether a message is let through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -28,6 +28,9 @@ pub(crate) fn action(node: u64, action: &Action) -> String {
         }
         Action::InstallSnapshot(meta) => format!("{node} installs snapshot {}", snapshot(meta)),
         Action::Resolve(answer) => format!("{node} answers {}", resolution(answer)),
+        Action::Event(Event::StoreRejected { node: own, store }) if own.0 == node => {
+            format!("{node} is told that its own store {} is rejected", store.0)
+        }
         Action::Event(event) => format!("{node} {}", self::event(event)),
     }
 }
