@@ -168,6 +168,7 @@ impl<M: Machine> World<'_, M> {
             leading.note_poll();
             leading.serving.values_mut().for_each(Serving::settle);
         }
+        self.judge_own_store(node)?;
         self.judge_farewells(node, told)?;
         self.judge_attention(node, told)?;
         self.judge_hearing(node, told)?;
@@ -211,6 +212,7 @@ impl<M: Machine> World<'_, M> {
         let it = &mut self.nodes[node];
         let moves =
             write.entries.iter().any(|entry| matches!(entry.payload, Payload::Membership(_)));
+        it.watch.has_moved |= moves || write.reset.is_some() || write.truncate_from.is_some();
         if moves {
             it.watch.stamps.clear();
             it.watch.streams.clear();

@@ -192,6 +192,27 @@ impl<M: Machine> World<'_, M> {
         Ok(())
     }
 
+    /// Who was wiped can not know it: where its configuration records another store for it, it is told so.
+    pub(crate) fn judge_own_store(&mut self, node: usize) -> Result<(), Violation> {
+        if !self.plan.has_stores {
+            return Ok(());
+        }
+        let it = &mut self.nodes[node];
+        if !std::mem::take(&mut it.watch.has_moved) {
+            return Ok(());
+        }
+        let recorded = it.log.membership().stores.get(&it.id);
+        let is_other = recorded.is_some_and(|recorded| *recorded != it.store.id);
+        if is_other && !it.watch.knows_rejection {
+            return broken(
+                "who is on another store is told so",
+                format!("node {} on {:?} knows nothing; recorded is {recorded:?}", it.id, it.store),
+            );
+        }
+        it.watch.knows_rejection &= is_other;
+        Ok(())
+    }
+
     /// The store of a witness lacks commands: who was one, as far as the leader's log goes back, becomes no full member.
     pub(crate) fn judge_former_witnesses(
         &self,

@@ -154,7 +154,7 @@ impl<M: Machine> World<'_, M> {
         let refusal = self.overtaken_refusal(to, &envelope);
         self.at(delay, Event::Deliver { to, envelope });
         if let Some(refusal) = refusal {
-            self.repeat_refusal(to, refusal, delay);
+            self.repeat_refusal(to, &refusal, delay);
         }
     }
 
@@ -190,7 +190,7 @@ impl<M: Machine> World<'_, M> {
     }
 
     /// Right after what overtook it, and after the connection is reported as lost: so that it is about the place that is asked about next.
-    fn repeat_refusal(&mut self, to: usize, refusal: Envelope, delay: u64) {
+    fn repeat_refusal(&mut self, to: usize, refusal: &Envelope, delay: u64) {
         self.coverage.hit("refusals repeated that were overtaken");
         let (life, input) = (self.nodes[to].life, Input::Unreachable(refusal.from));
         self.at(delay + 1, Event::Tell { node: to, life, input });

@@ -98,6 +98,10 @@ impl<M: Machine> World<'_, M> {
                 }
             }
             CoreEvent::MembershipChanged { .. } => self.coverage.hit("configurations in effect"),
+            CoreEvent::StoreRejected { node: whose, .. } if whose == self.nodes[node].id => {
+                self.coverage.hit("own stores found rejected");
+                self.nodes[node].watch.knows_rejection = true;
+            }
             CoreEvent::StoreRejected { .. } => self.coverage.hit("stores rejected"),
             CoreEvent::LeaderChanged { .. } => {}
         }

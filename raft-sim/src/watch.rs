@@ -280,6 +280,10 @@ pub(crate) struct Watch {
     pub(crate) owes_pre_vote: Option<NodeId>,
     /// Whose vote it may not refuse, in which term, until it is polled.
     pub(crate) owes_vote: Option<(NodeId, Term)>,
+    /// It was told that its own store does not count.
+    pub(crate) knows_rejection: bool,
+    /// The configuration that it goes by may be another one since it was polled last.
+    pub(crate) has_moved: bool,
     pub(crate) is_stalled: bool,
     /// Whether it was polled since its disk stalls.
     pub(crate) knows_stall: bool,
@@ -316,7 +320,14 @@ impl Watch {
     /// A new life.
     pub(crate) fn restart(&mut self, now: Instant, may_have_promised: bool) {
         let contexts = std::mem::take(&mut self.contexts);
-        *self = Watch { started: now, told: now, may_have_promised, contexts, ..Watch::default() };
+        *self = Watch {
+            started: now,
+            told: now,
+            may_have_promised,
+            contexts,
+            has_moved: true,
+            ..Watch::default()
+        };
     }
 
     /// A message, before the core sees it.

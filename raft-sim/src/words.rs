@@ -184,7 +184,9 @@ fn event_words(event: &Event) -> String {
         }
         Event::LeaderChanged { leader: None, term } => format!("knows no leader t{term}"),
         Event::MembershipChanged { at } => format!("follows the configuration at {at}"),
-        Event::StoreRejected { node, store } => format!("rejects store {store} of {node}"),
+        Event::StoreRejected { node, store } => {
+            format!("learns that store {store} of {node} does not count")
+        }
     }
 }
 

@@ -35,6 +35,17 @@ fn records(world: &mut Quiet, terms_ago: u64) -> Judged {
     world.judge_recorded_stores(node, (&voters(), &next), term)
 }
 
+/// The configuration of a follower records another store for it, of which it was told or was not.
+fn finds_another_store(world: &mut Quiet, is_told: bool) -> Judged {
+    let node = follower(world);
+    world.plan.has_stores = true;
+    let it = &mut world.nodes[node];
+    it.log.base_membership.stores.insert(it.id, StoreId(it.store.id.0 ^ 1));
+    it.watch.has_moved = true;
+    it.watch.knows_rejection = is_told;
+    world.judge_own_store(node)
+}
+
 /// The leader makes a full member of a node that its log lists as a witness as of its base, or never did.
 fn takes_in(world: &mut Quiet, was_witness: bool) -> Judged {
     let (node, former) = (leader(world), id(follower(world)));
@@ -242,6 +253,11 @@ pub(super) const SHOWN: &[Shown] = &[
         "who may have been wiped does not campaign",
         |w| campaigns_on(w, |store| store),
         |w| campaigns_on(w, |store| StoreId(store.0 ^ 1)),
+    ),
+    shown(
+        "who is on another store is told so",
+        |w| finds_another_store(w, true),
+        |w| finds_another_store(w, false),
     ),
     shown(
         "who was a witness becomes no full member",

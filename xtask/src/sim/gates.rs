@@ -80,6 +80,7 @@ const FLOORS: &[(&str, u64)] = &[
     ("witness starts", 200),
     ("stores recorded", 200),
     ("stores rejected", 65),
+    ("own stores found rejected", 10),
     ("transfers asked for", 500),
     // Replication.
     ("appends rejected", 20_000),
