@@ -225,7 +225,9 @@ impl<M: Machine> World<'_, M> {
             return Ok(());
         }
         let owed = leading.owed.iter().find(|(peer, since)| {
-            members.contains(**peer) && told.since(**since) > heartbeat * ATTENTION_HEARTBEATS
+            members.contains(**peer)
+                && !leading.fetching.contains(peer)
+                && told.since(**since) > heartbeat * ATTENTION_HEARTBEATS
         });
         if let Some((peer, since)) = owed {
             return broken(

@@ -269,15 +269,15 @@ impl<M: Machine> World<'_, M> {
         }
         // A crash in the middle of an installation leaves the old state or the new one, whole.
         if let (true, Some(MachineJob::Install(meta))) = (finish_install, it.driver.jobs.front())
-            && it.received.as_ref().is_some_and(|held| held.meta == *meta)
+            && it.received_at(meta).is_some()
         {
-            it.checkpoint.clone_from(&it.received);
+            it.checkpoint = it.received_at(meta).cloned();
             if let Some(held) = it.checkpoint.as_mut().filter(|_| mutated!(InstallationNotAtomic)) {
                 held.data = it.machine.state.checkpoint(&held.meta);
             }
         }
         it.driver = Driver::new(None, Membership::default(), (Duration::ZERO, 0));
-        it.received = None;
+        it.received.clear();
         it.raft = None;
         it.poll_scheduled = false;
         it.wake_at = None;

@@ -307,7 +307,10 @@ impl<M: Machine> World<'_, M> {
                 snapshot.data = M::default().checkpoint(&whole.snapshot);
             }
             snapshot.meta = whole.snapshot.clone();
-            self.nodes[to].received = Some(snapshot);
+            // As in files named by positions.
+            let received = &mut self.nodes[to].received;
+            received.retain(|held| held.meta.position != position);
+            received.push(snapshot);
             return self.report_receipt(to, Input::SnapshotReceived(whole.snapshot));
         }
         self.coverage.hit("streams broken");
@@ -353,7 +356,7 @@ impl<M: Machine> World<'_, M> {
                 format!("node {id} installs {} while it makes a checkpoint", meta.position),
             );
         }
-        let received = it.received.clone().filter(|held| held.meta == meta);
+        let received = it.received_at(&meta).cloned();
         let Some(snapshot) = received else {
             return broken(
                 "only received snapshots are installed",
@@ -378,6 +381,7 @@ impl<M: Machine> World<'_, M> {
             it.machine.state = old.state;
         }
         it.checkpoint = Some(snapshot);
+        it.received.retain(|held| held.meta.position.index > meta.position.index);
         it.driver.machine.on_installed(meta.clone());
         // Who will not learn the response hears nothing.
         it.driver.batches.skip_through(meta.position.index, &mut drop);

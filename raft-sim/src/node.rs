@@ -136,13 +136,19 @@ pub(crate) struct Node<M> {
     pub(crate) checkpoint: Option<Snapshot>,
     pub(crate) checkpointing: Option<Snapshot>,
     pub(crate) machine: Progress<M>,
-    pub(crate) received: Option<Snapshot>,
+    /// Snapshots that arrived whole, and are not installed.
+    pub(crate) received: Vec<Snapshot>,
     pub(crate) poll_scheduled: bool,
     pub(crate) wake_at: Option<u64>,
     pub(crate) watch: Watch,
 }
 
 impl<M: Machine> Node<M> {
+    /// What was received of a snapshot, whole.
+    pub(crate) fn received_at(&self, meta: &SnapshotMeta) -> Option<&Snapshot> {
+        self.received.iter().find(|held| held.meta == *meta)
+    }
+
     /// A node with an empty disk. `membership` is the founding configuration, or an empty one for a node that waits to be added.
     pub(crate) fn new(
         id: NodeId,
@@ -171,7 +177,7 @@ impl<M: Machine> Node<M> {
             checkpoint: None,
             checkpointing: None,
             machine: Progress::founding(membership.clone(), sessions_max),
-            received: None,
+            received: Vec::new(),
             poll_scheduled: false,
             wake_at: None,
             watch: Watch::default(),

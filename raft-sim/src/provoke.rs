@@ -58,6 +58,7 @@ impl<M: Machine> World<'_, M> {
         let is_ready = (self.messages.is_multiple_of(EVERY) || changed == Some(it.watch.told))
             && it.is_running()
             && !it.poll_scheduled
+            && it.raft.as_ref().and_then(Raft::poll_timeout).is_none_or(|due| due > it.watch.told)
             && it.clock.local(self.now_us()) == it.watch.told;
         if !is_ready {
             return Ok(());

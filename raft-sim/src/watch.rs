@@ -361,8 +361,11 @@ impl Watch {
             Body::Vote { last, transfer } => {
                 self.asked = Some(Asked { from, term: message.term, last, transfer, own });
             }
-            Body::SnapshotResponse { outcome: raft_core::SnapshotOutcome::Matched(_), .. } => {
-                // What it answers to may be an earlier offer; then it is offered, and streamed, anew.
+            Body::SnapshotResponse {
+                outcome: raft_core::SnapshotOutcome::Matched(_) | raft_core::SnapshotOutcome::Failed,
+                ..
+            } => {
+                // What it answers to may be an earlier offer, or a stream that goes on; then it is offered, and streamed, anew.
                 self.streams.retain(|(to, _)| *to != from);
             }
             Body::ForwardResponse { id, .. } if self.nonce != Some(id.nonce) => {
@@ -379,6 +382,8 @@ impl Watch {
             && leading.fetching.remove(&peer)
         {
             leading.attended.insert(peer, told);
+            // Only now can what it is owed leave.
+            leading.owed.entry(peer).and_modify(|since| *since = told);
         }
     }
 

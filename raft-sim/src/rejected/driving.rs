@@ -75,7 +75,7 @@ fn installs(world: &mut Quiet, data: Option<Bytes>, behind: u64) -> Judged {
     let position = it.machine.applied;
     let meta = snapshot(LogPosition { index: Index(position.index.0 - behind), ..position });
     let data = data.unwrap_or_else(|| Machine::checkpoint(&mut it.machine.state, &meta));
-    it.received = Some(Snapshot { meta: meta.clone(), data });
+    it.received = vec![Snapshot { meta: meta.clone(), data }];
     it.driver.receiving.give_up();
     world.nodes[node].driver.jobs.clear();
     world.nodes[node].driver.jobs.push_back(MachineJob::Install(meta));

@@ -192,6 +192,7 @@ fn every_floor_is_of_something_that_happens() {
         "real disks: torn sectors",
         "real disks: zeroed pages",
         "real stores that failed",
+        "refused at start: WitnessStore",
     ] {
         all.add(rare, 1);
     }
