@@ -1,5 +1,8 @@
 //! What can happen in the world, and the order in which it does.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
 use raft_core::{Index, Input, LogPosition, Message, NodeId, StoreStamp, Term};
 
 use crate::node::Snapshot;
@@ -82,26 +85,42 @@ impl Event {
     }
 }
 
-/// An event with its time; `order` decides among equals.
-pub(crate) struct Scheduled {
-    pub(crate) at: u64,
-    pub(crate) order: u64,
-    pub(crate) event: Event,
+/// What lies ahead, in the order of its times; what was scheduled first comes first among equals.
+///
+/// Events are large, and a heap moves what it holds again and again: it holds their places only.
+#[derive(Debug, Default)]
+pub(crate) struct Agenda {
+    /// The time, the number of the event, and its place.
+    ahead: BinaryHeap<Reverse<(u64, u64, usize)>>,
+    events: Vec<Option<Event>>,
+    free: Vec<usize>,
+    scheduled: u64,
 }
 
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.order) == (other.at, other.order)
+impl Agenda {
+    pub(crate) fn push(&mut self, at: u64, event: Event) {
+        self.scheduled += 1;
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.events.push(None);
+            self.events.len() - 1
+        });
+        self.events[place] = Some(event);
+        self.ahead.push(Reverse((at, self.scheduled, place)));
     }
-}
-impl Eq for Scheduled {}
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
+
+    /// When the next event happens.
+    pub(crate) fn next_at(&self) -> Option<u64> {
+        self.ahead.peek().map(|Reverse((at, ..))| *at)
     }
-}
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.order).cmp(&(other.at, other.order))
+
+    /// The next event, and when it happens.
+    pub(crate) fn pop(&mut self) -> Option<(u64, Event)> {
+        let Reverse((at, _, place)) = self.ahead.pop()?;
+        self.free.push(place);
+        Some((at, self.events[place].take()?))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.ahead.len()
     }
 }

@@ -239,11 +239,12 @@ impl Plan {
     /// Draws a plan.
     pub fn draw(rng: &mut Rng) -> Plan {
         let election_us = rng.pick(&[50_000, 150_000, 500_000, 1_000_000]);
-        Plan::draw_for(rng, election_us)
+        let seed = rng.state();
+        with_snapshots(Plan::draw_for(rng, election_us), seed)
     }
 
     /// Draws a plan of dense traffic: at least 100 operations a second, and a fault every two seconds, for a minute. Settings under which that much
-    /// could never be caught up with (one entry at a time, no checkpoints) are left to the others.
+    /// could never be caught up with (one entry at a time, no checkpoints, snapshots all the time) are left to the others.
     pub fn draw_dense(rng: &mut Rng) -> Plan {
         let drawn = Plan::draw_for(rng, 500_000);
         let config = Config {
@@ -272,7 +273,7 @@ impl Plan {
         let spares = if is_operated { rng.between(0, 4) } else { 0 };
         let drift = rng.pick(&[0, 0, 20, 100]);
         let nodes = voters + spares;
-        let plan = Plan {
+        Plan {
             voters,
             has_witness: voters >= 3 && rng.chance(150),
             spares,
@@ -321,8 +322,7 @@ impl Plan {
                 command_bytes_max: rng.pick(&[8, 64, 400]),
                 ..draw_sessions(seed)
             },
-        };
-        with_snapshots(plan, seed)
+        }
     }
 
     /// Whether clocks may run further apart than leases allow for. Then a lease may outlive the promises that it rests on, and reads may be stale.

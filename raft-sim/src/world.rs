@@ -1,7 +1,6 @@
 //! The event loop, and the driver: what a real driver does with threads, this does with one queue of events in virtual time.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap};
+use std::collections::BTreeSet;
 
 use raft_core::{
     Action, Body, Config, HandleError, Input, Membership, NodeId, PeerFault, Raft, Restored,
@@ -11,7 +10,7 @@ use raft_core::{
 use crate::budgets::Nearness;
 use crate::checker::broken;
 use crate::clients::Clients;
-use crate::event::{Envelope, Event, Scheduled};
+use crate::event::{Agenda, Envelope, Event};
 use crate::machine::{Progress, mix};
 use crate::mutants::mutated;
 use crate::network::Network;
@@ -31,8 +30,7 @@ pub struct World<'a, M> {
     pub(crate) plan: Plan,
     pub(crate) rng: Rng,
     now: u64,
-    order: u64,
-    events: BinaryHeap<Reverse<Scheduled>>,
+    events: Agenda,
     pub(crate) nodes: Vec<Node<M>>,
     pub(crate) network: Network,
     /// Disks that were wiped: what was on them counted when it was promised.
@@ -104,8 +102,7 @@ impl<'a, M: Machine> World<'a, M> {
         World {
             seed,
             now: 0,
-            order: 0,
-            events: BinaryHeap::new(),
+            events: Agenda::default(),
             nodes: nodes.collect(),
             network: Network::new(count as usize),
             graves: Vec::new(),
@@ -197,35 +194,30 @@ impl<'a, M: Machine> World<'a, M> {
             if done(self) {
                 return Ok(true);
             }
-            match self.events.peek() {
-                Some(Reverse(next)) if next.at <= deadline => {}
-                _ => {
-                    self.now = deadline;
-                    return Ok(false);
-                }
+            if self.events.next_at().is_none_or(|at| at > deadline) {
+                self.now = deadline;
+                return Ok(false);
             }
-            let Some(Reverse(next)) = self.events.pop() else { return Ok(false) };
-            at_once = if next.at > self.now { 0 } else { at_once + 1 };
+            let Some((at, event)) = self.events.pop() else { return Ok(false) };
+            at_once = if at > self.now { 0 } else { at_once + 1 };
             if at_once > EVENTS_AT_ONCE_MAX {
-                return broken("time goes on", format!("endless events, such as {:?}", next.order));
+                return broken("time goes on", format!("endless events, such as {event:?}"));
             }
             if self.events.len() > EVENTS_AHEAD_MAX {
                 return broken(
                     "messages do not multiply",
-                    format!("{} events lie ahead, such as {:?}", self.events.len(), next.event),
+                    format!("{} events lie ahead, such as {event:?}", self.events.len()),
                 );
             }
-            self.now = next.at;
+            self.now = at;
             self.coverage.hit("events");
-            self.happen(next.event)?;
+            self.happen(event)?;
         }
     }
 
     /// Schedules an event `delay` from now.
     pub(crate) fn at(&mut self, delay: u64, event: Event) {
-        self.order += 1;
-        let at = self.now + delay;
-        self.events.push(Reverse(Scheduled { at, order: self.order, event }));
+        self.events.push(self.now + delay, event);
     }
 
     /// Tells whoever looks on.
