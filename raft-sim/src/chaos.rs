@@ -37,7 +37,14 @@ impl<M: Machine> World<'_, M> {
                     let job = self.nodes[*node].driver.jobs.front();
                     matches!(job, Some(MachineJob::Install(_)))
                 };
-                let node = (0..self.nodes.len()).find(installs).unwrap_or(node);
+                let installing = (0..self.nodes.len()).find(installs);
+                if installing.is_some() {
+                    self.coverage.hit("crashes in the middle of an install");
+                }
+                let node = installing.unwrap_or(node);
+                if self.nodes[node].raft.is_none() {
+                    self.coverage.hit(NO_EFFECT);
+                }
                 return self.crash_for_a_while(node);
             }
             Fault::Blackout => {
@@ -54,17 +61,23 @@ impl<M: Machine> World<'_, M> {
                 return self.break_real_disk(fault, node);
             }
             Fault::WriteError => {
-                self.coverage.hit("write errors");
+                self.count("write errors", self.nodes[node].raft.is_some());
                 return self.fail_write(node);
             }
             Fault::DiskFull => {
-                self.coverage.hit("full disks");
+                self.count("full disks", self.nodes[node].raft.is_some());
                 self.nodes[node].driver.queue.clear();
                 return self.crash_for_a_while(node);
             }
-            Fault::Wipe => return self.wipe(node),
+            Fault::Wipe => {
+                // Wiped disks are counted where they are replaced.
+                if !self.may_be_wiped(node) {
+                    self.coverage.hit(NO_EFFECT);
+                }
+                return self.wipe(node);
+            }
             Fault::FsyncLie => {
-                self.coverage.hit("fsync lies found");
+                self.count("fsync lies found", self.may_be_wiped(node));
                 return self.wipe(node);
             }
             Fault::Stall => return self.stall(node),
@@ -122,6 +135,7 @@ impl<M: Machine> World<'_, M> {
         let now = self.now_us();
         let it = &mut self.nodes[node];
         if it.raft.is_none() || it.paused_until > 0 {
+            self.coverage.hit(NO_EFFECT);
             return;
         }
         it.paused_until = now + lasts;
@@ -168,6 +182,7 @@ impl<M: Machine> World<'_, M> {
     /// A clock jumps forward. Leases rest on clocks that run evenly, so it does not where there are any.
     fn step_clock(&mut self, node: usize) -> Result<(), Violation> {
         if self.plan.config.lease.is_some() || !self.nodes[node].is_running() {
+            self.coverage.hit(NO_EFFECT);
             return Ok(());
         }
         self.coverage.hit("clock steps");
@@ -183,6 +198,11 @@ impl<M: Machine> World<'_, M> {
         (0..self.nodes.len()).map(|_| self.rng.chance(500)).collect()
     }
 
+    /// Counts a fault by what it is, if it does anything.
+    fn count(&mut self, what: &'static str, has_effect: bool) {
+        self.coverage.hit(if has_effect { what } else { NO_EFFECT });
+    }
+
     fn heal_later(&mut self, line: String) {
         let lasts = self.rng.around(self.plan.fault_us);
         self.at(lasts, Event::Heal);
@@ -193,20 +213,21 @@ impl<M: Machine> World<'_, M> {
         let sides = self.draw_sides();
         self.network.cut(|node| sides[node], |node| !sides[node]);
         self.network.cut(|node| !sides[node], |node| sides[node]);
-        self.coverage.hit("partitions");
+        self.count("partitions", are_two(&sides, |_| true));
         self.heal_later(format!("partition: {}", two_sides(&sides, "|")));
     }
 
     fn cut_one_way(&mut self) {
         let sides = self.draw_sides();
         self.network.cut(|node| sides[node], |node| !sides[node]);
-        self.coverage.hit("one-way partitions");
+        self.count("one-way partitions", are_two(&sides, |_| true));
         self.heal_later(format!("one-way partition: {}", two_sides(&sides, "can not reach")));
     }
 
     fn isolate_leader(&mut self) {
         let Some(leader) = (0..self.nodes.len()).find(|&node| self.nodes[node].claims_to_lead())
         else {
+            self.coverage.hit(NO_EFFECT);
             return;
         };
         self.network.cut(|node| node == leader, |node| node != leader);
@@ -223,7 +244,7 @@ impl<M: Machine> World<'_, M> {
         let right = |node: usize| node != middle && !sides[node];
         self.network.cut(left, right);
         self.network.cut(right, left);
-        self.coverage.hit("bridge partitions");
+        self.count("bridge partitions", are_two(&sides, |node| node != middle));
         self.heal_later(format!(
             "bridge over {} between {}",
             self.nodes[middle].id,
@@ -241,19 +262,20 @@ impl<M: Machine> World<'_, M> {
     fn spoil_link(&mut self, fault: Fault, from: usize) {
         let to = self.rng.below(self.nodes.len() as u64) as usize;
         let lasts = self.rng.around(self.plan.fault_us);
+        let is_link = from != to;
         match fault {
             Fault::Flap => {
-                self.coverage.hit("flapping links");
+                self.count("flapping links", is_link);
                 let times = self.rng.between(2, 12);
                 self.flap(from, to, times);
             }
             Fault::SlowLink => {
-                self.coverage.hit("slow links");
+                self.count("slow links", is_link);
                 self.network.link(from, to).slowness = self.rng.between(3, 30);
                 self.heal_later(format!("the link from {} to {} is slow", from + 1, to + 1));
             }
             _ => {
-                self.coverage.hit("clogged links");
+                self.count("clogged links", is_link);
                 self.network.link(from, to).clogged_until = self.now_us() + lasts;
                 let line = format!("the link from {} to {} is clogged", from + 1, to + 1);
                 self.mark(Mark::Fault, None, || format!("{line} for {lasts} us"));
@@ -284,11 +306,22 @@ impl<M: Machine> World<'_, M> {
     fn lose_connections(&mut self, node: usize) -> Result<(), Violation> {
         let peer = self.nodes[self.rng.below(self.nodes.len() as u64) as usize].id;
         if peer == self.nodes[node].id || !self.nodes[node].is_running() {
+            self.coverage.hit(NO_EFFECT);
             return Ok(());
         }
         self.coverage.hit("connections lost");
         self.tell(node, Input::Unreachable(peer))
     }
+}
+
+/// A fault that was drawn for nobody, for who is down already, or where it can not be.
+const NO_EFFECT: &str = "faults without effect";
+
+/// Whether of those that count there are some on either side.
+fn are_two(sides: &[bool], counts: impl Fn(usize) -> bool) -> bool {
+    let is_there =
+        |of: bool| sides.iter().enumerate().any(|(node, side)| *side == of && counts(node));
+    is_there(true) && is_there(false)
 }
 
 /// `1 2 | 3 4 5`.

@@ -295,13 +295,18 @@ impl<M: Machine> World<'_, M> {
 
     /// Replaces a node's disk by an empty one. Only while the others can do without what was on it.
     pub(crate) fn wipe(&mut self, node: usize) -> Result<(), Violation> {
-        if !self.plan.has_stores || !self.can_lose(node) {
+        if !self.may_be_wiped(node) {
             return Ok(());
         }
         if self.nodes[node].raft.is_some() {
             self.crash(node)?;
         }
         self.replace_disk(node)
+    }
+
+    /// Whether its disk may be lost: where stores are told apart, and the others can do without it.
+    pub(crate) fn may_be_wiped(&self, node: usize) -> bool {
+        self.plan.has_stores && self.can_lose(node)
     }
 
     /// The disk of a node that is down is lost, and another one put in its place.

@@ -43,6 +43,9 @@ pub(crate) struct SimArgs {
     /// How many threads; each runs seeds of its own. [default: as many as there are cores]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=256))]
     jobs: Option<u64>,
+    /// Fail if fewer seeds were run in that time.
+    #[arg(long, default_value_t = 0, value_name = "SEEDS")]
+    at_least: u64,
     /// Start no further seed after this many seconds.
     #[arg(long)]
     seconds: Option<u64>,
@@ -66,10 +69,13 @@ pub(crate) struct SimArgs {
     open: PathBuf,
 }
 
+/// A machine that runs fewer than these in the time of CI has shown too little.
+const CI_SEEDS_MIN: u64 = 5_000;
+
 impl SimArgs {
     /// What CI runs: a bounded number of seeds, within a bounded time.
     pub(crate) fn for_ci(seeds: u64, seconds: u64) -> SimArgs {
-        SimArgs { seeds, seconds: Some(seconds), ..SimArgs::default() }
+        SimArgs { seeds, seconds: Some(seconds), at_least: CI_SEEDS_MIN, ..SimArgs::default() }
     }
 
     fn jobs(&self) -> u64 {
@@ -102,6 +108,7 @@ impl Default for SimArgs {
             shrink: false,
             tries: 16,
             jobs: None,
+            at_least: 0,
             seconds: None,
             failures: 10,
             twice: 100,

@@ -23,20 +23,20 @@ pub(super) fn run(args: &SimArgs, case: &Case, command: &str) -> anyhow::Result<
     if args.shrink {
         return make_smaller(args, case);
     }
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    // Whoever closes the pipe has read enough.
     let outcome = if args.verbose {
-        let mut out = BufWriter::new(std::io::stdout().lock());
-        // Whoever closes the pipe has read enough.
-        let outcome = case.run(Some(&mut |moment| drop(writeln!(out, "{moment}"))));
-        let _ = out.flush();
-        outcome
+        case.run(Some(&mut |moment| drop(writeln!(out, "{moment}"))))
     } else {
         case.run(None)
     };
     for (what, count) in outcome.coverage.iter() {
-        println!("{count:>12} {what}");
+        let _ = writeln!(out, "{count:>12} {what}");
     }
     let (seed, us, hash) = (case.seed, outcome.simulated_us, outcome.hash);
-    println!("seed {seed}: {us} us simulated, hash {hash:016x}");
+    let _ = writeln!(out, "seed {seed}: {us} us simulated, hash {hash:016x}");
+    let _ = out.flush();
+    drop(out);
     match outcome.failure {
         Some(failure) => {
             report::show(args, case, &failure, command);

@@ -79,6 +79,7 @@ pub(super) fn run(args: &SimArgs) -> anyhow::Result<()> {
         failed.extend(measure_dense(args, &open)?);
     }
     verdict(tally.done, &failed)?;
+    check_number(tally.done, args.at_least)?;
     if args.dense {
         return Ok(());
     }
@@ -107,6 +108,14 @@ pub(super) fn verdict(done: u64, failed: &[Failure]) -> anyhow::Result<()> {
     let mut seeds: Vec<u64> = failed.iter().map(|failure| failure.seed).collect();
     seeds.sort_unstable();
     bail!("{} of {done} seeds failed: {seeds:?}", seeds.len());
+}
+
+/// A sweep that ran out of time has shown less than it should.
+pub(super) fn check_number(done: u64, at_least: u64) -> anyhow::Result<()> {
+    if done < at_least {
+        bail!("only {done} seeds were run, of at least {at_least}: give the sweep more time");
+    }
+    Ok(())
 }
 
 /// The first seed, how many, and how long.
@@ -262,12 +271,15 @@ fn measure_dense(args: &SimArgs, open: &[Case]) -> anyhow::Result<Vec<Failure>> 
     let tally = sweep(&dense, 0, DENSE_SEEDS, None, open)?;
     let took = begun.elapsed();
     let simulated = tally.simulated_us as f64 / 1e6;
+    let without = tally.coverage.count("faults without effect");
+    let effective = tally.coverage.count("faults").saturating_sub(without);
     println!(
-        "sim: dense: {} seeds on one thread: {}; {:.0} requests a second, a fault every {:.1} s",
+        "sim: dense: {} seeds on one thread: {}; {:.0} requests a second, {:.0} of them answered, a fault every {:.1} s",
         tally.done,
         tally.speed(took),
         tally.coverage.count("requests of clients") as f64 / simulated.max(1e-9),
-        simulated / tally.coverage.count("faults").max(1) as f64
+        tally.coverage.count("requests judged") as f64 / simulated.max(1e-9),
+        simulated / effective.max(1) as f64
     );
     Ok(tally.failures)
 }

@@ -186,6 +186,9 @@ fn every_floor_is_of_something_that_happens() {
         "crashes of real stores that kept what was under way",
         "crashes of real stores that lost what was under way",
         "real disks: bit flips",
+        "real disks: misdirected writes",
+        "real disks: stale pages",
+        "real stores that found what they lost",
         "real disks: full",
         "real disks: syncs that lied",
         "real disks: garbage in pages",
@@ -197,6 +200,13 @@ fn every_floor_is_of_something_that_happens() {
         all.add(rare, 1);
     }
     assert_eq!(gates::never(&all), Vec::<&str>::new());
+}
+
+#[test]
+fn a_sweep_that_ran_out_of_time_fails() {
+    assert!(super::sweep::check_number(5_000, 5_000).is_ok());
+    let error = super::sweep::check_number(4_999, 5_000);
+    assert!(error.is_err_and(|error| error.to_string().contains("only 4999 seeds")));
 }
 
 #[test]
