@@ -204,8 +204,8 @@ fn every_floor_is_of_something_that_happens() {
 
 #[test]
 fn a_sweep_that_ran_out_of_time_fails() {
-    assert!(super::sweep::check_number(5_000, 5_000).is_ok());
-    let error = super::sweep::check_number(4_999, 5_000);
+    assert!(sweep::check_number(5_000, 5_000).is_ok());
+    let error = sweep::check_number(4_999, 5_000);
     assert!(error.is_err_and(|error| error.to_string().contains("only 4999 seeds")));
 }
 
