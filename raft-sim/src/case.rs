@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::outcome::run_standard;
+use crate::outcome::{fingerprint, run_standard};
 use crate::{ClientPlan, Observer, Outcome, Plan, Rng};
 
 /// A run: the plan, and the seed that everything else comes from.
@@ -78,6 +78,11 @@ impl Case {
     /// Runs it with the standard machine, and tells `observer` of every moment.
     pub fn run(&self, observer: Option<Observer<'_>>) -> Outcome {
         run_standard(self, observer)
+    }
+
+    /// A hash over everything that a run of it does: the whole of every input and action of every node, all counts, and how it ends. Two runs must have the same.
+    pub fn fingerprint(&self) -> u64 {
+        fingerprint(self)
     }
 
     /// The text of its plan file: TOML.

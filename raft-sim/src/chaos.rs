@@ -44,6 +44,10 @@ impl<M: Machine> World<'_, M> {
                 let node = installing.unwrap_or(node);
                 if self.nodes[node].raft.is_none() {
                     self.coverage.hit(NO_EFFECT);
+                } else if installing.is_none() && self.rng.chance(500) {
+                    // Later, in the middle of what it is told to do then.
+                    self.nodes[node].dies_after = Some(self.rng.between(1, 8));
+                    return Ok(());
                 }
                 return self.crash_for_a_while(node);
             }
@@ -114,7 +118,7 @@ impl<M: Machine> World<'_, M> {
 
     /// Goes down now, and soon after each start for some times more.
     pub(crate) fn crash_in_loop(&mut self, node: usize, times: u64) -> Result<(), Violation> {
-        if self.nodes[node].raft.is_none() {
+        if self.nodes[node].raft.is_none() || self.is_spared(node) {
             return Ok(());
         }
         self.coverage.hit("crashes in a loop");
@@ -283,8 +287,13 @@ impl<M: Machine> World<'_, M> {
         }
     }
 
-    /// A link goes down if it is up, and the other way round; when its time is over, it is up.
+    /// A link goes down if it is up, and the other way round; when its time is over, it is up. In the liveness phase it flaps for ever, unless it is
+    /// one of the core's.
     pub(crate) fn flap(&mut self, from: usize, to: usize, times: u64) {
+        if !self.is_faulty(from, to) {
+            return;
+        }
+        let times = if self.calm { times.max(2) } else { times };
         let link = self.network.link(from, to);
         if times == 0 {
             link.is_down = false;

@@ -92,6 +92,11 @@ impl Checker {
         self.configurations.latest()
     }
 
+    /// What configurations did that were committed since the last time, as it is counted.
+    pub fn take_effects(&mut self) -> Vec<&'static str> {
+        self.configurations.take_effects()
+    }
+
     /// Whether the entry at this position is committed or may yet be.
     pub fn may_be_committed(&self, position: LogPosition) -> bool {
         self.committed_term(position.index).is_none_or(|term| term == position.term)

@@ -16,12 +16,12 @@ impl<M: Machine> World<'_, M> {
         let delay = self.rng.around(pace);
         self.at(delay, Event::Client);
         let Some(node) = self.choose_server() else { return Ok(()) };
-        self.coverage.hit("requests of clients");
         let reads = if self.calm { 300 } else { self.plan.client.reads };
         let number = self.next_id;
         let enough = !self.calm && number > self.plan.client.requests_max;
         if enough || self.rng.chance(reads) {
             self.next_id += 1;
+            self.coverage.hit("requests of clients");
             let now = self.now_us();
             let request = self.clients.begin_read(&mut self.rng, now);
             self.clients.reads.insert(ReadId(number), request);
@@ -30,8 +30,12 @@ impl<M: Machine> World<'_, M> {
             return self.tell(node, Input::Read { id: ReadId(number), at });
         }
         let count = if self.calm { 1 } else { self.rng.between(1, self.plan.client.batch_max) };
+        let requests: Vec<usize> = (0..count).filter_map(|_| self.next_write()).collect();
+        if requests.is_empty() {
+            return Ok(());
+        }
         self.next_id += count;
-        let requests: Vec<usize> = (0..count).map(|_| self.next_write()).collect();
+        self.coverage.add("requests of clients", requests.len() as u64);
         let commands = requests.iter().map(|&request| self.command(request)).collect();
         let numbers = requests.iter().map(|&request| request as u64).collect();
         self.ledger.propose(self.nodes[node].id, ProposalId(number), numbers);
@@ -40,13 +44,13 @@ impl<M: Machine> World<'_, M> {
         self.judge_forwarded(node, ProposalId(number))
     }
 
-    fn next_write(&mut self) -> usize {
+    fn next_write(&mut self) -> Option<usize> {
         let now = self.now_us();
-        let (request, is_again) = self.clients.next_write(&mut self.rng, now);
+        let (request, is_again) = self.clients.next_write(&mut self.rng, now)?;
         if is_again {
             self.coverage.hit("requests sent again");
         }
-        request
+        Some(request)
     }
 
     /// Mostly somebody who takes itself for the leader; now and then anybody.
@@ -66,7 +70,7 @@ impl<M: Machine> World<'_, M> {
     /// A write's command. All that is written of a value is equal each time, or a comparison would never be met.
     fn command(&mut self, request: usize) -> bytes::Bytes {
         let padding = self.plan.client.command_bytes_max as usize / 2;
-        self.clients.command(request, padding)
+        self.clients.command(request, (padding, self.now_us()))
     }
 
     /// A leader that knows that its removal is committed takes no more proposals (dissertation §4.2.2).

@@ -36,8 +36,10 @@ pub(crate) struct Clients {
     pub(crate) history: Vec<Request>,
     /// Beside each request: its name, if it is a write, and the floor when it was asked.
     names: Vec<(Option<Name>, Index)>,
-    /// And how often it was sent.
-    sent: Vec<u32>,
+    /// And how often it was sent, and when last.
+    sent: Vec<(u32, u64)>,
+    /// How long an answer is waited for before a write is sent again.
+    patience_us: u64,
     by_name: BTreeMap<Name, usize>,
     pub(crate) batches: BTreeMap<ProposalId, Vec<usize>>,
     pub(crate) reads: BTreeMap<ReadId, usize>,
@@ -58,6 +60,7 @@ impl Clients {
             history: Vec::new(),
             names: Vec::new(),
             sent: Vec::new(),
+            patience_us: plan.patience_us,
             by_name: BTreeMap::new(),
             batches: BTreeMap::new(),
             reads: BTreeMap::new(),
@@ -81,7 +84,7 @@ impl Clients {
         let request = self.history.len();
         self.history.push(Request { ask, call: now, result: None, is_refused: false, guess: None });
         self.names.push((name, self.floor));
-        self.sent.push(0);
+        self.sent.push((0, now));
         if let Some(name) = name {
             self.by_name.insert(name, request);
         }
@@ -109,8 +112,8 @@ impl Clients {
         self.ask(ask, None, now)
     }
 
-    /// The next write to send: a new one, or one again that was not answered yet. Whether it was sent before.
-    pub(crate) fn next_write(&mut self, rng: &mut Rng, now: u64) -> (usize, bool) {
+    /// The next write to send: a new one, or one again that was not answered yet. Whether it was sent before. `None` if its client waits.
+    pub(crate) fn next_write(&mut self, rng: &mut Rng, now: u64) -> Option<(usize, bool)> {
         let place = rng.below(self.sessions.len() as u64) as usize;
         let session = &self.sessions[place];
         let is_open = session.is_open;
@@ -119,19 +122,22 @@ impl Clients {
             // Opened, forgotten and opened again by a late copy, a session would know nothing of its writes, and late copies of these would be applied twice:
             // each try takes an id of its own.
             self.sessions[place] = self.new_session();
-            return self.next_of(place, rng, now);
+            return Some(self.next_of(place, rng, now));
         }
         if let Some(oldest) = oldest
             && (!is_open || session.waiting.len() >= self.pipeline_max || rng.chance(100))
         {
+            if self.sent[oldest].1 + self.patience_us > now {
+                return None;
+            }
             // With few clients nobody is: outcomes stay unknown only at the end.
             if self.pipeline_max > 1 && rng.chance(5) {
                 // The client is killed, and another takes its place.
                 self.sessions[place] = self.new_session();
             }
-            return (oldest, true);
+            return Some((oldest, true));
         }
-        self.next_of(place, rng, now)
+        Some(self.next_of(place, rng, now))
     }
 
     /// What a session sends next that it did not send before: its opening, or a new write.
@@ -160,7 +166,7 @@ impl Clients {
         if !self.sessions[place].waiting.contains_key(&number) {
             return false;
         }
-        self.history[request].is_refused = self.sent[request] == 1;
+        self.history[request].is_refused = self.sent[request].0 == 1;
         self.sessions[place] = self.new_session();
         true
     }
@@ -184,8 +190,9 @@ impl Clients {
     }
 
     /// A write's command, as it is sent now. Values are padded.
-    pub(crate) fn command(&mut self, request: usize, padding: usize) -> Bytes {
-        self.sent[request] += 1;
+    pub(crate) fn command(&mut self, request: usize, (padding, now): (usize, u64)) -> Bytes {
+        let sent = &mut self.sent[request];
+        *sent = (sent.0 + 1, now);
         let Some((session, number)) = self.names[request].0 else { return Bytes::new() };
         let held = self.sessions.iter().find(|held| held.id == session);
         let acked_below = held.map_or(0, |held| {

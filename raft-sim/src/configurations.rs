@@ -14,11 +14,17 @@ pub(crate) struct Configurations {
     seen: BTreeMap<(Index, Term), Membership>,
     /// The founding one has index 0.
     committed: BTreeMap<Index, Membership>,
+    /// What committed changes did, until it is counted.
+    effects: Vec<&'static str>,
 }
 
 impl Configurations {
     pub(crate) fn new(founding: Membership) -> Configurations {
-        Configurations { seen: BTreeMap::new(), committed: BTreeMap::from([(Index(0), founding)]) }
+        Configurations {
+            seen: BTreeMap::new(),
+            committed: BTreeMap::from([(Index(0), founding)]),
+            effects: Vec::new(),
+        }
     }
 
     pub(crate) fn founding(&self) -> &Membership {
@@ -38,8 +44,32 @@ impl Configurations {
 
     pub(crate) fn on_committed(&mut self, position: LogPosition) {
         if let Some(membership) = self.seen.get(&(position.index, position.term)) {
-            self.committed.insert(position.index, membership.clone());
+            let membership = membership.clone();
+            self.note_effects(&membership);
+            self.committed.insert(position.index, membership);
         }
+    }
+
+    /// What was removed must be able to come back, and who is replaced must be so under one roof: that such things came to pass is counted.
+    fn note_effects(&mut self, membership: &Membership) {
+        let (_, latest) = self.latest();
+        let returns = |node: NodeId| {
+            !latest.contains(node) && self.committed.values().any(|before| before.contains(node))
+        };
+        let returned = membership.members().filter(|node| returns(*node)).count();
+        let settled = self.committed.values().rev().find(|before| !before.is_joint());
+        let replaces = settled.is_some_and(|before| {
+            !membership.is_joint()
+                && membership.voters.difference(&before.voters).next().is_some()
+                && before.voters.difference(&membership.voters).next().is_some()
+        });
+        self.effects.extend(std::iter::repeat_n("removed nodes that returned", returned));
+        self.effects.extend(replaces.then_some("voters replaced"));
+    }
+
+    /// What committed changes did since the last time.
+    pub(crate) fn take_effects(&mut self) -> Vec<&'static str> {
+        std::mem::take(&mut self.effects)
     }
 
     /// A configuration in an entry, and the one before it in the same log, with its place. `has_committed` says whether an entry of this

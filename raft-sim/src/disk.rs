@@ -46,7 +46,7 @@ fn write_to(disk: &mut Image, write: &Persist) -> Result<(), String> {
 
 impl<M: Machine> World<'_, M> {
     pub(crate) fn on_fetch(&mut self, node: usize, fetch: FetchRequest) -> Result<(), Violation> {
-        let lost = !self.calm && self.rng.chance(self.plan.disk.fetch_loss);
+        let lost = !self.is_spared(node) && self.rng.chance(self.plan.disk.fetch_loss);
         let skipped = u64::from(mutated!(FetchStartsLate));
         let found: Option<Entries> = if lost {
             None
@@ -69,8 +69,11 @@ impl<M: Machine> World<'_, M> {
 
     pub(crate) fn enqueue(&mut self, node: usize, job: StoreJob) {
         let ticket = match &job {
-            StoreJob::Write(write) => Some(write.ticket),
-            StoreJob::Compact(_) => None,
+            // What cuts or replaces the log overlaps what it follows: its report would say that that is durable too.
+            StoreJob::Write(write) if write.truncate_from.is_none() && write.reset.is_none() => {
+                Some(write.ticket)
+            }
+            _ => None,
         };
         let queue = &mut self.nodes[node].driver.queue;
         let is_held_back = queue.iter().any(touches_the_log);
@@ -87,7 +90,7 @@ impl<M: Machine> World<'_, M> {
     fn overtake(&mut self, node: usize, ticket: Ticket) {
         let chance = self.plan.disk.overtaking;
         let is_modelled = self.nodes[node].real.is_none();
-        if !is_modelled || self.calm || chance == 0 || !self.rng.chance(chance) {
+        if !is_modelled || self.is_spared(node) || chance == 0 || !self.rng.chance(chance) {
             return;
         }
         self.coverage.hit("writes that overtook others");
@@ -114,6 +117,10 @@ impl<M: Machine> World<'_, M> {
 
     /// The disk finishes some of what waits: one or several writes at a time, as a group commit does.
     pub(crate) fn on_flush(&mut self, node: usize) -> Result<(), Violation> {
+        if self.nodes[node].stalled_until > self.now_us() {
+            self.schedule_flush(node);
+            return Ok(());
+        }
         let waiting = self.nodes[node].driver.queue.len() as u64;
         let count = self.rng.between(1, waiting.max(1));
         if let Err(error) = self.commit(node, count)? {
@@ -155,7 +162,7 @@ impl<M: Machine> World<'_, M> {
             if self.nodes[node].driver.overtaking.remove(&ticket) {
                 continue;
             }
-            let spread = if self.calm { 0 } else { self.plan.disk.notice_us };
+            let spread = if self.is_spared(node) { 0 } else { self.plan.disk.notice_us };
             let delay = self.rng.below(spread + 1);
             let at = self.now_us() + delay;
             let it = &mut self.nodes[node];
@@ -208,8 +215,8 @@ impl<M: Machine> World<'_, M> {
     }
 
     pub(crate) fn schedule_flush(&mut self, node: usize) {
-        let mut delay = self.takes(self.plan.disk.write_us);
-        if !self.calm && self.rng.chance(self.plan.disk.stall) {
+        let mut delay = self.takes(node, self.plan.disk.write_us);
+        if !self.is_spared(node) && self.rng.chance(self.plan.disk.stall) {
             delay += self.rng.below(self.plan.fault_us);
             self.coverage.hit("slow writes");
         }
@@ -223,7 +230,12 @@ impl<M: Machine> World<'_, M> {
         if !self.nodes[node].is_running() {
             return Ok(());
         }
-        let lasts = self.rng.around(self.plan.fault_us).min(self.plan.election_us() * 10);
+        let lasts = if self.rng.chance(300) {
+            self.coverage.hit("disk stalls of one to ten seconds");
+            self.rng.between(1_000_000, 10_000_000)
+        } else {
+            self.rng.around(self.plan.fault_us).min(self.plan.election_us() * 10)
+        };
         self.nodes[node].stalled_until = self.now_us() + lasts;
         self.coverage.hit("disk stalls");
         if self.nodes[node].real.is_some() {
@@ -283,6 +295,7 @@ impl<M: Machine> World<'_, M> {
         it.wake_at = None;
         it.paused_until = 0;
         it.frozen_at = None;
+        it.dies_after = None;
         if it.disk.membership().is_joint() {
             self.coverage.hit("crashes in a joint configuration");
         }

@@ -20,6 +20,9 @@ use crate::{Machine, Violation};
 /// How many election timeouts the core has.
 const TIMEOUTS: u64 = 20;
 
+/// A time that no run reaches.
+const FOR_EVER: u64 = 1 << 60;
+
 /// Within how many of them a leader outside must have been heard to be what kept the core.
 const TIMEOUTS_HEARD: u64 = 10;
 
@@ -140,7 +143,6 @@ impl<M: Machine> World<'_, M> {
     pub(crate) fn calm_down(&mut self) -> Result<(), Violation> {
         let core = self.draw_core();
         self.calm = true;
-        self.heal_real_disks();
         if core.is_none() {
             self.coverage.hit("no core is able");
         }
@@ -149,17 +151,18 @@ impl<M: Machine> World<'_, M> {
         let line = format!("faults are over within {}; all others stay", ids.join(" "));
         self.mark(Mark::Calm, None, || line);
         self.core.clone_from(&core);
+        self.heal_real_disks();
         for &from in &core {
             for &to in &core {
                 *self.network.link(from, to) = crate::network::Link::default();
             }
         }
-        self.network.lost_kind = None;
         let outside: Vec<usize> = (0..self.nodes.len()).filter(|n| !core.contains(n)).collect();
         for node in outside {
             self.shut_out(node)?;
         }
         for node in core {
+            self.nodes[node].dies_after = None;
             self.nodes[node].paused_until = 0;
             self.resume(node)?;
             if self.nodes[node].stalled_until > self.now_us() {
@@ -177,8 +180,24 @@ impl<M: Machine> World<'_, M> {
         Ok(())
     }
 
-    /// The fate of a node outside the core, for ever: down, cut off in one direction or in both, or merely in a bad network.
+    /// The fate of a node outside the core, for ever: whatever has befallen it already; and down, cut off in one direction or in both, or merely in a
+    /// bad network.
     fn shut_out(&mut self, node: usize) -> Result<(), Violation> {
+        let now = self.now_us();
+        let it = &mut self.nodes[node];
+        for until in [&mut it.paused_until, &mut it.stalled_until] {
+            if *until > now {
+                *until = FOR_EVER;
+            }
+        }
+        for other in 0..self.nodes.len() {
+            for (from, to) in [(node, other), (other, node)] {
+                let clogged = &mut self.network.link(from, to).clogged_until;
+                if *clogged > now {
+                    *clogged = FOR_EVER;
+                }
+            }
+        }
         match self.rng.below(5) {
             0 if self.nodes[node].raft.is_some() => return self.crash(node),
             1 => self.network.cut(|from| from == node, |to| to != node),
@@ -210,8 +229,8 @@ impl<M: Machine> World<'_, M> {
         }
         if done || self.converges_alone()? {
             self.coverage.hit("converged");
-            let timeouts = (self.now_us() - begun).div_ceil(self.plan.election_us());
             if done {
+                let timeouts = self.timeouts_since(begun);
                 self.coverage.highest("slowest convergence, in election timeouts", timeouts);
             }
             return Ok(());
@@ -239,8 +258,18 @@ impl<M: Machine> World<'_, M> {
         self.say(|| "the core is cut off from everybody outside".to_owned());
         self.is_severed = true;
         let (marker, reads) = (ProposalId(self.next_id), self.reads_answered);
-        let deadline = self.now_us() + TIMEOUTS * self.plan.election_us();
-        self.run_until(deadline, |world| world.core_has_converged(marker, reads))
+        let severed = self.now_us();
+        let deadline = severed + TIMEOUTS * self.plan.election_us();
+        let done = self.run_until(deadline, |world| world.core_has_converged(marker, reads))?;
+        if done {
+            let timeouts = self.timeouts_since(severed);
+            self.coverage.highest("slowest convergence once alone, in election timeouts", timeouts);
+        }
+        Ok(done)
+    }
+
+    fn timeouts_since(&self, begun: u64) -> u64 {
+        (self.now_us() - begun).div_ceil(self.plan.election_us())
     }
 
     /// Whether the core no longer hears this node; notes it if it hears a leader outside.

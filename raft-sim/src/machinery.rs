@@ -53,8 +53,8 @@ impl<M: Machine> World<'_, M> {
     fn schedule_work(&mut self, node: usize) {
         let is_install =
             matches!(self.nodes[node].driver.jobs.front(), Some(MachineJob::Install(_)));
-        let more = if is_install && !self.calm { self.plan.install_us } else { 0 };
-        let delay = self.takes(self.plan.apply_us) + self.rng.below(more + 1);
+        let more = if is_install && !self.is_spared(node) { self.plan.install_us } else { 0 };
+        let delay = self.takes(node, self.plan.apply_us) + self.rng.below(more + 1);
         let life = self.nodes[node].life;
         self.at(delay, Event::Work { node, life });
     }
@@ -230,7 +230,7 @@ impl<M: Machine> World<'_, M> {
         }
         let data = it.machine.state.checkpoint(&meta);
         it.checkpointing = Some(Snapshot { meta, data });
-        let delay = self.takes(self.plan.disk.write_us * 4);
+        let delay = self.takes(node, self.plan.disk.write_us * 4);
         self.at(delay, Event::Checkpointed { node, life });
     }
 
@@ -257,10 +257,11 @@ impl<M: Machine> World<'_, M> {
         match (order::offered(wanted, latest.as_ref().map(|held| &held.meta)), latest) {
             (Offered::Stream, Some(snapshot)) => {
                 let to = index_of(to);
-                let more = if self.calm { 0 } else { self.plan.network.stream_us };
-                let delay = self.takes(self.plan.network.delay_us * 4 + more);
+                let is_faulty = self.is_faulty(node, to);
+                let more = if is_faulty { self.plan.network.stream_us } else { 0 };
+                let delay = self.takes(node, self.plan.network.delay_us * 4 + more);
                 let lost = self.network.is_cut(node, to)
-                    || (!self.calm && self.rng.chance(self.plan.network.stream_loss));
+                    || (is_faulty && self.rng.chance(self.plan.network.stream_loss));
                 self.at(delay, Event::Streamed { from: node, life, term, to, snapshot, lost });
                 return;
             }
@@ -363,7 +364,7 @@ impl<M: Machine> World<'_, M> {
                 format!("node {id} is told to install {}", meta.position),
             );
         };
-        if !self.calm && self.rng.chance(self.plan.network.stream_loss / 5) {
+        if !self.is_spared(node) && self.rng.chance(self.plan.network.stream_loss / 5) {
             self.coverage.hit("installs failed");
             self.nodes[node].driver.reports.push_back(Input::SnapshotInstallFailed(meta));
             return Ok(());

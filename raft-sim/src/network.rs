@@ -209,7 +209,8 @@ impl<M: Machine> World<'_, M> {
         if self.network.is_cut(from, to) {
             return Some(("messages cut off", "cut off"));
         }
-        if self.network.lost_kind == Some(kind_of(&message.body)) {
+        let is_lost = self.network.lost_kind == Some(kind_of(&message.body));
+        if is_lost && self.is_faulty(from, to) {
             return Some(("messages of a lost type", "its type is"));
         }
         let is_dropped = self.is_faulty(from, to) && self.rng.chance(self.plan.network.drop);
@@ -217,16 +218,16 @@ impl<M: Machine> World<'_, M> {
     }
 
     /// Whether the link loses, repeats and delays: when faults are over, only outside the core.
-    fn is_faulty(&self, from: usize, to: usize) -> bool {
+    pub(crate) fn is_faulty(&self, from: usize, to: usize) -> bool {
         let is_within = self.core.contains(&from) && self.core.contains(&to);
         !(self.calm && is_within)
     }
 
     fn message_delay(&mut self, from: usize, to: usize) -> u64 {
-        let mut delay = self.takes(self.plan.network.delay_us);
         if !self.is_faulty(from, to) {
-            return delay;
+            return self.takes(from, self.plan.network.delay_us);
         }
+        let mut delay = self.rng.around(self.plan.network.delay_us);
         if self.plan.network.is_exponential {
             // Doubles with every coin that shows heads: a long tail, in integers.
             let doublings = self.rng.draw().trailing_zeros().min(8);
@@ -275,7 +276,7 @@ impl<M: Machine> World<'_, M> {
             let place = self.rng.below(kept) as usize;
             let (to, envelope) = self.network.archive[place].clone();
             self.coverage.hit("messages replayed");
-            let delay = self.takes(self.plan.network.delay_us);
+            let delay = self.rng.around(self.plan.network.delay_us);
             self.at(delay, Event::Deliver { to, envelope });
         }
     }

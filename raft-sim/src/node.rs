@@ -131,6 +131,8 @@ pub(crate) struct Node<M> {
     pub(crate) real: Option<Real>,
     /// The latest moment for which a notice of a finished write is due.
     pub(crate) notified_at: u64,
+    /// After how many more actions its process dies, in the middle of whatever it does then.
+    pub(crate) dies_after: Option<u64>,
     /// Until when its disk does nothing.
     pub(crate) stalled_until: u64,
     pub(crate) checkpoint: Option<Snapshot>,
@@ -173,6 +175,7 @@ impl<M: Machine> Node<M> {
             driver: Driver::new(None, membership.clone(), (Duration::ZERO, 0)),
             real: None,
             notified_at: 0,
+            dies_after: None,
             stalled_until: 0,
             checkpoint: None,
             checkpointing: None,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::timeline::Mark;
@@ -9,8 +10,12 @@ use crate::world::Observer;
 use crate::{Case, Machine, Violation, World};
 
 /// How often each thing happened. Faults that never fire test nothing, so runs report them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Coverage(BTreeMap<&'static str, u64>, BTreeMap<&'static str, u64>);
+#[derive(Clone, Debug, Default)]
+pub struct Coverage {
+    /// By where the name lies, since that is told apart faster than what it says; the same name may lie in several places.
+    counts: BTreeMap<(usize, usize), (&'static str, u64)>,
+    highest: BTreeMap<&'static str, u64>,
+}
 
 impl Coverage {
     /// Counts one.
@@ -20,35 +25,49 @@ impl Coverage {
 
     /// Counts several.
     pub fn add(&mut self, what: &'static str, count: u64) {
-        *self.0.entry(what).or_default() += count;
+        let place = (what.as_ptr().addr(), what.len());
+        self.counts.entry(place).or_insert((what, 0)).1 += count;
     }
 
     /// Keeps the highest value instead of a count.
     pub fn highest(&mut self, what: &'static str, value: u64) {
-        let before = self.1.entry(what).or_default();
+        let before = self.highest.entry(what).or_default();
         *before = (*before).max(value);
     }
 
     /// Adds all of another run's counts.
     pub fn merge(&mut self, other: &Coverage) {
-        for (what, count) in &other.0 {
+        for (what, count) in other.counts.values() {
             self.add(what, *count);
         }
-        for (what, value) in &other.1 {
+        for (what, value) in &other.highest {
             self.highest(what, *value);
         }
     }
 
     /// How often `what` happened.
     pub fn count(&self, what: &str) -> u64 {
-        self.0.get(what).copied().unwrap_or(0)
+        let all = self.counts.values().filter(|(name, _)| *name == what);
+        all.map(|(_, count)| count).sum()
     }
 
-    /// All counts, by name.
+    /// All counts, by name, and then the highest values.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        self.0.iter().chain(&self.1).map(|(what, count)| (*what, *count))
+        let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();
+        for (what, count) in self.counts.values() {
+            *counts.entry(what).or_default() += count;
+        }
+        counts.into_iter().chain(self.highest.iter().map(|(what, value)| (*what, *value)))
     }
 }
+
+impl PartialEq for Coverage {
+    fn eq(&self, other: &Coverage) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Coverage {}
 
 /// A property that did not hold, with the seed that shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,8 +108,11 @@ pub fn run_seed(seed: u64) -> Outcome {
 
 /// Runs a case with a state machine of the caller's choice, and tells `observer` of every moment. A panic in the core is a failure like any other.
 pub fn run_case<M: Machine>(case: &Case, observer: Option<Observer<'_>>) -> Outcome {
-    let seed = case.seed;
-    let mut world = World::<M>::with_plan(seed, case.plan.clone(), case.rng(), observer);
+    run_world(World::<M>::with_plan(case.seed, case.plan.clone(), case.rng(), observer))
+}
+
+fn run_world<M: Machine>(mut world: World<'_, M>) -> Outcome {
+    let seed = world.seed;
     let result = catch_unwind(AssertUnwindSafe(|| world.run()));
     let violation = match result {
         Ok(Ok(())) => None,
@@ -124,4 +146,18 @@ pub fn run_case<M: Machine>(case: &Case, observer: Option<Observer<'_>>) -> Outc
 /// Runs a case with the standard machine; see [`run_case`].
 pub(crate) fn run_standard(case: &Case, observer: Option<Observer<'_>>) -> Outcome {
     run_case::<raft_kv::Replica>(case, observer)
+}
+
+/// What tells a run of the standard machine from any other: a hash over the whole of every input and every action, over all counts, over how long it was, and over how
+/// it ended.
+pub(crate) fn fingerprint(case: &Case) -> u64 {
+    let mut world =
+        World::<raft_kv::Replica>::with_plan(case.seed, case.plan.clone(), case.rng(), None);
+    world.hash_all();
+    let outcome = run_world(world);
+    let mut hasher = DefaultHasher::new();
+    let counts: Vec<(&str, u64)> = outcome.coverage.iter().collect();
+    (outcome.hash, outcome.simulated_us, counts).hash(&mut hasher);
+    outcome.failure.map(|failure| failure.to_string()).hash(&mut hasher);
+    hasher.finish()
 }

@@ -18,6 +18,7 @@ use crate::{Machine, Violation};
 impl<M: Machine> World<'_, M> {
     pub(crate) fn perform(&mut self, node: usize, action: Action) -> Result<(), Violation> {
         self.mix(self.now_us() << 8 | node as u64);
+        self.mix_whole(&action);
         if let Action::Resolve(resolution) = action {
             self.on_resolution(node, resolution)?;
         }
@@ -33,8 +34,8 @@ impl<M: Machine> World<'_, M> {
                     leading.fetching.insert(peer);
                 }
                 self.mix(first.0 << 20 | last.0);
-                let mut delay = self.takes(self.plan.disk.write_us);
-                if !self.calm && self.rng.chance(self.plan.disk.stall) {
+                let mut delay = self.takes(node, self.plan.disk.write_us);
+                if !self.is_spared(node) && self.rng.chance(self.plan.disk.stall) {
                     delay += self.rng.below(self.plan.fault_us);
                     self.coverage.hit("slow fetches");
                 }
@@ -86,6 +87,10 @@ impl<M: Machine> World<'_, M> {
         match event {
             CoreEvent::RoleChanged { role, term } => {
                 self.mix(term.0);
+                let it = &self.nodes[node];
+                if it.claims_to_lead() && !it.membership().is_voter(it.id) {
+                    self.coverage.hit("leaders that were removed");
+                }
                 self.nodes[node].role = role;
                 self.coverage.hit(role_name(role));
                 self.watch_role(node, role, term)?;
@@ -279,6 +284,9 @@ impl<M: Machine> World<'_, M> {
         let groups = self.plan.config.commit_groups.as_ref();
         let is_new = self.checker.on_commit(it.id, index, (&it.log, proposed), groups, &disks)?;
         if is_new {
+            for effect in self.checker.take_effects() {
+                self.coverage.hit(effect);
+            }
             let term = it.log.hard_state.term;
             self.judge_leases(node, term)?;
         }

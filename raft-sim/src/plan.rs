@@ -133,6 +133,9 @@ pub struct ClientPlan {
     /// How many writes of one session may wait for their answers.
     #[serde(default = "plan_text::pipeline_max")]
     pub pipeline_max: u64,
+    /// How long they wait for an answer before they send a write again.
+    #[serde(default)]
+    pub patience_us: u64,
     /// How many sessions the machines keep open. If that is less than `sessions`, some are forgotten all the time, and opened anew.
     #[serde(default = "plan_text::sessions_max")]
     pub sessions_max: u64,
@@ -254,14 +257,36 @@ impl Plan {
             apply_entries_max: drawn.config.apply_entries_max.max(64),
             ..drawn.config
         };
-        let client =
-            ClientPlan { every_us: 8_000, batch_max: 1, requests_max: 100_000, ..drawn.client };
+        let client = ClientPlan {
+            every_us: 30_000,
+            batch_max: 16,
+            requests_max: 100_000,
+            sessions: 10,
+            pipeline_max: 5,
+            patience_us: 250_000,
+            sessions_max: ClientPlan::SESSIONS_KEPT,
+            ..drawn.client
+        };
+        let network = NetworkPlan {
+            delay_us: drawn.network.delay_us.min(5_000),
+            drop: drawn.network.drop / 10,
+            straggle: drawn.network.straggle / 10,
+            ..drawn.network
+        };
+        let disk = DiskPlan {
+            write_us: drawn.disk.write_us.min(5_000),
+            has_real_stores: false,
+            ..drawn.disk
+        };
         Plan {
             config,
+            network,
+            disk,
             chaos_us: 60_000_000,
             // One in five has no effect.
             fault_every_us: 1_350_000,
-            checkpoint_every: drawn.checkpoint_every.max(30),
+            fault_us: drawn.fault_us.min(1_000_000),
+            checkpoint_every: drawn.checkpoint_every.max(100),
             client,
             ..drawn
         }

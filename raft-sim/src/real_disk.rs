@@ -166,10 +166,10 @@ impl<M: Machine> World<'_, M> {
         Ok(true)
     }
 
-    /// Faults are over: no disk fails any more.
+    /// Faults are over within the core: none of its disks fails any more.
     pub(crate) fn heal_real_disks(&mut self) {
-        for node in &mut self.nodes {
-            if let Some(real) = &mut node.real {
+        for node in &self.core {
+            if let Some(real) = &mut self.nodes[*node].real {
                 real.heal();
                 real.count(&mut self.coverage);
             }

@@ -238,6 +238,10 @@ impl Leading {
                 let most = self.most.entry(from).or_default();
                 *most = (*matched).max(*most);
             }
+            // It denies what it said. It may be an old answer, but copies of it are believed where stores are not told apart.
+            Body::AppendResponse(raft_core::AppendOutcome::Rejected { .. }) => {
+                self.enough.remove(&from);
+            }
             Body::SnapshotResponse { outcome, .. } => {
                 if let raft_core::SnapshotOutcome::Matched(matched) = outcome {
                     let most = self.most.entry(from).or_default();

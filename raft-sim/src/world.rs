@@ -1,10 +1,12 @@
 //! The event loop, and the driver: what a real driver does with threads, this does with one queue of events in virtual time.
 
 use std::collections::BTreeSet;
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use raft_core::{
     Action, Body, Config, HandleError, Input, Membership, NodeId, PeerFault, Raft, Restored,
-    RestoredLog, StoreId, StoreStamp,
+    RestoredLog, StorageHealth, StoreId, StoreStamp,
 };
 
 use crate::budgets::Nearness;
@@ -60,6 +62,8 @@ pub struct World<'a, M> {
     /// How many campaigns in a row began as early as they may.
     pub(crate) prompt_campaigns: u32,
     hash: u64,
+    /// The hash is over the whole of every input and action, not only over what they are about.
+    hashes_all: bool,
     /// How many messages were sent.
     pub(crate) messages: u64,
     observer: Option<Observer<'a>>,
@@ -123,6 +127,7 @@ impl<'a, M: Machine> World<'a, M> {
             claims: Vec::new(),
             prompt_campaigns: 0,
             hash: 0,
+            hashes_all: false,
             messages: 0,
             observer,
             rng,
@@ -138,6 +143,11 @@ impl<'a, M: Machine> World<'a, M> {
     /// A hash over every action so far.
     pub fn hash(&self) -> u64 {
         self.hash
+    }
+
+    /// From now on the hash is over the whole of every input and action. That takes much longer.
+    pub(crate) fn hash_all(&mut self) {
+        self.hashes_all = true;
     }
 
     /// What has happened so far.
@@ -242,6 +252,15 @@ impl<'a, M: Machine> World<'a, M> {
         self.hash = mix(self.hash, value);
     }
 
+    /// Mixes all of it, where everything is hashed.
+    pub(crate) fn mix_whole(&mut self, what: &impl fmt::Debug) {
+        if self.hashes_all {
+            let mut hasher = DefaultHasher::new();
+            format!("{what:?}").hash(&mut hasher);
+            self.mix(hasher.finish());
+        }
+    }
+
     fn happen(&mut self, event: Event) -> Result<(), Violation> {
         // The kernel goes on while a process is stopped: its disk works, its timers and sockets wait.
         if let Some(node) = event.waits_for()
@@ -255,7 +274,14 @@ impl<'a, M: Machine> World<'a, M> {
             Event::Wake { node, life } => self.on_wake(node, life),
             Event::Poll { node, life } if self.alive(node, life) => self.drain(node),
             Event::Flush { node, life } if self.alive(node, life) => self.on_flush(node),
-            Event::Tell { node, life, input } if self.alive(node, life) => self.tell(node, input),
+            Event::Tell { node, life, input } if self.alive(node, life) => {
+                let is_over = matches!(input, Input::StorageHealth(StorageHealth::Healthy));
+                if is_over && self.nodes[node].stalled_until > self.now {
+                    // It has stalled again, or does for ever.
+                    return Ok(());
+                }
+                self.tell(node, input)
+            }
             Event::Work { node, life } if self.alive(node, life) => self.on_work(node),
             Event::Checkpointed { node, life } if self.alive(node, life) => {
                 self.on_checkpointed(node)
@@ -433,6 +459,7 @@ impl<'a, M: Machine> World<'a, M> {
         if self.nodes[node].raft.is_none() {
             return Ok(());
         }
+        self.mix_whole(&input);
         self.watch_input(node, &input, now);
         // It may lead and not have said so yet: it is told of more before it is polled.
         let leads = self.nodes[node].raft.as_ref().is_some_and(|raft| raft.leader() == Some(id));
@@ -466,7 +493,7 @@ impl<'a, M: Machine> World<'a, M> {
         if self.rng.chance(self.plan.coalesce) {
             self.nodes[node].watch.has_echo = false;
             self.nodes[node].poll_scheduled = true;
-            let delay = self.takes(self.plan.network.delay_us / 2);
+            let delay = self.takes(node, self.plan.network.delay_us / 2);
             let life = self.nodes[node].life;
             self.at(delay, Event::Poll { node, life });
             return Ok(());
@@ -492,6 +519,9 @@ impl<'a, M: Machine> World<'a, M> {
                 self.observe(|at| Moment::of_action(at, id, &action));
             }
             self.perform(node, action)?;
+            if self.dies_now(node) {
+                return self.die_between_actions(node);
+            }
         }
         if let Some(highest) = self.claims.drain(..).max() {
             self.on_commit_claim(node, highest)?;
@@ -507,17 +537,40 @@ impl<'a, M: Machine> World<'a, M> {
             let life = it.life;
             self.nodes[node].wake_at = Some(wake_at);
             let is_late = self.rng.chance(100);
-            let late = if is_late { self.takes(self.plan.network.delay_us / 2) } else { 0 };
+            let late = if is_late { self.takes(node, self.plan.network.delay_us / 2) } else { 0 };
             self.at(wake_at - self.now + late, Event::Wake { node, life });
         }
         self.hand_over(node)
     }
 
-    /// How long something takes: `usual` while faults go on, and then so little of an election timeout that what has piled up is
+    /// Whether a process dies after the action that it has just carried out.
+    fn dies_now(&mut self, node: usize) -> bool {
+        let Some(left) = &mut self.nodes[node].dies_after else { return false };
+        *left = left.saturating_sub(1);
+        *left == 0
+    }
+
+    /// What a core was polled for and is not carried out yet is lost with it.
+    fn die_between_actions(&mut self, node: usize) -> Result<(), Violation> {
+        let next = self.nodes[node].raft.as_mut().and_then(Raft::poll_action);
+        if next.is_some() {
+            self.coverage.hit("crashes between two actions");
+        }
+        // Of reads that were ready: nobody is told any more.
+        self.claims.clear();
+        self.crash_for_a_while(node)
+    }
+
+    /// Whether faults are over for this node: it is one of the core, in the liveness phase.
+    pub(crate) fn is_spared(&self, node: usize) -> bool {
+        self.calm && self.core.contains(&node)
+    }
+
+    /// How long something takes at a node: `usual` while faults go on, and then so little of an election timeout that what has piled up is
     /// worked off before the liveness phase ends, one message and one entry at a time if the configuration says so.
-    pub(crate) fn takes(&mut self, usual: u64) -> u64 {
+    pub(crate) fn takes(&mut self, node: usize, usual: u64) -> u64 {
         let quick = self.plan.election_us() / 2000;
-        let mean = if self.calm { usual.min(quick) } else { usual };
+        let mean = if self.is_spared(node) { usual.min(quick) } else { usual };
         self.rng.around(mean)
     }
 }

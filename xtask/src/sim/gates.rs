@@ -244,7 +244,7 @@ pub(super) fn check_coverage(coverage: &Coverage, seeds: u64) -> anyhow::Result<
     bail!("{seeds} seeds did not do enough of: {}", short.join("; "));
 }
 
-/// Runs every case twice, and fails if two runs of one differ in any action. `run` gives the hash of all actions.
+/// Runs every case twice, and fails if two runs of one differ in any action. `run` gives a hash over all that a run does.
 pub(super) fn check_determinism(
     cases: impl Iterator<Item = Case>,
     run: impl Fn(&Case) -> u64,
