@@ -19,9 +19,10 @@ use crate::handle::{Permit, ProposalWaiter, ReadWaiter};
 use crate::handover::Handover;
 use crate::metrics::{Counters, count};
 use crate::order::{
-    self, Batch, CheckpointEvery, MachineOrder, Offered, WaitingBatches, WaitingReads,
+    self, Batch, CheckpointEvery, ChunkSettings, MachineOrder, Offered, WaitingBatches,
+    WaitingReads,
 };
-use crate::snapshot_send::{self, StreamControl, StreamSettings};
+use crate::snapshot_send::{self, StreamControl};
 use crate::storage::CloseOnDrop;
 use crate::{LogReader, MachineError, StateMachine};
 
@@ -79,7 +80,7 @@ pub(crate) struct ApplierParts<M: StateMachine> {
     pub(crate) base_membership: Membership,
     pub(crate) replay_bytes: usize,
     pub(crate) checkpoint_log_bytes: u64,
-    pub(crate) stream: StreamSettings,
+    pub(crate) stream: ChunkSettings,
     /// For the threads that stream to peers.
     pub(crate) reporter: Reporter,
 }
@@ -117,7 +118,7 @@ pub(crate) struct Applier<M: StateMachine> {
     reports: Vec<Input>,
     reporter: Reporter,
     replay_bytes: usize,
-    stream: StreamSettings,
+    stream: ChunkSettings,
     /// How far the machine is, and what may be done with it next.
     order: MachineOrder<CheckpointReply, PathBuf>,
     batches: WaitingBatches<M::Response, ProposalWaiter<M>>,

@@ -19,8 +19,8 @@
 //!
 //! # Features
 //!
-//! `driver` (default): everything. Without it there remain [`order`] and the traits that need no runtime, [`LogStore`] and [`StateMachine`]: enough
-//! for a store, a machine, or a loop of one's own.
+//! `driver` (default): everything. Without it there remain [`order`], what drivers say to each other ([`PeerMessage`]), and the traits that need no
+//! runtime, [`LogStore`] and [`StateMachine`]: enough for a store, a machine, or a loop of one's own.
 //!
 //! What this crate knows nothing of: sockets, file formats, and what a command means.
 
@@ -46,7 +46,6 @@ mod metrics;
 #[cfg(feature = "driver")]
 mod node;
 pub mod order;
-#[cfg(feature = "driver")]
 mod peer_message;
 #[cfg(feature = "driver")]
 mod snapshot_receive;
@@ -81,7 +80,6 @@ pub use log_store::{LogReader, LogStore, ReadError, StorageError};
 pub use metrics::{LatencyHistogram, Metrics};
 #[cfg(feature = "driver")]
 pub use node::Node;
-#[cfg(feature = "driver")]
 pub use peer_message::{PeerMessage, SnapshotChunk, SnapshotFrame};
 pub use raft_core;
 pub use state_machine::{CheckpointDone, MachineError, SnapshotSource, StateMachine};

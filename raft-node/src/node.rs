@@ -18,12 +18,13 @@ use crate::feedback::{Reporter, WorkerResult, panic_text, spawn_worker};
 use crate::handle::{Budget, NodeHandle, Shared};
 use crate::handover::{Fill, Handover};
 use crate::metrics::Counters;
-use crate::order::Sending;
-use crate::snapshot_send::StreamSettings;
+use crate::order::{ChunkSettings, Sending};
 use crate::status::{Health, NodeStatus};
 use crate::tape::{self, Tape};
 use crate::watchdog::Watchdog;
-use crate::{Inbox, LogReader, LogStore, ReadError, StateMachine, StorageError, Transport};
+use crate::{
+    Inbox, LogReader, LogStore, ReadError, SnapshotChunk, StateMachine, StorageError, Transport,
+};
 use crate::{fetch, snapshot_receive, storage};
 
 /// How many reports of worker threads may wait for the driver.
@@ -262,7 +263,8 @@ impl<M: StateMachine> Workers<M> {
             base_membership: machine.base_membership,
             replay_bytes: config.replay_bytes,
             checkpoint_log_bytes: config.checkpoint_log_bytes,
-            stream: StreamSettings {
+            stream: ChunkSettings {
+                chunk_bytes_max: SnapshotChunk::DATA_BYTES_MAX,
                 bytes_per_second: config.snapshot_bytes_per_second,
                 window_bytes: config.snapshot_window_bytes,
                 stall_timeout: config.snapshot_stall_timeout,

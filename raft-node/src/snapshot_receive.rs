@@ -1,7 +1,7 @@
 //! The receiving end of snapshot streams: one thread, which collects frames into a file of the scratch folder.
 //!
 //! The file is named by the snapshot's position, not by who sends it, so that another stream of the same snapshot goes on where
-//! the last one stopped, even after a restart. Nothing is believed before its checksum fits, and the whole not before its digest does.
+//! the last one stopped, even after a restart. What is believed of what arrives is decided by [`Receiving`] and [`ChunkReceiver`]; this keeps it.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -10,11 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use raft_core::{Input, LogPosition, NodeId, SnapshotMeta, Term};
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::feedback::{Feedback, Reporter};
 use crate::handover::Handover;
-use crate::order::{Arriving, Receiving, StreamId};
+use crate::order::{Arriving, ChunkReceiver, ReceiveFailure, Received, Receiving, StreamId};
 use crate::storage::CloseOnDrop;
 use crate::{SnapshotChunk, SnapshotFrame};
 
@@ -55,7 +54,7 @@ pub(crate) fn run(
                 ReceiveWork::Begin { from, term, snapshot } => {
                     receiver.on_begin(from, term, snapshot);
                 }
-                ReceiveWork::Frame { from, frame } => receiver.on_frame(from, frame),
+                ReceiveWork::Frame { from, frame } => receiver.on_frame(from, &frame),
             }
         }
     }
@@ -72,9 +71,15 @@ struct Receiver<'a> {
 struct Incoming {
     file: File,
     path: PathBuf,
-    /// How much is there.
-    offset: u64,
-    hasher: blake3::Hasher,
+    chunks: ChunkReceiver,
+}
+
+impl Incoming {
+    fn append(&mut self, data: &[u8]) -> Result<(), Trouble> {
+        self.file
+            .write_all(data)
+            .map_err(|source| Trouble::File { path: self.path.clone(), source })
+    }
 }
 
 /// Why a stream can not go on.
@@ -82,12 +87,8 @@ struct Incoming {
 enum Trouble {
     #[error("the scratch file {}: {source}", path.display())]
     File { path: PathBuf, source: io::Error },
-    #[error("it holds more than the {max} bytes that snapshot_bytes_max allows")]
-    TooLarge { max: u64 },
-    #[error("its digest does not fit: it was corrupted on the way, or its source is damaged")]
-    Corrupted,
-    #[error("the sender gave it up")]
-    GivenUp,
+    #[error(transparent)]
+    Stream(#[from] ReceiveFailure),
 }
 
 impl Receiver<'_> {
@@ -103,7 +104,7 @@ impl Receiver<'_> {
         }
     }
 
-    fn on_frame(&mut self, from: NodeId, frame: SnapshotFrame) {
+    fn on_frame(&mut self, from: NodeId, frame: &SnapshotFrame) {
         let id = StreamId { peer: from, term: frame.term, position: frame.position };
         if !self.receiving.expects(id) {
             if self.receiving.was_completed(id) && matches!(frame.chunk, SnapshotChunk::End { .. })
@@ -112,15 +113,20 @@ impl Receiver<'_> {
             }
             return;
         }
-        let result = match frame.chunk {
-            SnapshotChunk::Data { offset, data, checksum } => self.on_data(offset, &data, checksum),
-            SnapshotChunk::End { size_bytes, digest } => self.on_end(size_bytes, digest),
-            SnapshotChunk::Abort => Err(Trouble::GivenUp),
-            SnapshotChunk::Ack { .. } => Ok(()),
+        let Some(Arriving { data: incoming, .. }) = self.receiving.arriving_mut() else { return };
+        let result = match incoming.chunks.on_chunk(&frame.chunk) {
+            Received::Append(data) => incoming.append(data).map(|()| self.acknowledge()),
+            Received::Acknowledge => {
+                self.acknowledge();
+                Ok(())
+            }
+            Received::Whole => self.on_whole(),
+            Received::Failed(failure) => Err(failure.into()),
+            Received::Nothing => Ok(()),
         };
         let Err(trouble) = result else { return };
         if let Some(Arriving { id, snapshot, data }) = self.receiving.give_up() {
-            let keep = matches!(trouble, Trouble::GivenUp);
+            let keep = matches!(&trouble, Trouble::Stream(failure) if failure.keeps_what_arrived());
             let Incoming { path, file, .. } = data;
             drop(file);
             if !keep {
@@ -130,37 +136,8 @@ impl Receiver<'_> {
         }
     }
 
-    /// Appends what fits; answers in any case, so that the sender learns where to go on.
-    fn on_data(&mut self, offset: u64, data: &[u8], checksum: u64) -> Result<(), Trouble> {
-        let max = self.size_bytes_max;
-        if let Some(Arriving { data: incoming, .. }) = self.receiving.arriving_mut() {
-            let sound = data.len() <= SnapshotChunk::DATA_BYTES_MAX && xxh3_64(data) == checksum;
-            if sound && offset == incoming.offset && !data.is_empty() {
-                if offset.saturating_add(data.len() as u64) > max {
-                    return Err(Trouble::TooLarge { max });
-                }
-                incoming
-                    .file
-                    .write_all(data)
-                    .map_err(|source| Trouble::File { path: incoming.path.clone(), source })?;
-                incoming.hasher.update(data);
-                incoming.offset += data.len() as u64;
-            }
-        }
-        self.acknowledge();
-        Ok(())
-    }
-
-    fn on_end(&mut self, size_bytes: u64, digest: [u8; 32]) -> Result<(), Trouble> {
+    fn on_whole(&mut self) -> Result<(), Trouble> {
         let Some(Arriving { id, data, .. }) = self.receiving.arriving() else { return Ok(()) };
-        if size_bytes > data.offset {
-            self.acknowledge();
-            return Ok(());
-        }
-        let fits = size_bytes == data.offset && data.hasher.finalize() == digest;
-        if !fits {
-            return Err(Trouble::Corrupted);
-        }
         let whole = received_file(self.scratch, id.position);
         std::fs::rename(&data.path, &whole)
             .map_err(|source| Trouble::File { path: whole, source })?;
@@ -173,7 +150,7 @@ impl Receiver<'_> {
 
     fn acknowledge(&self) {
         if let Some(Arriving { id, data, .. }) = self.receiving.arriving() {
-            self.send(*id, SnapshotChunk::Ack { offset: data.offset });
+            self.send(*id, data.chunks.acknowledgement());
         }
     }
 
@@ -202,20 +179,18 @@ fn open(scratch: &Path, position: LogPosition, size_bytes_max: u64) -> Result<In
     let mut options = OpenOptions::new();
     let mut file =
         options.read(true).write(true).create(true).truncate(false).open(&path).map_err(trouble)?;
-    let mut hasher = blake3::Hasher::new();
-    let mut offset = file.metadata().map_err(trouble)?.len();
-    if offset > size_bytes_max {
+    if file.metadata().map_err(trouble)?.len() > size_bytes_max {
         file.set_len(0).map_err(trouble)?;
-        offset = 0;
     }
+    let mut chunks = ChunkReceiver::new(size_bytes_max);
     let mut buffer = vec![0; 64 << 10];
     loop {
         let read = file.read(&mut buffer).map_err(trouble)?;
         if read == 0 {
             break;
         }
-        hasher.update(&buffer[..read]);
+        chunks.resume(&buffer[..read])?;
     }
-    file.seek(SeekFrom::Start(offset)).map_err(trouble)?;
-    Ok(Incoming { file, path, offset, hasher })
+    file.seek(SeekFrom::Start(chunks.offset())).map_err(trouble)?;
+    Ok(Incoming { file, path, chunks })
 }

@@ -13,8 +13,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::feedback::{Feedback, Reporter};
 use crate::handover::Handover;
+use crate::order::ChunkSettings;
 use crate::snapshot_receive::{self, ReceiveWork, received_file};
-use crate::snapshot_send::{self, Stream, StreamControl, StreamSettings};
+use crate::snapshot_send::{self, Stream, StreamControl};
 use crate::{SnapshotChunk, SnapshotFrame, SnapshotSource};
 
 const LEADER: NodeId = NodeId(1);
@@ -50,7 +51,7 @@ struct Ended {
 struct Rig {
     scratch: tempfile::TempDir,
     data: Vec<u8>,
-    settings: StreamSettings,
+    settings: ChunkSettings,
     size_bytes_max: u64,
 }
 
@@ -58,7 +59,8 @@ impl Rig {
     fn new(size: usize) -> Rig {
         let mut random = 11;
         let data = std::iter::repeat_with(|| next(&mut random) as u8).take(size).collect();
-        let settings = StreamSettings {
+        let settings = ChunkSettings {
+            chunk_bytes_max: SnapshotChunk::DATA_BYTES_MAX,
             bytes_per_second: None,
             window_bytes: 1 << 20,
             stall_timeout: Duration::from_secs(20),

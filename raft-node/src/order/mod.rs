@@ -15,14 +15,19 @@
 //! | [`offered`] | the same | when it is to open a snapshot for a peer |
 //! | [`may_do_itself`], [`is_small`] | who drives the core | before it hands jobs to the machine's owner, if that is another thread |
 //! | [`Sending`] | who drives the core | when streams to peers begin, are answered and end |
+//! | [`ChunkSender`] | who streams a snapshot | with each answer of the peer, and whenever it is time |
 //! | [`Receiving`] | who collects incoming snapshots | with each request and with whatever arrives |
+//! | [`ChunkReceiver`] | the same | with each chunk of the stream that was meant |
 //!
-//! What it does not decide: how long anything takes, what is retried, how full a queue may be, and anything of the protocol.
+//! What it does not decide: how long anything takes, what is retried (but for chunks that were lost), how full a queue may be, and anything of the protocol.
 //!
 //! Two rules are not in any type, since they need none: lanes are first in, first out; and what an earlier start of a node waited for is nobody's
 //! business after it.
 
 mod answers;
+#[cfg(test)]
+mod chunk_tests;
+mod chunks;
 mod job;
 mod machine;
 #[cfg(test)]
@@ -32,6 +37,9 @@ mod streams;
 mod writes;
 
 pub use answers::{Batch, Outcome, WaitingBatches, WaitingReads};
+pub use chunks::{
+    ChunkReceiver, ChunkSender, ChunkSettings, ReceiveFailure, Received, SendFailure, ToSend,
+};
 pub use job::{Answer, Job, MachineJob, StoreJob};
 pub use machine::{
     AppliedSlice, CheckpointEvery, MachineOrder, OutOfOrder, are_few, is_small, may_do_itself,

@@ -1,4 +1,5 @@
-//! Seeded bugs of the driver's rules: each breaks one promise of this module, and the simulator, which drives its members by the same code, must notice.
+//! Seeded bugs of the driver's rules: each breaks one promise of this module, and the simulator, which drives its members by the same code, must notice; those of a
+//! snapshot's chunks are noticed by the tests of this crate, until the simulator streams by them.
 //!
 //! They exist only in builds with `--cfg raft_mutants`, where the environment variable `RAFT_NODE_MUTANT` names the one that is active; everywhere
 //! else [`Mutant::is_active`] is the constant `false`. `cargo xtask recall` reads the names from here.
@@ -65,6 +66,12 @@ mutants! {
     AnotherSnapshotStreamed,
     /// Whatever arrives is taken for the snapshot that was asked for.
     AnyStreamBelieved,
+    /// A chunk is appended though its checksum does not fit.
+    ChunkChecksumNotChecked,
+    /// A snapshot is taken for whole though its digest does not fit.
+    DigestNotChecked,
+    /// A chunk is appended though it does not start where the last one ended.
+    ChunkOffsetNotChecked,
 }
 
 impl Mutant {

@@ -42,7 +42,7 @@ const LAYERS: &[Layer] = &[
         name: "raft-node",
         ours: &["raft-core"],
         // What only the driver needs: its rules and its traits do without.
-        optional: &["blake3", "bytes", "tokio", "tracing", "xxhash-rust"],
+        optional: &["tokio", "tracing"],
         bare: &[],
         others: None,
         never: &["quinn", "rustls", "rkyv", "redb", "clap", "serde"],
