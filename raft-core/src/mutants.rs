@@ -249,6 +249,8 @@ mutants! {
     JointLeftBeforeCommitted,
     /// What a quorum of the new configuration has already is committed at the next input only.
     ShrunkQuorumNotNoticed,
+    /// Reads that a quorum of the new configuration has confirmed already wait for an answer that may never come. Dissertation §6.4.
+    ReadsOfALargerQuorumWaitOn,
     /// A joint configuration is never left. Dissertation §4.3; scenario 27.
     JointNeverLeft,
     /// Who is added and removed by one change is not served until it knows that it was removed. Dissertation §4.2.3.

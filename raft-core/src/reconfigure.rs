@@ -204,6 +204,10 @@ impl Raft {
             }
         }
         self.end_transfer_to_who_can_not_lead();
+        if !mutated!(ReadsOfALargerQuorumWaitOn) {
+            // The same of reads: who is alone now gets no answer more that would finish them.
+            self.finish_reads();
+        }
     }
 
     /// Leader: what follows from the commit index. Leaves a joint configuration, answers who asked for a change, and

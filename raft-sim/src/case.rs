@@ -135,6 +135,9 @@ fn validate(plan: &Plan) -> Result<(), CaseError> {
     check("client.sessions", client.sessions, 1, 1_000, "1 to 1000")?;
     check("client.pipeline_max", client.pipeline_max, 1, 1_000, "1 to 1000")?;
     check("client.sessions_max", client.sessions_max, 1, 10_000, "1 to 10000")?;
+    check("network.chunks", plan.network.chunks, 1, 1_000, "1 to 1000")?;
+    check("network.chunks_in_flight", plan.network.chunks_in_flight, 1, 1_000, "1 to 1000")?;
+    check("network.damage", plan.network.damage, 0, 1_000, "at most 1000")?;
     check("drift", plan.drift, 0, 1000, "at most 1000")?;
     for (what, value) in [
         ("config.election_timeout_us", plan.election_us()),

@@ -169,6 +169,7 @@ impl<M: Machine> World<'_, M> {
             leading.serving.values_mut().for_each(Serving::settle);
         }
         self.judge_own_store(node)?;
+        self.judge_lone_reads(node)?;
         self.judge_farewells(node, told)?;
         self.judge_attention(node, told)?;
         self.judge_hearing(node, told)?;

@@ -94,6 +94,33 @@ impl<M: Machine> World<'_, M> {
         Ok(())
     }
 
+    /// Whether a node leads a group of its own, in which it has committed something.
+    fn leads_itself(&self, node: usize) -> bool {
+        let it = &self.nodes[node];
+        let known = it.membership();
+        it.claims_to_lead()
+            && known.voters.len() == 1
+            && known.is_voter(it.id)
+            && !known.is_joint()
+            && it.log.term_at(it.claimed) == Some(it.log.hard_state.term)
+    }
+
+    /// Who is alone needs nobody's word for its leadership, and nobody will ever give it (dissertation §6.4).
+    pub(crate) fn judge_lone_reads(&self, node: usize) -> Result<(), Violation> {
+        if !self.leads_itself(node) {
+            return Ok(());
+        }
+        let it = &self.nodes[node];
+        let first = it.watch.leading.as_ref().map(|leading| leading.first_read);
+        match self.ledger.last_read_of(it.id).filter(|last| Some(*last) >= first) {
+            Some(last) => broken(
+                "who is alone answers reads at once",
+                format!("node {} leaves {last:?} unanswered", it.id),
+            ),
+            None => Ok(()),
+        }
+    }
+
     /// A batch was proposed to who does not lead, and is passed on: not more of them than the quota has room for.
     pub(crate) fn judge_forwarded(
         &mut self,

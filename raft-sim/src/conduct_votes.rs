@@ -51,7 +51,8 @@ impl<M: Machine> World<'_, M> {
             let commit = it.raft.as_ref().map_or(Index(0), |raft| raft.status().commit);
             it.watch.told_commit = it.watch.told_commit.max(commit);
         }
-        it.watch.leading = leads.then(|| Leading::new(term, now));
+        let first_read = raft_core::ReadId(self.next_id);
+        it.watch.leading = leads.then(|| Leading::new(term, now).asked_from(first_read));
         it.watch.has_compared |= leads;
         it.watch.streams.clear();
         if matches!(role, RoleKind::PreCandidate | RoleKind::Candidate) && it.driver.has_install() {

@@ -288,6 +288,8 @@ impl<M: Machine> World<'_, M> {
                 held.data = it.machine.state.checkpoint(&held.meta);
             }
         }
+        self.leave_partial(node);
+        let it = &mut self.nodes[node];
         it.driver = Driver::new(None, Membership::default(), (Duration::ZERO, 0));
         it.received.clear();
         it.raft = None;
@@ -335,6 +337,7 @@ impl<M: Machine> World<'_, M> {
         let lost = std::mem::replace(&mut it.disk, fresh);
         let old = std::mem::replace(&mut it.store, store);
         it.checkpoint = None;
+        it.partial = None;
         it.machine = Progress::founding(Membership::default(), sessions_max);
         self.graves.push((id, old.id, lost));
         self.checker.on_wipe(id);

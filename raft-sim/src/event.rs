@@ -4,8 +4,9 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use raft_core::{Index, Input, LogPosition, Message, NodeId, StoreStamp, Term};
+use raft_node::SnapshotFrame;
 
-use crate::node::Snapshot;
+use crate::timeline::Passage;
 
 /// Something that will happen at a time.
 #[derive(Clone, Debug)]
@@ -26,8 +27,10 @@ pub(crate) enum Event {
     Checkpointed { node: usize, life: u64 },
     /// A fetch reaches the disk.
     Fetch { node: usize, life: u64, fetch: FetchRequest },
-    /// A snapshot stream ends.
-    Streamed { from: usize, life: u64, term: Term, to: usize, snapshot: Snapshot, lost: bool },
+    /// It may be time for a node's stream to this peer to go on.
+    StreamTurn { node: usize, life: u64, peer: NodeId },
+    /// A snapshot's chunk reaches a node, whichever life that is in.
+    Frame { to: usize, way: Passage, frame: SnapshotFrame },
     /// A leader's driver reports that a stream has ended.
     StreamEnded { node: usize, life: u64, term: Term, to: NodeId, position: LogPosition },
     /// A node comes back.
@@ -72,13 +75,14 @@ impl Event {
     /// The node whose process must run for this event to happen.
     pub(crate) fn waits_for(&self) -> Option<usize> {
         match self {
-            Event::Deliver { to, .. } => Some(*to),
+            Event::Deliver { to, .. } | Event::Frame { to, .. } => Some(*to),
             Event::Wake { node, .. }
             | Event::Poll { node, .. }
             | Event::Tell { node, .. }
             | Event::Work { node, .. }
             | Event::Checkpointed { node, .. }
             | Event::Fetch { node, .. }
+            | Event::StreamTurn { node, .. }
             | Event::StreamEnded { node, .. } => Some(*node),
             _ => None,
         }

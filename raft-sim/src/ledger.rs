@@ -56,6 +56,11 @@ impl Ledger {
         self.reads.get(&id).is_some_and(|(asked, _)| *asked == node)
     }
 
+    /// The latest read that the node owes an answer to.
+    pub(crate) fn last_read_of(&self, node: NodeId) -> Option<ReadId> {
+        self.reads.iter().rev().find(|(_, (asked, _))| *asked == node).map(|(id, _)| *id)
+    }
+
     /// Whether the node owes the operator an answer.
     pub(crate) fn is_requested(&self, node: NodeId, id: RequestId) -> bool {
         self.requests.get(&id) == Some(&node)

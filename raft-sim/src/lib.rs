@@ -10,7 +10,7 @@
 //! threads and without real time; what must come before what in it is [`raft_node::order`]'s, as in the real driver.
 //!
 //! Reading order: `plan` (what a seed draws), `image` (what a disk holds), `node` (one member), `event` and `world` (the event loop and the
-//! driver), `perform` (what is done with each action), `machinery`, `disk`, `network` (what surrounds the core), `client` and `operator`
+//! driver), `perform` (what is done with each action), `machinery`, `disk`, `network`, `streams` (what surrounds the core), `client` and `operator`
 //! (who asks for what), `clients` (their books), `chaos` (faults), `liveness` (the end of a run), `checker`, `conduct` (and `conduct_votes`, `conduct_leading`, `conduct_requests`), `budgets`, `watch`, `configurations`, `ledger`, `oracle`, [`history`] and `service` (what must hold).
 
 mod budgets;
@@ -59,6 +59,7 @@ mod rng;
 mod service;
 mod serving;
 pub mod shrink;
+mod streams;
 pub mod timeline;
 pub mod trace;
 mod watch;

@@ -1,13 +1,13 @@
 //! The machines: applying, answering, checkpoints, and snapshots on their way. What comes before what is `raft_node::order`'s.
 
-use raft_core::{Apply, Entry, Input, NodeId, Payload, SnapshotMeta, Term};
-use raft_node::order::{self, Batch, MachineJob, Offered, OutOfOrder, StreamId};
+use raft_core::{Apply, Entry, Input, Payload};
+use raft_node::order::{self, Batch, MachineJob, OutOfOrder};
 
 use crate::checker::broken;
 use crate::event::Event;
 use crate::machine::Progress;
 use crate::mutants::mutated;
-use crate::node::{Snapshot, index_of};
+use crate::node::Snapshot;
 use crate::world::{World, has_quick_machines};
 use crate::{Machine, Violation};
 
@@ -251,82 +251,8 @@ impl<M: Machine> World<'_, M> {
         self.report(node)
     }
 
-    fn stream(&mut self, node: usize, (to, term): (NodeId, Term), wanted: &SnapshotMeta) {
-        let it = &mut self.nodes[node];
-        let (life, latest) = (it.life, it.checkpoint.clone());
-        match (order::offered(wanted, latest.as_ref().map(|held| &held.meta)), latest) {
-            (Offered::Stream, Some(snapshot)) => {
-                let to = index_of(to);
-                let is_faulty = self.is_faulty(node, to);
-                let more = if is_faulty { self.plan.network.stream_us } else { 0 };
-                let delay = self.takes(node, self.plan.network.delay_us * 4 + more);
-                let lost = self.network.is_cut(node, to)
-                    || (is_faulty && self.rng.chance(self.plan.network.stream_loss));
-                self.at(delay, Event::Streamed { from: node, life, term, to, snapshot, lost });
-                return;
-            }
-            (Offered::Superseded(newer), _) => {
-                self.coverage.hit("streams superseded");
-                it.driver.reports.push_back(Input::SnapshotTaken(newer));
-            }
-            _ => {}
-        }
-        let it = &mut self.nodes[node];
-        it.watch.streams.remove(&(to, wanted.position.index));
-        it.driver.reports.push_back(Input::SnapshotStreamEnded { to, position: wanted.position });
-    }
-
-    /// A stream ends: with the whole snapshot at the receiver, or broken, which both ends notice (if they still live).
-    pub(crate) fn on_streamed(
-        &mut self,
-        (from, life, term): (usize, u64, Term),
-        to: usize,
-        mut snapshot: Snapshot,
-        lost: bool,
-    ) -> Result<(), Violation> {
-        let position = snapshot.meta.position;
-        let id = StreamId { peer: self.nodes[from].id, term, position };
-        let receiver = &self.nodes[to];
-        let expected = receiver.is_running() && receiver.driver.receiving.expects(id);
-        let lost = lost || (self.is_severed && !self.core.contains(&from));
-        let is_whole = !lost && self.nodes[from].life == life;
-        let arrived = expected && (is_whole || mutated!(BrokenStreamTakenForWhole));
-        if self.alive(from, life) {
-            let id = StreamId { peer: self.nodes[to].id, ..id };
-            let it = &mut self.nodes[from];
-            it.watch.streams.remove(&(id.peer, position.index));
-            if it.driver.sending.on_end(id) {
-                let delay = self.report_delay();
-                let to = id.peer;
-                self.at(delay, Event::StreamEnded { node: from, life, term, to, position });
-            }
-        }
-        let receiving = &mut self.nodes[to].driver.receiving;
-        if arrived && let Some(whole) = receiving.complete() {
-            self.coverage.hit("snapshots received");
-            if !is_whole {
-                snapshot.data = M::default().checkpoint(&whole.snapshot);
-            }
-            snapshot.meta = whole.snapshot.clone();
-            // As in files named by positions.
-            let received = &mut self.nodes[to].received;
-            received.retain(|held| held.meta.position != position);
-            received.push(snapshot);
-            return self.report_receipt(to, Input::SnapshotReceived(whole.snapshot));
-        }
-        self.coverage.hit("streams broken");
-        // The receiver may hear nothing of it: it goes on waiting.
-        if expected
-            && self.rng.chance(500)
-            && let Some(broken_off) = self.nodes[to].driver.receiving.give_up()
-        {
-            return self.report_receipt(to, Input::SnapshotFailed(broken_off.snapshot));
-        }
-        Ok(())
-    }
-
     /// What was received, or was not, is reported in order.
-    fn report_receipt(&mut self, node: usize, input: Input) -> Result<(), Violation> {
+    pub(crate) fn report_receipt(&mut self, node: usize, input: Input) -> Result<(), Violation> {
         let (now, delay) = (self.now_us(), self.report_delay());
         let it = &mut self.nodes[node];
         let at = it.driver.receipt_at.max(now + delay);
@@ -341,7 +267,7 @@ impl<M: Machine> World<'_, M> {
     }
 
     /// What becomes of streams is reported at once, or, where they take long, after a while: a large snapshot has to be checked and closed.
-    fn report_delay(&mut self) -> u64 {
+    pub(crate) fn report_delay(&mut self) -> u64 {
         let most = self.plan.network.stream_us * 3;
         if self.calm || most == 0 { 0 } else { self.rng.below(most + 1) }
     }

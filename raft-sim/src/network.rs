@@ -21,6 +21,8 @@ pub(crate) struct Link {
     pub(crate) slowness: u64,
     /// Everything waits until then, and arrives at once.
     pub(crate) clogged_until: u64,
+    /// When the latest chunk of a snapshot arrives.
+    pub(crate) chunk_at: u64,
 }
 
 /// All links, and what was sent over them.
@@ -223,7 +225,7 @@ impl<M: Machine> World<'_, M> {
         !(self.calm && is_within)
     }
 
-    fn message_delay(&mut self, from: usize, to: usize) -> u64 {
+    pub(crate) fn message_delay(&mut self, from: usize, to: usize) -> u64 {
         if !self.is_faulty(from, to) {
             return self.takes(from, self.plan.network.delay_us);
         }

@@ -16,6 +16,7 @@ use raft_node::order::{
 use crate::event::Event;
 use crate::machine::Progress;
 use crate::real::Real;
+use crate::streams::{Incoming, Outgoing, Partial};
 use crate::watch::Watch;
 use crate::{Image, Machine};
 
@@ -45,7 +46,8 @@ pub(crate) struct Driver {
     pub(crate) batches: WaitingBatches<Option<Response>, Vec<usize>>,
     pub(crate) reads: WaitingReads<usize>,
     pub(crate) sending: Sending<()>,
-    pub(crate) receiving: Receiving<()>,
+    pub(crate) outgoing: Outgoing,
+    pub(crate) receiving: Receiving<Incoming>,
     /// When the last report of what was received, or was not, reaches the core.
     pub(crate) receipt_at: u64,
 }
@@ -71,6 +73,7 @@ impl Driver {
             batches: WaitingBatches::new(),
             reads: WaitingReads::new(),
             sending: Sending::default(),
+            outgoing: Outgoing::new(),
             receiving: Receiving::default(),
             receipt_at: 0,
         }
@@ -138,6 +141,8 @@ pub(crate) struct Node<M> {
     pub(crate) checkpoint: Option<Snapshot>,
     pub(crate) checkpointing: Option<Snapshot>,
     pub(crate) machine: Progress<M>,
+    /// The file of a snapshot that did not arrive whole.
+    pub(crate) partial: Option<Partial>,
     /// Snapshots that arrived whole, and are not installed.
     pub(crate) received: Vec<Snapshot>,
     pub(crate) poll_scheduled: bool,
@@ -180,6 +185,7 @@ impl<M: Machine> Node<M> {
             checkpoint: None,
             checkpointing: None,
             machine: Progress::founding(membership.clone(), sessions_max),
+            partial: None,
             received: Vec::new(),
             poll_scheduled: false,
             wake_at: None,

@@ -1,7 +1,5 @@
 //! What is done with each action of a core, and how the checkers see it.
 
-use std::convert::Infallible;
-
 use raft_core::{
     Action, AppendOutcome, Body, Entry, Event as CoreEvent, Index, Input, LogPosition, Membership,
     Message, NodeId, Payload, Persist, RoleKind, SnapshotOutcome, Term,
@@ -45,8 +43,7 @@ impl<M: Machine> World<'_, M> {
                 Ok(())
             }
             Job::Receive { from, term, snapshot } => {
-                let receiving = &mut self.nodes[node].driver.receiving;
-                let Ok(()) = receiving.begin((from, term), snapshot, |_| Ok::<(), Infallible>(()));
+                self.expect_snapshot(node, (from, term), snapshot);
                 Ok(())
             }
             // The ledger has been told.
@@ -239,6 +236,9 @@ impl<M: Machine> World<'_, M> {
             return broken("writes fit the log", format!("node {}: {error}", it.id));
         }
         self.coverage.hit("compactions");
+        if !it.driver.outgoing.is_empty() {
+            self.coverage.hit("compactions during a send");
+        }
         self.enqueue(node, StoreJob::Compact(through));
         Ok(())
     }

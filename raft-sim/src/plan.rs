@@ -78,8 +78,17 @@ pub struct NetworkPlan {
     pub straggle_us: u64,
     /// Whether delays are drawn from an exponential distribution, instead of around the usual.
     pub is_exponential: bool,
-    /// Snapshot streams that break.
+    /// Snapshot streams that break: in a quarter of so many the source fails, and in a thirtieth of so many chunks the receiver's disk.
     pub stream_loss: u64,
+    /// Into how many chunks snapshots are cut.
+    #[serde(default = "plan_text::chunks")]
+    pub chunks: u64,
+    /// How many of them may be under way.
+    #[serde(default = "plan_text::chunks")]
+    pub chunks_in_flight: u64,
+    /// Chunks that are damaged on their way.
+    #[serde(default)]
+    pub damage: u64,
     /// The usual time that a snapshot's stream takes, beyond that of some messages.
     #[serde(default)]
     pub stream_us: u64,
@@ -243,7 +252,7 @@ impl Plan {
     pub fn draw(rng: &mut Rng) -> Plan {
         let election_us = rng.pick(&[50_000, 150_000, 500_000, 1_000_000]);
         let seed = rng.state();
-        with_snapshots(Plan::draw_for(rng, election_us), seed)
+        with_snapshots(with_chunks(Plan::draw_for(rng, election_us), seed), seed)
     }
 
     /// Draws a plan of dense traffic: at least 100 operations a second, and a fault every two seconds, for a minute. Settings under which that much
@@ -328,6 +337,9 @@ impl Plan {
                 is_exponential: rng.chance(300),
                 stream_loss: on(rng, 500),
                 stream_us: 0,
+                chunks: 4,
+                chunks_in_flight: 4,
+                damage: 0,
             },
             disk: DiskPlan {
                 write_us: election_us / rng.pick(&[1000, 300, 100, 30, 10]),
@@ -362,6 +374,17 @@ impl Plan {
     pub fn election_us(&self) -> u64 {
         self.config.election_timeout.as_micros() as u64
     }
+}
+
+/// How snapshots are cut, and how their chunks fare. From a stream of chance of its own, so that the others stay as they are.
+fn with_chunks(mut plan: Plan, seed: u64) -> Plan {
+    /// Any number will do that no other stream begins with.
+    const STREAM: u64 = 0x000c_6a2c;
+    let mut rng = Rng::new(seed ^ (STREAM << 32));
+    plan.network.chunks = rng.pick(&[1, 2, 4, 12]);
+    plan.network.chunks_in_flight = rng.pick(&[1, 2, 16]);
+    plan.network.damage = on(&mut rng, 100);
+    plan
 }
 
 /// In one seed of four followers live on snapshots: logs are cut at once, and streams and installations take so long that much happens meanwhile. From a stream

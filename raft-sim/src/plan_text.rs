@@ -63,6 +63,11 @@ pub(crate) fn sessions() -> u64 {
     4
 }
 
+/// The same of a snapshot's chunks.
+pub(crate) fn chunks() -> u64 {
+    4
+}
+
 /// The same of writes at a time.
 pub(crate) fn pipeline_max() -> u64 {
     4

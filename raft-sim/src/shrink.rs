@@ -234,6 +234,8 @@ fn simplifications() -> Vec<Simplification> {
         smaller("messages duplicated", 0, |plan| &mut plan.network.duplicate),
         smaller("messages late", 0, |plan| &mut plan.network.straggle),
         smaller("snapshot streams lost", 0, |plan| &mut plan.network.stream_loss),
+        smaller("chunks damaged", 0, |plan| &mut plan.network.damage),
+        smaller("chunks of a snapshot", 1, |plan| &mut plan.network.chunks),
         smaller("time of snapshot streams, us", 0, |plan| &mut plan.network.stream_us),
         smaller("time to install a snapshot, us", 0, |plan| &mut plan.install_us),
         smaller("slow writes", 0, |plan| &mut plan.disk.stall),

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use raft_core::{Action, Event, Input, Message, NodeId, RoleKind, Term};
+use raft_node::SnapshotFrame;
 
 use crate::words;
 
@@ -112,6 +113,15 @@ impl Moment {
     /// A message leaves, is lost or arrives; `kind` says which. Why, for one that is lost.
     pub fn of_message(at_us: u64, kind: Kind, message: &Message, why: Option<&str>) -> Moment {
         let mut text = words::message(message);
+        if let Some(why) = why {
+            text = format!("{text} (lost: {why})");
+        }
+        Moment { at_us, kind, text }
+    }
+
+    /// What becomes of a snapshot's chunk on its way; and why, if it is lost.
+    pub fn of_frame(at_us: u64, kind: Kind, frame: &SnapshotFrame, why: Option<&str>) -> Moment {
+        let mut text = words::frame(frame);
         if let Some(why) = why {
             text = format!("{text} (lost: {why})");
         }

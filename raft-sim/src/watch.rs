@@ -90,13 +90,21 @@ pub(crate) struct Leading {
     pub(crate) most: BTreeMap<NodeId, Index>,
     /// When each peer answered a heartbeat or an append last.
     pub(crate) answered_at: BTreeMap<NodeId, Instant>,
+    /// What it was asked before it led it may have asked another leader.
+    pub(crate) first_read: ReadId,
 }
 
 impl Leading {
+    /// What has an earlier number it was asked before it led.
+    pub(crate) fn asked_from(self, first_read: ReadId) -> Leading {
+        Leading { first_read, ..self }
+    }
+
     pub(crate) fn new(term: Term, since: Instant) -> Leading {
         Leading {
             term,
             since,
+            first_read: ReadId(0),
             beats: VecDeque::new(),
             answered: BTreeMap::new(),
             floor: Instant(0),

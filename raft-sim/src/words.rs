@@ -7,12 +7,35 @@ use raft_core::{
     Action, AppendOutcome, Body, ChangeStep, Entries, Event, ForwardOutcome, Input, Membership,
     Message, NodeId, Payload, Persist, ReadAt, Resolution, SnapshotOutcome, StorageHealth,
 };
+use raft_node::{SnapshotChunk, SnapshotFrame};
 
 /// A message.
 pub fn message(message: &Message) -> String {
     let (name, rest) = body(&message.body);
     let gap = if rest.is_empty() { "" } else { " " };
     format!("{name} t{}{gap}{rest}", message.term)
+}
+
+/// A snapshot's chunk: `Chunk t4 7@3 0..512`.
+pub fn frame(frame: &SnapshotFrame) -> String {
+    let SnapshotFrame { term, position, chunk } = frame;
+    match chunk {
+        SnapshotChunk::Data { data, .. } if data.is_empty() => {
+            format!("ChunkQuestion t{term} {position}")
+        }
+        SnapshotChunk::Data { offset, data, .. } => {
+            let end = offset.saturating_add(data.len() as u64);
+            format!("Chunk t{term} {position} {offset}..{end}")
+        }
+        SnapshotChunk::End { size_bytes, .. } => {
+            format!("ChunkEnd t{term} {position} of {size_bytes}")
+        }
+        SnapshotChunk::Ack { offset: SnapshotChunk::ACK_COMPLETE } => {
+            format!("ChunkReply t{term} {position} complete")
+        }
+        SnapshotChunk::Ack { offset } => format!("ChunkReply t{term} {position} has {offset}"),
+        SnapshotChunk::Abort => format!("ChunkAbort t{term} {position}"),
+    }
 }
 
 fn body(body: &Body) -> (&'static str, String) {

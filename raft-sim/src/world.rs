@@ -289,14 +289,19 @@ impl<'a, M: Machine> World<'a, M> {
             Event::Fetch { node, life, fetch } if self.alive(node, life) => {
                 self.on_fetch(node, fetch)
             }
-            Event::Streamed { from, life, term, to, snapshot, lost } => {
-                self.on_streamed((from, life, term), to, snapshot, lost)
+            Event::StreamTurn { node, life, peer } if self.alive(node, life) => {
+                self.on_stream_turn(node, peer)
             }
+            Event::Frame { to, way, frame } => self.on_frame(to, way, &frame),
             Event::StreamEnded { node, life, term, to, position } if self.alive(node, life) => {
                 // Its driver forgets its streams when it leads no more.
                 let leads =
                     self.nodes[node].watch.leading.as_ref().is_some_and(|it| it.term == term);
                 let input = Input::SnapshotStreamEnded { to, position };
+                // It may be a report of an earlier stream of the same: the core can not tell.
+                let watch = &mut self.nodes[node].watch;
+                watch.streams.remove(&(to, position.index));
+                watch.unsettled.insert(to);
                 if leads { self.tell(node, input) } else { Ok(()) }
             }
             Event::Restart { node } if self.nodes[node].raft.is_none() => self.start(node),

@@ -42,6 +42,9 @@ fn plan() -> Plan {
         coalesce: 0,
         drift: 0,
         network: NetworkPlan {
+            chunks: 4,
+            chunks_in_flight: 4,
+            damage: 0,
             delay_us: 500,
             drop: 0,
             duplicate: 0,
@@ -61,6 +64,7 @@ fn plan() -> Plan {
             has_real_stores: false,
         },
         client: ClientPlan {
+            patience_us: 0,
             every_us: 20_000,
             reads: 300,
             anywhere: 0,

@@ -2,11 +2,14 @@
 
 use core::time::Duration;
 
-use raft_core::{Body, Index, Instant, ProposalId, ReadId, RequestId, Resolution};
+use raft_core::{
+    Body, Index, Instant, Membership, ProposalId, ReadId, RequestId, Resolution, Term,
+};
 
 use super::leading::forget_answers;
 use super::quiet::{Quiet, follower, id, leader, message, term};
 use super::{Judged, Shown, shown};
+use crate::Image;
 use crate::watch::Question;
 
 /// Later than all that clients of this world asked for.
@@ -38,6 +41,18 @@ fn owes_read(world: &mut Quiet, node: usize) -> Judged {
     world.ledger.read(id(node), READ);
     world.nodes[node].watch.questions_to_read.push_front((Instant(0), READ));
     world.watch_drained(node)
+}
+
+/// A leader of a group of its own, or of three, owes the answer to a read.
+fn owes_read_alone(world: &mut Quiet, is_alone: bool) -> Judged {
+    let node = leader(world);
+    world.ledger.read(id(node), READ);
+    if is_alone {
+        world.nodes[node].log = Image::founding(Membership::of_voters([id(node)]));
+        world.nodes[node].claimed = Index(0);
+        world.nodes[node].log.hard_state.term = Term(0);
+    }
+    world.judge_lone_reads(node)
 }
 
 /// A follower asks its leader with a context that it asked with in this life, or in the one before.
@@ -107,6 +122,11 @@ pub(super) const SHOWN: &[Shown] = &[
         "questions are answered in time",
         |w| owes_read(w, leader(w)),
         |w| owes_read(w, follower(w)),
+    ),
+    shown(
+        "who is alone answers reads at once",
+        |w| owes_read_alone(w, false),
+        |w| owes_read_alone(w, true),
     ),
     shown("questions of two lives are told apart", |w| asks(w, 0), |w| asks(w, 1)),
     shown(
