@@ -1,5 +1,5 @@
 //! A real log store beneath a simulated node: `raft-storage-redb` on its virtual disk, and what it must hold whatever the disk does.
-//! One seed in sixteen runs so. Without the feature `redb`, `real_absent` stands in its place.
+//! One seed in eight runs so. Without the feature `redb`, `real_absent` stands in its place.
 
 use std::path::PathBuf;
 use std::time::Duration;
