@@ -29,8 +29,8 @@ pub(crate) enum Event {
     Fetch { node: usize, life: u64, fetch: FetchRequest },
     /// It may be time for a node's stream to this peer to go on.
     StreamTurn { node: usize, life: u64, peer: NodeId },
-    /// A snapshot's chunk reaches a node, whichever life that is in.
-    Frame { to: usize, way: Passage, frame: SnapshotFrame },
+    /// A snapshot's chunk reaches a node, whichever life that is in. Sound: not damaged so that its checksum would tell.
+    Frame { to: usize, way: Passage, frame: SnapshotFrame, is_sound: bool },
     /// A leader's driver reports that a stream has ended.
     StreamEnded { node: usize, life: u64, term: Term, to: NodeId, position: LogPosition },
     /// A node comes back.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use raft_core::{ChangeStep, Input, Membership, MembershipChange, NodeId, RequestId};
 
 use crate::event::Event;
+use crate::node::index_of;
 use crate::world::World;
 use crate::{Machine, Violation};
 
@@ -67,7 +68,11 @@ impl<M: Machine> World<'_, M> {
             Input::TransferLeadership { id, to }
         } else {
             let former = self.draw_former_witness(node, &membership);
-            let steps = match former.or_else(|| self.draw_changed_mind(&membership)) {
+            let hasty = former
+                .or_else(|| self.draw_changed_mind(&membership))
+                .or_else(|| self.draw_replacement(&membership))
+                .or_else(|| self.draw_silent_learner(&membership));
+            let steps = match hasty {
                 Some(steps) => steps,
                 None => match self.draw_steps(&membership) {
                     Some(steps) => steps,
@@ -154,6 +159,44 @@ impl<M: Machine> World<'_, M> {
             "asked to remove and add at once"
         });
         Some(steps)
+    }
+
+    /// In haste: a voter gives way to another node, in one change.
+    fn draw_replacement(&mut self, membership: &Membership) -> Option<Vec<ChangeStep>> {
+        let voters: Vec<NodeId> = membership.voters.iter().copied().collect();
+        let others: Vec<NodeId> = (1..=self.nodes.len() as u64)
+            .map(NodeId)
+            .filter(|node| !membership.is_voter(*node))
+            .filter(|node| self.operator.allows(ChangeStep::AddVoter(*node)))
+            .collect();
+        if membership.is_joint() || voters.is_empty() || others.is_empty() || !self.is_hasty() {
+            return None;
+        }
+        self.coverage.hit("asked to replace a voter");
+        let (leaves, comes) = (self.rng.pick(&voters), self.rng.pick(&others));
+        let adds = if membership.contains(comes) {
+            ChangeStep::Promote(comes)
+        } else {
+            ChangeStep::AddVoter(comes)
+        };
+        let leaves = if self.rng.chance(500) {
+            ChangeStep::Remove(leaves)
+        } else {
+            ChangeStep::Demote(leaves)
+        };
+        Some(vec![adds, leaves])
+    }
+
+    /// In haste: a learner is promoted that is down, or stands still.
+    fn draw_silent_learner(&mut self, membership: &Membership) -> Option<Vec<ChangeStep>> {
+        let is_silent = |node: &&NodeId| !self.nodes[index_of(**node)].is_running();
+        let silent: Vec<NodeId> = membership.learners.iter().filter(is_silent).copied().collect();
+        let tries = self.plan.haste > 0 && !silent.is_empty() && self.rng.chance(600);
+        if !tries || membership.is_joint() {
+            return None;
+        }
+        self.coverage.hit("asked to promote who is silent");
+        Some(vec![ChangeStep::Promote(self.rng.pick(&silent))])
     }
 
     /// One step in most cases, several at once in others; now and then nonsense.

@@ -43,8 +43,7 @@ impl<M: Machine> World<'_, M> {
                 Ok(())
             }
             Job::Receive { from, term, snapshot } => {
-                self.expect_snapshot(node, (from, term), snapshot);
-                Ok(())
+                self.expect_snapshot(node, (from, term), snapshot)
             }
             // The ledger has been told.
             Job::Answer(_) => Ok(()),

@@ -2,7 +2,6 @@
 //! chunks. The streams' clock is the world's.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::io::{self, Read};
 
 use bytes::{Buf, Bytes};
@@ -13,6 +12,7 @@ use raft_node::order::{
 };
 use raft_node::{SnapshotChunk, SnapshotFrame};
 
+use crate::checker::broken;
 use crate::event::Event;
 use crate::mutants::mutated;
 use crate::node::{Snapshot, index_of};
@@ -224,12 +224,10 @@ impl<M: Machine> World<'_, M> {
         if is_faulty && self.rng.chance(repeat) {
             self.coverage.hit("chunks duplicated");
             let delay = self.message_delay(node, to);
-            self.at(delay, Event::Frame { to, way, frame: frame.clone() });
+            self.at(delay, Event::Frame { to, way, frame: frame.clone(), is_sound: true });
         }
         let mut frame = frame;
-        if is_faulty && self.rng.chance(damage) {
-            self.damage(&mut frame.chunk);
-        }
+        let is_sound = !(is_faulty && self.rng.chance(damage) && self.damage(&mut frame.chunk));
         let now = self.now_us();
         let mut delay = self.message_delay(node, to);
         if !is_faulty {
@@ -237,28 +235,31 @@ impl<M: Machine> World<'_, M> {
             delay = delay.max(self.network.link(node, to).chunk_at.saturating_sub(now));
         }
         self.network.link(node, to).chunk_at = now + delay;
-        self.at(delay, Event::Frame { to, way, frame });
+        self.at(delay, Event::Frame { to, way, frame, is_sound });
     }
 
-    /// A chunk is damaged on its way; now and then before its checksum is made, in the sender's memory.
-    fn damage(&mut self, chunk: &mut SnapshotChunk) {
+    /// A chunk is damaged on its way; now and then before its checksum is made, in the sender's memory. Whether its checksum tells that.
+    fn damage(&mut self, chunk: &mut SnapshotChunk) -> bool {
         match chunk {
             SnapshotChunk::Data { data, checksum, .. } if !data.is_empty() => {
                 let mut changed = data.to_vec();
                 flip_a_bit(&mut changed, &mut self.rng);
-                if self.rng.chance(200) {
+                let is_early = self.rng.chance(200);
+                if is_early {
                     *checksum = xxhash_rust::xxh3::xxh3_64(&changed);
                     self.coverage.hit("chunks damaged before their checksum was made");
                 } else {
                     self.coverage.hit("chunks damaged");
                 }
                 *data = changed.into();
+                !is_early
             }
             SnapshotChunk::End { digest, .. } => {
                 flip_a_bit(digest, &mut self.rng);
                 self.coverage.hit("digests damaged");
+                false
             }
-            _ => {}
+            _ => false,
         }
     }
 
@@ -267,7 +268,7 @@ impl<M: Machine> World<'_, M> {
         &mut self,
         to: usize,
         way: Passage,
-        frame: &SnapshotFrame,
+        (frame, is_sound): (&SnapshotFrame, bool),
     ) -> Result<(), Violation> {
         let from = index_of(way.from);
         let is_severed = self.is_severed && self.is_spared(to) && !self.core.contains(&from);
@@ -286,7 +287,7 @@ impl<M: Machine> World<'_, M> {
             (SnapshotChunk::Ack { offset }, Some(stream)) => stream.sender.on_ack(*offset, now),
             (SnapshotChunk::Abort, Some(stream)) => stream.sender.on_abort(),
             (SnapshotChunk::Ack { .. }, None) => return Ok(()),
-            _ => return self.receive(to, id, &frame.chunk),
+            _ => return self.receive(to, id, (&frame.chunk, is_sound)),
         }
         self.go_on(to, id.peer)
     }
@@ -297,18 +298,29 @@ impl<M: Machine> World<'_, M> {
         node: usize,
         from: (NodeId, Term),
         wanted: SnapshotMeta,
-    ) {
+    ) -> Result<(), Violation> {
         let position = wanted.position;
+        let can_open = self.can_keep(node);
+        self.nodes[node].watch.expected = Some(StreamId { peer: from.0, term: from.1, position });
         let it = &mut self.nodes[node];
         let before = it.driver.receiving.arriving().map(|before| before.id.position);
         let partial = it.partial.take().filter(|partial| partial.position == position);
         let open = |_: &SnapshotMeta| {
+            if !can_open {
+                return Err("its file can not be made");
+            }
             let mut chunks = ChunkReceiver::new(SIZE_BYTES_MAX);
             let data = partial.map(|partial| partial.data).unwrap_or_default();
             let data = chunks.resume(&data).map(|()| data).unwrap_or_default();
-            Ok::<Incoming, Infallible>(Incoming { data, chunks })
+            Ok(Incoming { data, chunks })
         };
-        let Ok(()) = it.driver.receiving.begin(from, wanted, open);
+        if it.driver.receiving.begin(from, wanted.clone(), open).is_err() {
+            self.coverage.hit("snapshots not received");
+            let id = StreamId { peer: from.0, term: from.1, position };
+            self.send_chunk(node, id, SnapshotChunk::Abort);
+            return self.report_receipt(node, Input::SnapshotFailed(wanted));
+        }
+        let it = &self.nodes[node];
         let has_some = it.driver.receiving.arriving().is_some_and(|it| !it.data.data.is_empty());
         if before.is_some_and(|before| before != position) {
             self.coverage.hit("snapshots that gave way to others while they arrived");
@@ -317,6 +329,12 @@ impl<M: Machine> World<'_, M> {
             self.coverage.hit("streams that went on where others had stopped");
         }
         self.acknowledge(node);
+        Ok(())
+    }
+
+    /// Whether the disk on which a node keeps what arrives goes along with it this time.
+    fn can_keep(&mut self, node: usize) -> bool {
+        self.is_spared(node) || !self.rng.chance(self.plan.network.stream_loss / 10)
     }
 
     fn acknowledge(&mut self, node: usize) {
@@ -327,13 +345,14 @@ impl<M: Machine> World<'_, M> {
     }
 
     /// A chunk of the stream with this id, for who receives.
-    fn receive(
+    pub(crate) fn receive(
         &mut self,
         node: usize,
         id: StreamId,
-        chunk: &SnapshotChunk,
+        (chunk, is_sound): (&SnapshotChunk, bool),
     ) -> Result<(), Violation> {
-        let can_keep = self.is_spared(node) || !self.rng.chance(self.plan.network.stream_loss / 30);
+        let can_keep = self.can_keep(node);
+        let asked = self.nodes[node].watch.expected;
         let receiving = &mut self.nodes[node].driver.receiving;
         if !receiving.expects(id) {
             if receiving.was_completed(id) && matches!(chunk, SnapshotChunk::End { .. }) {
@@ -344,6 +363,18 @@ impl<M: Machine> World<'_, M> {
         let Some(arriving) = receiving.arriving_mut() else { return Ok(()) };
         let Incoming { data, chunks } = &mut arriving.data;
         match chunks.on_chunk(chunk) {
+            Received::Append(_) if !is_sound => {
+                return broken(
+                    "damaged chunks are not kept",
+                    format!("node {} keeps one of {}", node + 1, id.position),
+                );
+            }
+            Received::Append(_) if asked != Some(id) => {
+                return broken(
+                    "only the stream that was asked for is believed",
+                    format!("node {} keeps a chunk of {id:?}; it asked for {asked:?}", node + 1),
+                );
+            }
             Received::Append(bytes) if can_keep => data.extend_from_slice(bytes),
             Received::Append(_) => return self.refuse_snapshot(node, false),
             Received::Acknowledge => {}

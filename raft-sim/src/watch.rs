@@ -9,6 +9,7 @@ use raft_core::{
     Body, Index, Instant, LogPosition, Membership, Message, NodeId, ProposalId, ReadId, RequestId,
     StoreId, StoreStamp, Term,
 };
+use raft_node::order::StreamId;
 
 /// More heartbeats than this are not remembered: nobody answers older ones.
 const BEATS_MAX: usize = 4096;
@@ -319,6 +320,8 @@ pub(crate) struct Watch {
     pub(crate) contexts: BTreeMap<u64, u64>,
     pub(crate) stamps: BTreeMap<NodeId, StoreStamp>,
     pub(crate) streams: BTreeSet<(NodeId, Index)>,
+    /// The stream of a snapshot that its core asked for last.
+    pub(crate) expected: Option<StreamId>,
     /// Who spoke from another store since it was polled last: what it decided before may leave after that.
     pub(crate) unsettled: BTreeSet<NodeId>,
     /// In which term each member spoke last from a store.
@@ -379,6 +382,7 @@ impl Watch {
             } => {
                 // What it answers to may be an earlier offer, or a stream that goes on; then it is offered, and streamed, anew.
                 self.streams.retain(|(to, _)| *to != from);
+                self.unsettled.insert(from);
             }
             Body::ForwardResponse { id, .. } if self.nonce != Some(id.nonce) => {
                 self.has_echo = true;

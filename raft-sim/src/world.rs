@@ -292,7 +292,7 @@ impl<'a, M: Machine> World<'a, M> {
             Event::StreamTurn { node, life, peer } if self.alive(node, life) => {
                 self.on_stream_turn(node, peer)
             }
-            Event::Frame { to, way, frame } => self.on_frame(to, way, &frame),
+            Event::Frame { to, way, frame, is_sound } => self.on_frame(to, way, (&frame, is_sound)),
             Event::StreamEnded { node, life, term, to, position } if self.alive(node, life) => {
                 // Its driver forgets its streams when it leads no more.
                 let leads =

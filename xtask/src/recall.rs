@@ -62,12 +62,7 @@ const INVISIBLE: &[(&str, &str)] = &[
         "no simulated member loses its log and keeps the name of its store, or has none",
     ),
     ("FirstRecordsTooEarly", "no simulated group begins to tell stores apart after it was founded"),
-    ("ChunkChecksumNotChecked", NO_CHUNKS),
-    ("DigestNotChecked", NO_CHUNKS),
-    ("ChunkOffsetNotChecked", NO_CHUNKS),
 ];
-
-const NO_CHUNKS: &str = "simulated snapshots do not travel in chunks yet";
 
 const COPY: &str = "no simulated store is put back from a copy: that is beyond what the protocol can mend in every case";
 

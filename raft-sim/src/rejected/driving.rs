@@ -6,7 +6,9 @@ use raft_core::{
     NodeId, Payload, Persist, RestoredLog, Term, Ticket,
 };
 use raft_kv::Response;
-use raft_node::order::{MachineJob, StoreJob};
+use raft_node::SnapshotChunk;
+use raft_node::order::{MachineJob, StoreJob, StreamId};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::quiet::{
     OUTSIDER, Quiet, entries, entry, follower, id, last, leader, message, nothing, snapshot, term,
@@ -82,6 +84,18 @@ fn installs(world: &mut Quiet, data: Option<Bytes>, behind: u64) -> Judged {
     // What the core makes of a snapshot that it never asked for is its own affair.
     let judged = world.on_work(node);
     judged.or_else(|it| if it.rule == "an honest driver" { Ok(()) } else { Err(it) })
+}
+
+/// A follower that expects a snapshot of the leader gets a chunk of it, sound or not; after it was heard to have asked for a stream of this term.
+fn keeps_chunk(world: &mut Quiet, asked: Term, is_sound: bool) -> Judged {
+    let (node, peer) = (follower(world), id(leader(world)));
+    let meta = snapshot(LogPosition { index: Index(1 << 20), term: Term(1) });
+    let id = StreamId { peer, term: Term(1), position: meta.position };
+    world.expect_snapshot(node, (peer, id.term), meta)?;
+    world.nodes[node].watch.expected = Some(StreamId { term: asked, ..id });
+    let data = Bytes::from_static(b"data");
+    let chunk = SnapshotChunk::Data { offset: 0, checksum: xxh3_64(&data), data };
+    world.receive(node, id, (&chunk, is_sound))
 }
 
 /// A node that does not lead starts again after `change`.
@@ -428,6 +442,16 @@ pub(super) const SHOWN: &[Shown] = &[
         "an installed snapshot replaces the log",
         |w| starts_over(w, None),
         |w| starts_over(w, Some(Index(0))),
+    ),
+    shown(
+        "damaged chunks are not kept",
+        |w| keeps_chunk(w, Term(1), true),
+        |w| keeps_chunk(w, Term(1), false),
+    ),
+    shown(
+        "only the stream that was asked for is believed",
+        |w| keeps_chunk(w, Term(1), true),
+        |w| keeps_chunk(w, Term(2), true),
     ),
     shown("liveness", |w| converges(w, false), |w| converges(w, true)),
     shown("no panic", |w| runs::<HashMachine>(w), |w| runs::<Panics>(w)),
