@@ -230,6 +230,8 @@ mutants! {
     EarlierStreamEndsTheLater,
     /// A copy of a snapshot that does not arrive is taken for the failure of the installation that is under way.
     LateCopyFailsTheInstallation,
+    /// A snapshot from before the entry that added a member is offered to others, who would know of no group. Paper figure 13; dissertation §5.1.
+    SnapshotOfNobodysGroupOffered,
     /// The log is compacted past a follower that replicates and lags within the budget.
     SlowFollowerOutrun,
     /// The log grows for a slow follower without a bound.

@@ -9,7 +9,7 @@ use crate::log::Log;
 use crate::outbox::Outbox;
 use crate::rng::Rng;
 use crate::role::{Acks, Follower, Leader, Questions, Reader, Role};
-use crate::snapshots::Incoming;
+use crate::snapshots::{Incoming, can_be_offered};
 use crate::stores::Stores;
 use crate::transfer::Transfer;
 use crate::{
@@ -114,6 +114,7 @@ impl Raft {
                 hard_state = HardState { term: meta.position.term, vote: None, ..hard_state };
             }
         }
+        let snapshot = snapshot.filter(|meta| can_be_offered(meta, &log));
         let commit = hard_state.commit.max(included);
         let mut rng = Rng::new(seed);
         let election_deadline = now + crate::election::patience(&config, &mut rng);

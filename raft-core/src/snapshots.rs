@@ -28,6 +28,18 @@ impl Incoming {
     }
 }
 
+/// Whether a snapshot has no configuration: a member that was added gets the log from its start, but not the configuration with which the group was founded.
+fn tells_nobodys_group(meta: &SnapshotMeta) -> bool {
+    meta.membership.voters.is_empty()
+}
+
+/// Whether a snapshot that was found at the start is one for others too. If it tells nobody's group, it only holds what is applied; unless the log was cut there already.
+pub(crate) fn can_be_offered(meta: &SnapshotMeta, log: &crate::log::Log) -> bool {
+    !tells_nobodys_group(meta)
+        || log.base().index >= meta.position.index
+        || mutated!(SnapshotOfNobodysGroupOffered)
+}
+
 impl Raft {
     /// The state machine has a durable snapshot: the log before it may go, but for a reserve for followers that lag.
     pub(crate) fn on_snapshot_taken(&mut self, meta: SnapshotMeta) -> Result<(), CallerFault> {
@@ -46,6 +58,10 @@ impl Raft {
         {
             // Only the configuration as of there, which is committed (scenario 31).
             return Err(CallerFault::WrongMembership { position });
+        }
+        if tells_nobodys_group(&meta) && !mutated!(SnapshotOfNobodysGroupOffered) {
+            // From before the entry that added this member. Who began from it would know of no group.
+            return Ok(());
         }
         self.snapshot = Some(meta);
         self.compact_up_to(self.compactable(position.index));

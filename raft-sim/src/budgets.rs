@@ -51,7 +51,9 @@ impl Holdings {
             Input::Persisted(ticket) => self.note_report(*ticket),
             Input::SnapshotTaken(meta) => {
                 let index = meta.position.index;
-                if self.checkpoint.is_none_or(|(before, _)| before <= index) {
+                // One from before its member was added is of no use to others, and cuts no log.
+                let is_used = !meta.membership.voters.is_empty();
+                if is_used && self.checkpoint.is_none_or(|(before, _)| before <= index) {
                     self.checkpoint = Some((index, leads));
                 }
             }

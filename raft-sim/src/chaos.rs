@@ -52,11 +52,15 @@ impl<M: Machine> World<'_, M> {
                 return self.crash_for_a_while(node);
             }
             Fault::Blackout => {
-                self.coverage.hit("power losses of all");
+                let is_anybody_up = self.nodes.iter().any(|node| node.raft.is_some());
+                self.count("power losses of all", is_anybody_up);
                 return (0..self.nodes.len()).try_for_each(|node| self.crash_for_a_while(node));
             }
             Fault::CrashLoop => {
                 let times = self.rng.between(1, 4);
+                if self.nodes[node].raft.is_none() {
+                    self.coverage.hit(NO_EFFECT);
+                }
                 return self.crash_in_loop(node, times);
             }
             Fault::WriteError | Fault::DiskFull | Fault::Wipe | Fault::FsyncLie
@@ -84,7 +88,12 @@ impl<M: Machine> World<'_, M> {
                 self.count("fsync lies found", self.may_be_wiped(node));
                 return self.wipe(node);
             }
-            Fault::Stall => return self.stall(node),
+            Fault::Stall => {
+                if !self.nodes[node].is_running() {
+                    self.coverage.hit(NO_EFFECT);
+                }
+                return self.stall(node);
+            }
             Fault::Pause => self.pause(node, false),
             Fault::Freeze => self.pause(node, true),
             Fault::ClockStep => return self.step_clock(node),
@@ -158,6 +167,7 @@ impl<M: Machine> World<'_, M> {
             return Ok(());
         }
         if it.paused_until > 0 {
+            self.coverage.hit("processes that went on");
             self.mark(Mark::Resume, Some(node), || "goes on".to_owned());
         }
         let it = &mut self.nodes[node];
@@ -309,6 +319,7 @@ impl<M: Machine> World<'_, M> {
 
     pub(crate) fn heal(&mut self) {
         self.network.heal();
+        self.coverage.hit("networks healed");
         self.mark(Mark::Heal, None, || "the network heals".to_owned());
     }
 

@@ -23,6 +23,8 @@ impl<M: Machine> World<'_, M> {
         let is_polled = !self.nodes[node].poll_scheduled;
         let has_stores = self.plan.has_stores;
         let it = &mut self.nodes[node];
+        let is_member =
+            matches!(input, Input::Unreachable(peer) if it.membership().contains(*peer));
         let (id, own, term) = (it.id, it.log.last(), it.log.hard_state.term);
         let held = it.checkpoint.as_ref().map_or(Index(0), |held| held.meta.position.index);
         let extent = (it.log.base.index, held);
@@ -91,7 +93,7 @@ impl<M: Machine> World<'_, M> {
             Input::Unreachable(peer) => {
                 // What was being streamed is lost too, as far as it knows.
                 watch.streams.retain(|(to, _)| to != peer);
-                if let Some(leading) = &mut watch.leading
+                if let Some(leading) = watch.leading.as_mut().filter(|_| is_member)
                     && leading.replicates.contains(peer)
                     && leading.serving.get(peer).is_some_and(Serving::is_in_the_middle)
                 {
@@ -220,6 +222,8 @@ impl<M: Machine> World<'_, M> {
             if let Some(leading) = &mut it.watch.leading {
                 leading.forget_acknowledgements();
                 leading.serving.values_mut().for_each(Serving::begin_anew);
+                // Who goes, and comes back, is served from where it is then.
+                leading.broken.clear();
                 leading.changed = Some(it.watch.told);
             }
         }

@@ -1,7 +1,7 @@
 //! The disks: what becomes durable when, what a power loss leaves, and how disks fail.
 //!
 //! The store's own guarantees are modelled, not what lies below them: writes become durable in order, each as a whole. Torn pages and
-//! flipped bits are the business of the stores' own crash tests; here, a store that finds that it lost something says so.
+//! flipped bits befall real stores only, in one seed of eight; here, a store that finds that it lost something says so.
 
 use std::time::Duration;
 

@@ -59,6 +59,7 @@ mod rng;
 mod service;
 mod serving;
 pub mod shrink;
+mod starting;
 mod streams;
 pub mod timeline;
 pub mod trace;

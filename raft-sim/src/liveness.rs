@@ -13,6 +13,7 @@ use raft_core::{Body, LogPosition, Membership, Message, NodeId, ProposalId};
 use crate::Image;
 use crate::checker::broken;
 use crate::node::{Node, index_of};
+use crate::real::Real;
 use crate::timeline::Mark;
 use crate::world::World;
 use crate::{Machine, Violation};
@@ -52,8 +53,10 @@ impl<M: Machine> World<'_, M> {
         let is_founding =
             self.checker.committed().0 == 0 && known.contains(voter) && known.stores.is_empty();
         let knows = known.stores.get(&voter) == Some(&own);
-        membership.stores.get(&voter).is_none_or(|admitted| *admitted == own)
-            && (knows || is_founding)
+        // Once stores are recorded, who has none on record counts no more than who has another.
+        let is_recorded =
+            membership.stores.is_empty() || membership.stores.get(&voter) == Some(&own);
+        is_recorded && (knows || is_founding)
     }
 
     /// Whether these nodes alone must be able to go on: they are a quorum of every configuration that may be in effect, also by zones;
@@ -123,20 +126,26 @@ impl<M: Machine> World<'_, M> {
 
     /// Adds nodes in random order until they are able to go on; then, now and then, some more.
     fn draw_core(&mut self) -> Option<BTreeSet<usize>> {
-        let mut order: Vec<usize> = (0..self.nodes.len()).collect();
+        // A disk that rots goes on to: it is no part of the core.
+        let is_sound = |node: &usize| !self.nodes[*node].real.as_ref().is_some_and(Real::is_rotten);
+        let mut order: Vec<usize> = (0..self.nodes.len()).filter(is_sound).collect();
         for place in (1..order.len()).rev() {
             let other = self.rng.below(place as u64 + 1) as usize;
             order.swap(place, other);
         }
         let everybody = self.rng.chance(300);
-        let mut core = BTreeSet::new();
+        let (mut core, mut able) = (BTreeSet::new(), None);
         for node in order {
             core.insert(node);
-            if !everybody && self.is_able(&core) && self.rng.chance(700) {
-                break;
+            // More are not always able: a longer log may be that of somebody who can not lead.
+            if self.is_able(&core) {
+                able = Some(core.clone());
+                if !everybody && self.rng.chance(700) {
+                    break;
+                }
             }
         }
-        self.is_able(&core).then_some(core)
+        able
     }
 
     /// Ends all faults within the core, and makes all others permanent.
@@ -222,7 +231,9 @@ impl<M: Machine> World<'_, M> {
         let marker = ProposalId(self.next_id);
         let reads = self.reads_answered;
         let done = self.run_until(deadline, |world| world.core_has_converged(marker, reads))?;
-        if !done && self.outside_leader_heard_at > begun && !self.is_able(&self.core) {
+        let has_witness = self.core.iter().any(|node| self.nodes[*node].is_witness);
+        let is_excused = has_witness && self.outside_leader_heard_at > begun;
+        if !done && is_excused && !self.is_able(&self.core) {
             // It went on with a witness of the core, and nobody there that could lead has what the witness has seen.
             self.coverage.hit("cores made unable by a leader outside");
             return Ok(());

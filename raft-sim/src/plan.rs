@@ -78,7 +78,8 @@ pub struct NetworkPlan {
     pub straggle_us: u64,
     /// Whether delays are drawn from an exponential distribution, instead of around the usual.
     pub is_exponential: bool,
-    /// Snapshot streams that break: in a quarter of so many the source fails, and in a thirtieth of so many chunks the receiver's disk.
+    /// Snapshot streams that break: in a quarter of so many the source fails, for a tenth of so many chunks the receiver's
+    /// disk, and a fifth of so many installations.
     pub stream_loss: u64,
     /// Into how many chunks snapshots are cut.
     #[serde(default = "plan_text::chunks")]

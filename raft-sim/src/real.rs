@@ -155,6 +155,11 @@ impl Real {
         self.has_lied || self.is_rotten
     }
 
+    /// Whether something durable has gone bad.
+    pub(crate) fn is_rotten(&self) -> bool {
+        self.is_rotten
+    }
+
     /// Nothing goes wrong any more.
     pub(crate) fn heal(&mut self) {
         self.disk.heal();

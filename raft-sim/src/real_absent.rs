@@ -56,6 +56,10 @@ impl Real {
         match *self {}
     }
 
+    pub(crate) fn is_rotten(&self) -> bool {
+        match *self {}
+    }
+
     pub(crate) fn heal(&mut self) {
         match *self {}
     }

@@ -72,7 +72,7 @@ impl<'a> Life<'a> {
         let origin = start.now.0;
         let mut life =
             Life { node, origin, at_us: 0, messages: 0, result: Replayed::default(), observer };
-        let text = crate::world::starts(None, &start.restored);
+        let text = crate::starting::starts(None, &start.restored);
         life.tell(Kind::Mark { mark: Mark::Start, node: Some(node) }, text);
         let term = start.restored.log.hard_state.term;
         (life.observer)(Moment::of_start(0, node, raft.status().role, term));

@@ -32,7 +32,7 @@ pub(crate) type Outgoing = BTreeMap<NodeId, Stream>;
 /// The sending end of one stream.
 #[derive(Debug)]
 pub(crate) struct Stream {
-    id: StreamId,
+    pub(crate) id: StreamId,
     sender: ChunkSender<Source>,
     /// When it is polled next.
     wake_at: u64,
@@ -150,27 +150,26 @@ impl<M: Machine> World<'_, M> {
     }
 
     /// It may be time for a stream to go on.
-    pub(crate) fn on_stream_turn(&mut self, node: usize, peer: NodeId) -> Result<(), Violation> {
+    pub(crate) fn on_stream_turn(&mut self, node: usize, peer: NodeId) {
         let now = self.now_us();
         let stream = self.nodes[node].driver.outgoing.get(&peer);
         if stream.is_some_and(|stream| stream.wake_at <= now) {
-            return self.go_on(node, peer);
+            self.go_on(node, peer);
         }
-        Ok(())
     }
 
     /// Sends what a stream has to send.
-    fn go_on(&mut self, node: usize, peer: NodeId) -> Result<(), Violation> {
+    fn go_on(&mut self, node: usize, peer: NodeId) {
         let now = self.now_us();
         loop {
             let driver = &mut self.nodes[node].driver;
-            let Some(stream) = driver.outgoing.get_mut(&peer) else { return Ok(()) };
+            let Some(stream) = driver.outgoing.get_mut(&peer) else { return };
             let id = stream.id;
             if driver.sending.get(id).is_none() {
                 // It was let go of: nobody waits for it.
                 driver.outgoing.remove(&peer);
                 self.nodes[node].watch.streams.remove(&(peer, id.position.index));
-                return Ok(());
+                return;
             }
             match stream.sender.poll(Instant(now)) {
                 ToSend::Chunk(chunk) => self.send_chunk(node, id, chunk),
@@ -181,19 +180,23 @@ impl<M: Machine> World<'_, M> {
                         let delay = at.max(now + 1) - now;
                         self.at(delay, Event::StreamTurn { node, life, peer });
                     }
-                    return Ok(());
+                    return;
                 }
-                ToSend::Complete => return self.end_stream(node, id),
+                ToSend::Complete => {
+                    self.end_stream(node, id);
+                    return;
+                }
                 ToSend::Failed(failure) => {
                     self.coverage.hit("streams broken");
                     self.say(|| format!("the stream of {} to node {peer}: {failure}", id.position));
-                    return self.end_stream(node, id);
+                    self.end_stream(node, id);
+                    return;
                 }
             }
         }
     }
 
-    fn end_stream(&mut self, node: usize, id: StreamId) -> Result<(), Violation> {
+    fn end_stream(&mut self, node: usize, id: StreamId) {
         let it = &mut self.nodes[node];
         let (life, StreamId { peer: to, term, position }) = (it.life, id);
         it.driver.outgoing.remove(&to);
@@ -202,7 +205,6 @@ impl<M: Machine> World<'_, M> {
             let delay = self.report_delay();
             self.at(delay, Event::StreamEnded { node, life, term, to, position });
         }
-        Ok(())
     }
 
     /// Hands a chunk of the stream with this id to the network.
@@ -289,7 +291,8 @@ impl<M: Machine> World<'_, M> {
             (SnapshotChunk::Ack { .. }, None) => return Ok(()),
             _ => return self.receive(to, id, (&frame.chunk, is_sound)),
         }
-        self.go_on(to, id.peer)
+        self.go_on(to, id.peer);
+        Ok(())
     }
 
     /// The core wants a snapshot: its driver asks for what is missing of it.
@@ -304,7 +307,8 @@ impl<M: Machine> World<'_, M> {
         self.nodes[node].watch.expected = Some(StreamId { peer: from.0, term: from.1, position });
         let it = &mut self.nodes[node];
         let before = it.driver.receiving.arriving().map(|before| before.id.position);
-        let partial = it.partial.take().filter(|partial| partial.position == position);
+        let partial =
+            it.partial.take_if(|_| can_open).filter(|partial| partial.position == position);
         let open = |_: &SnapshotMeta| {
             if !can_open {
                 return Err("its file can not be made");
@@ -423,6 +427,10 @@ impl<M: Machine> World<'_, M> {
 
     /// A crash leaves a part of what was arriving.
     pub(crate) fn leave_partial(&mut self, node: usize) {
+        let kept = self.nodes[node].partial.take();
+        if let Some(Partial { position, data }) = kept {
+            self.nodes[node].partial = Some(Partial::after_crash(position, data, &mut self.rng));
+        }
         let arriving = self.nodes[node].driver.receiving.give_up();
         let Some(Arriving { snapshot, data, .. }) = arriving else { return };
         if !data.data.is_empty() {

@@ -5,8 +5,8 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use raft_core::{
-    Action, Body, Config, HandleError, Input, Membership, NodeId, PeerFault, Raft, Restored,
-    RestoredLog, StorageHealth, StoreId, StoreStamp,
+    Action, Body, Config, HandleError, Input, Membership, NodeId, PeerFault, Raft, StorageHealth,
+    StoreId, StoreStamp,
 };
 
 use crate::budgets::Nearness;
@@ -20,13 +20,15 @@ use crate::node::{Clock, Driver, Node};
 use crate::operator::Operator;
 use crate::oracle::Oracle;
 use crate::provoke::judge_damaged_start;
+use crate::starting::{found_by, judge_real_restore, judge_restored, starts};
 use crate::timeline::{Kind, Mark, Moment, Passage};
-use crate::{Checker, Coverage, Image, Ledger, Machine, Plan, Rng, Violation, words};
+use crate::{Checker, Coverage, Image, Ledger, Machine, Plan, Rng, Violation};
 
 /// Whoever looks on is told of every moment of a run.
 pub type Observer<'a> = &'a mut dyn FnMut(Moment);
 
 /// One cluster in its world. See [`run_seed`](crate::run_seed).
+#[expect(clippy::struct_excessive_bools, reason = "four facts that do not depend on each other")]
 pub struct World<'a, M> {
     pub(crate) seed: u64,
     pub(crate) plan: Plan,
@@ -290,7 +292,8 @@ impl<'a, M: Machine> World<'a, M> {
                 self.on_fetch(node, fetch)
             }
             Event::StreamTurn { node, life, peer } if self.alive(node, life) => {
-                self.on_stream_turn(node, peer)
+                self.on_stream_turn(node, peer);
+                Ok(())
             }
             Event::Frame { to, way, frame, is_sound } => self.on_frame(to, way, (&frame, is_sound)),
             Event::StreamEnded { node, life, term, to, position } if self.alive(node, life) => {
@@ -408,6 +411,9 @@ impl<'a, M: Machine> World<'a, M> {
         if let Some(counted) = refused {
             self.coverage.hit(counted);
         }
+        if self.nodes[node].life > 1 {
+            self.coverage.hit("restarts");
+        }
         if is_witness {
             self.coverage.hit("witness starts");
         }
@@ -479,6 +485,12 @@ impl<'a, M: Machine> World<'a, M> {
                 if stamp.is_some_and(|(from, _, stamp)| self.is_echo(from, stamp)) =>
             {
                 (heard, is_compared) = (None, false);
+                if let (Some((from, ..)), Some(leading)) =
+                    (stamp, &mut self.nodes[node].watch.leading)
+                {
+                    // It is no sign of life.
+                    leading.answered_at.remove(&from);
+                }
                 self.coverage.hit("echoes of earlier lives refused");
             }
             Err(error @ HandleError::Peer { .. }) => {
@@ -591,72 +603,12 @@ fn heard_in(input: &Input) -> (Option<(NodeId, raft_core::Term)>, bool) {
     }
 }
 
-/// What a node finds when it starts.
-fn found_by<M>(it: &Node<M>) -> Restored {
-    let mut log = it.disk.restored();
-    if mutated!(VoteNotRestored) {
-        log.hard_state.vote = None;
-    }
-    if mutated!(EverythingRestoredAsCommitted) {
-        log.hard_state.commit = it.disk.last().index;
-    }
-    Restored { log, snapshot: it.checkpoint.as_ref().map(|checkpoint| checkpoint.meta.clone()) }
-}
-
-/// An installed snapshot replaces a log that has something else in its place, also if the node crashed in between.
-pub(crate) fn judge_restored<M>(it: &Node<M>, base: raft_core::Index) -> Result<(), Violation> {
-    let installed = it.checkpoint.as_ref().map(|held| held.meta.position);
-    let replaced = installed
-        .filter(|at| at.index > it.disk.base.index && it.disk.term_at(at.index) != Some(at.term));
-    match replaced.filter(|at| at.index != base && !it.is_witness) {
-        Some(at) => broken(
-            "an installed snapshot replaces the log",
-            format!("node {} starts with {at} installed and its log from {base}", it.id),
-        ),
-        None => Ok(()),
-    }
-}
-
 /// A core that is polled has nothing more to say at some time.
 pub(crate) fn judge_polling(count: u64, action: &Action) -> Result<(), Violation> {
     if count > ACTIONS_AT_ONCE_MAX {
         return broken("polling ends", format!("endless actions, such as {action:?}"));
     }
     Ok(())
-}
-
-/// What a real store restores is what it was last seen to hold.
-pub(crate) fn judge_real_restore(
-    node: NodeId,
-    found: &Result<RestoredLog, String>,
-    held: &RestoredLog,
-) -> Result<(), Violation> {
-    if found.as_ref() == Ok(held) {
-        return Ok(());
-    }
-    broken(
-        "a real store restores what it holds",
-        format!("node {node} finds {found:?}, not {held:?}"),
-    )
-}
-
-/// What a node starts from, in words.
-pub(crate) fn starts(life: Option<u64>, restored: &Restored) -> String {
-    let log = &restored.log;
-    let life = life.map_or_else(String::new, |life| format!(", life {life}"));
-    let vote = log.hard_state.vote.map_or_else(String::new, |vote| format!(" vote {vote}"));
-    let snapshot = restored.snapshot.as_ref();
-    let snapshot =
-        snapshot.map_or_else(String::new, |meta| format!(", checkpoint at {}", meta.position));
-    let known = log.memberships.last().map_or(&log.base_membership, |(_, known)| known);
-    format!(
-        "starts{life}: t{}{vote} commit {}, log {}..{}{snapshot}, {}",
-        log.hard_state.term,
-        log.hard_state.commit,
-        log.base,
-        log.last,
-        words::membership(known)
-    )
 }
 
 /// In every fifth seed machines are quick: their nodes do small work at once.

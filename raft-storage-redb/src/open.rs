@@ -61,7 +61,8 @@ impl RedbLogStore {
     /// a crash the file can not be opened without it.
     ///
     /// # Errors
-    /// Each way in which the file or its journal can be unusable is its own [`OpenError`]; nothing of the log was modified then.
+    /// Each way in which the file or its journal can be unusable is its own [`OpenError`]. What was durable is not forgotten then: a log that is refused for
+    /// having lost something is refused again, until the files are restored.
     #[allow(clippy::needless_pass_by_value)] // the natural call builds them in place
     pub fn open(options: Options) -> Result<RedbLogStore, OpenError> {
         let path = options.path.as_path();

@@ -64,14 +64,16 @@ impl RedbLogStore {
             };
             tables.restore()?
         };
-        // redb goes back to the commit before the last if it finds the last one damaged, which no loss of power explains.
-        let known = expected.swap(state.sequence, Ordering::Relaxed);
+        // redb goes back to the commit before the last if it finds the last one damaged, which no loss of power explains. It commits that when it is let go
+        // of: what was durable must stay noted then, or the next start would find nothing wrong.
+        let known = expected.load(Ordering::Relaxed);
         if state.sequence < known {
             return Err(RowFault::Contradiction(format!(
                 "its last commit is number {}, but number {known} was durable",
                 state.sequence
             )));
         }
+        expected.store(state.sequence, Ordering::Relaxed);
         let LogPart { journal, writes, checkpoints } = log;
         let shared = Arc::new(Shared::new(database, path, shape.base.index));
         let settle_blocks = (journal.capacity() / SETTLE_PART).clamp(1, SETTLE_BLOCKS_MAX);

@@ -1,5 +1,4 @@
-//! Seeded bugs of the driver's rules: each breaks one promise of this module, and the simulator, which drives its members by the same code, must notice; those of a
-//! snapshot's chunks are noticed by the tests of this crate, until the simulator streams by them.
+//! Seeded bugs of the driver's rules: each breaks one promise of this module, and the simulator, which drives its members by the same code, must notice.
 //!
 //! They exist only in builds with `--cfg raft_mutants`, where the environment variable `RAFT_NODE_MUTANT` names the one that is active; everywhere
 //! else [`Mutant::is_active`] is the constant `false`. `cargo xtask recall` reads the names from here.

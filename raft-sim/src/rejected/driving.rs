@@ -21,7 +21,8 @@ use crate::node::Snapshot;
 use crate::provoke::{Provocation, judge_refused_start};
 use crate::real::Found;
 use crate::real_disk::judge_found;
-use crate::world::{ACTIONS_AT_ONCE_MAX, judge_polling, judge_real_restore, judge_restored};
+use crate::starting::{judge_real_restore, judge_restored};
+use crate::world::{ACTIONS_AT_ONCE_MAX, judge_polling};
 use crate::{Case, HashMachine, Image, Machine, outcome};
 
 /// What is behind the end of a node's log by this much is to be applied.

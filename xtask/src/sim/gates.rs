@@ -48,6 +48,10 @@ const FLOORS: &[(&str, u64)] = &[
     ("messages of an earlier life replayed", 300),
     ("slow fetches", 100),
     ("asked to make a witness a member", 20),
+    // Recoveries.
+    ("restarts", 900),
+    ("networks healed", 800),
+    ("processes that went on", 200),
     // Faults of disks.
     ("disk stalls", 100),
     ("disk stalls of one to ten seconds", 45),

@@ -85,7 +85,7 @@ pub(super) fn run(args: &SimArgs) -> anyhow::Result<()> {
     }
     gates::check_coverage(&tally.coverage, tally.done)?;
     let again = (start..start + args.twice.min(tally.done)).map(|seed| args.case(seed));
-    let same = gates::check_determinism(again, |case| case.fingerprint())?;
+    let same = gates::check_determinism(again, Case::fingerprint)?;
     println!("sim: {same} seeds run twice do the same");
     Ok(())
 }

@@ -34,8 +34,8 @@ const LAYERS: &[Layer] = &[
         ours: &["raft-core", "raft-kv", "raft-node", "raft-storage-redb"],
         optional: &["raft-storage-redb"],
         bare: &["raft-kv", "raft-node"],
-        // Traces are JSON lines, plan files are TOML.
-        others: Some(&["bytes", "serde", "serde_json", "thiserror", "toml"]),
+        // Traces are JSON lines, plan files are TOML; damaged chunks of snapshots may have a checksum that fits.
+        others: Some(&["bytes", "serde", "serde_json", "thiserror", "toml", "xxhash-rust"]),
         never: &[],
     },
     Layer {
