@@ -166,6 +166,18 @@ fn what_a_lying_sync_lost_is_refused_or_older_but_whole() {
     assert!(refused > 0 && older > 0 && masked > 0, "{refused} {older} {masked}");
 }
 
+/// Whoever starts a node again that refused to start must not get an emptier log for it.
+fn stays_refused(disk: &VirtualDisk, model: &Model, loses_power: bool) {
+    for _ in 0..3 {
+        if loses_power {
+            disk.lose_power();
+        }
+        if let Ok(mut store) = testing::open(disk, &options()) {
+            assert_eq!(store.restore().expect("restored"), model.restored(), "refused before");
+        }
+    }
+}
+
 #[test]
 fn what_rots_is_refused_or_healed() {
     let (mut refused, mut healed, mut unseen) = (0, 0, 0);
@@ -183,7 +195,10 @@ fn what_rots_is_refused_or_healed() {
             let Some(what) = disk.rot(rot) else { continue };
             match testing::open(&disk, &options()) {
                 Err(OpenError::Io { source, .. }) => panic!("{rot:?}, {what:?}: {source}"),
-                Err(_) => refused += 1,
+                Err(_) => {
+                    stays_refused(&disk, &model, seed % 4 < 2);
+                    refused += 1;
+                }
                 Ok(mut store) => {
                     let restored = store.restore().expect("restored");
                     if restored == before.restored()
