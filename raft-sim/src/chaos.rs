@@ -77,15 +77,13 @@ impl<M: Machine> World<'_, M> {
                 self.nodes[node].driver.queue.clear();
                 return self.crash_for_a_while(node);
             }
-            Fault::Wipe => {
-                // Wiped disks are counted where they are replaced.
-                if !self.may_be_wiped(node) {
-                    self.coverage.hit(NO_EFFECT);
-                }
-                return self.wipe(node);
+            Fault::Wipe | Fault::FsyncLie if !self.may_be_wiped(node) => {
+                self.coverage.hit(NO_EFFECT);
             }
+            // Wiped disks are counted where they are replaced.
+            Fault::Wipe => return self.wipe(node),
             Fault::FsyncLie => {
-                self.count("fsync lies found", self.may_be_wiped(node));
+                self.coverage.hit("fsync lies found");
                 return self.wipe(node);
             }
             Fault::Stall => {

@@ -97,9 +97,11 @@ impl<M: Machine> World<'_, M> {
     /// Whether a node leads a group of its own, in which it has committed something.
     fn leads_itself(&self, node: usize) -> bool {
         let it = &self.nodes[node];
+        if !it.claims_to_lead() {
+            return false;
+        }
         let known = it.membership();
-        it.claims_to_lead()
-            && known.voters.len() == 1
+        known.voters.len() == 1
             && known.is_voter(it.id)
             && !known.is_joint()
             && it.log.term_at(it.claimed) == Some(it.log.hard_state.term)

@@ -308,11 +308,8 @@ impl<M: Machine> World<'_, M> {
         if must_be_replaced { self.replace_disk(node) } else { Ok(()) }
     }
 
-    /// Replaces a node's disk by an empty one. Only while the others can do without what was on it.
+    /// Replaces a node's disk by an empty one. For one that [may be wiped](World::may_be_wiped).
     pub(crate) fn wipe(&mut self, node: usize) -> Result<(), Violation> {
-        if !self.may_be_wiped(node) {
-            return Ok(());
-        }
         if self.nodes[node].raft.is_some() {
             self.crash(node)?;
         }

@@ -4,7 +4,7 @@
 //! It may be kept from that by a leader outside: one that a quorum hears, late or one way, stays in office, and may not reach (or not well) who is to
 //! converge. That is proved, not assumed: such a leader was heard lately, and once the core is cut off from everybody outside, it converges in as many
 //! election timeouts again. Nobody but a leader has that excuse. And such a leader may go on with a witness of the core alone, which then refuses its
-//! vote to all that are left: that is a witness's price, and it is checked that the core could not do without that vote.
+//! vote to all that are left: that is a witness's price, and it is checked that there is one in the core, and that the core is not able any more.
 
 use std::collections::BTreeSet;
 

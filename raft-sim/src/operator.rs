@@ -92,6 +92,11 @@ impl<M: Machine> World<'_, M> {
         self.judge_transfer(node, id, target)
     }
 
+    /// All nodes, members or not.
+    fn ids(&self) -> impl Iterator<Item = NodeId> + use<M> {
+        (1..=self.nodes.len() as u64).map(NodeId)
+    }
+
     /// Whether the operator loses its patience now. Who never does draws nothing.
     fn is_hasty(&mut self) -> bool {
         self.plan.haste > 0 && self.rng.chance(self.plan.haste)
@@ -111,8 +116,8 @@ impl<M: Machine> World<'_, M> {
         membership: &Membership,
     ) -> Option<Vec<ChangeStep>> {
         let log = &self.nodes[node].log;
-        let former: Vec<NodeId> = (1..=self.nodes.len() as u64)
-            .map(NodeId)
+        let former: Vec<NodeId> = self
+            .ids()
             .filter(|id| !membership.contains(*id) && log.ever_lists_witness(*id))
             .collect();
         if former.is_empty() || !self.is_hasty() {
@@ -129,8 +134,8 @@ impl<M: Machine> World<'_, M> {
         if members.len() < 2 || membership.is_joint() || !self.is_hasty() {
             return None;
         }
-        let outside: Vec<NodeId> = (1..=self.nodes.len() as u64)
-            .map(NodeId)
+        let outside: Vec<NodeId> = self
+            .ids()
             .filter(|node| !membership.contains(*node))
             .filter(|node| self.operator.allows(ChangeStep::AddLearner(*node)))
             .collect();
@@ -164,8 +169,8 @@ impl<M: Machine> World<'_, M> {
     /// In haste: a voter gives way to another node, in one change.
     fn draw_replacement(&mut self, membership: &Membership) -> Option<Vec<ChangeStep>> {
         let voters: Vec<NodeId> = membership.voters.iter().copied().collect();
-        let others: Vec<NodeId> = (1..=self.nodes.len() as u64)
-            .map(NodeId)
+        let others: Vec<NodeId> = self
+            .ids()
             .filter(|node| !membership.is_voter(*node))
             .filter(|node| self.operator.allows(ChangeStep::AddVoter(*node)))
             .collect();
@@ -233,8 +238,7 @@ impl<M: Machine> World<'_, M> {
         };
         let voters: Vec<NodeId> = membership.voters.iter().copied().collect();
         let learners: Vec<NodeId> = membership.learners.iter().copied().collect();
-        let all = (1..=self.nodes.len() as u64).map(NodeId);
-        let outside: Vec<NodeId> = all.filter(|node| !membership.contains(*node)).collect();
+        let outside: Vec<NodeId> = self.ids().filter(|node| !membership.contains(*node)).collect();
         let is_large = voters.len() >= VOTERS_MAX;
         let is_small = voters.len() <= 2;
         match self.rng.below(12) {

@@ -376,9 +376,7 @@ impl Plan {
 /// One seed of eight has real stores, on disks that fail: mostly told apart, so that they may be lost. From a stream of chance of its own, so that the others stay
 /// as they are.
 fn with_real_stores(mut plan: Plan, seed: u64) -> Plan {
-    /// Any number will do that no other stream begins with.
-    const STREAM: u64 = 0x0005_702e;
-    let mut rng = Rng::new(seed ^ (STREAM << 32));
+    let mut rng = Rng::beside(seed, 0x0005_702e);
     if rng.below(8) > 0 {
         return plan;
     }
@@ -395,9 +393,7 @@ fn with_real_stores(mut plan: Plan, seed: u64) -> Plan {
 /// In one seed of eight clients soon only read: a log that does not grow lets members seem to have everything that are long gone. From a stream of chance of its
 /// own, so that the others stay as they are.
 fn with_quiet_log(mut plan: Plan, seed: u64) -> Plan {
-    /// Any number will do that no other stream begins with.
-    const STREAM: u64 = 0x0001_d1e5;
-    let mut rng = Rng::new(seed ^ (STREAM << 32));
+    let mut rng = Rng::beside(seed, 0x0001_d1e5);
     if rng.below(8) == 0 {
         plan.client.requests_max = rng.between(20, 200);
         plan.haste = 250;
@@ -409,9 +405,7 @@ fn with_quiet_log(mut plan: Plan, seed: u64) -> Plan {
 
 /// How snapshots are cut, and how their chunks fare. From a stream of chance of its own, so that the others stay as they are.
 fn with_chunks(mut plan: Plan, seed: u64) -> Plan {
-    /// Any number will do that no other stream begins with.
-    const STREAM: u64 = 0x000c_6a2c;
-    let mut rng = Rng::new(seed ^ (STREAM << 32));
+    let mut rng = Rng::beside(seed, 0x000c_6a2c);
     plan.network.chunks = rng.pick(&[1, 2, 4, 12]);
     plan.network.chunks_in_flight = rng.pick(&[1, 2, 16]);
     plan.network.damage = on(&mut rng, 100);
@@ -421,9 +415,7 @@ fn with_chunks(mut plan: Plan, seed: u64) -> Plan {
 /// In one seed of four followers live on snapshots: logs are cut at once, and streams and installations take so long that much happens meanwhile. From a stream
 /// of chance of its own, so that the others stay as they are.
 fn with_snapshots(mut plan: Plan, seed: u64) -> Plan {
-    /// Any number will do that no other stream begins with.
-    const STREAM: u64 = 0x0005_4a95;
-    let mut rng = Rng::new(seed ^ (STREAM << 32));
+    let mut rng = Rng::beside(seed, 0x0005_4a95);
     if rng.chance(750) {
         return plan;
     }
@@ -439,9 +431,7 @@ fn with_snapshots(mut plan: Plan, seed: u64) -> Plan {
 /// Keys and sessions, from a stream of their own. In three seeds of four they are what they were before plans had them: one, three or all keys, and many
 /// concurrent requests, or (every fourth seed) few. In half of the others sessions are forgotten.
 fn draw_sessions(seed: u64) -> ClientPlan {
-    /// Any number will do that no other stream begins with.
-    const STREAM: u64 = 0x5e55_1045;
-    let mut rng = Rng::new(seed ^ (STREAM << 32));
+    let mut rng = Rng::beside(seed, 0x5e55_1045);
     let usual = ClientPlan {
         keys: [1, 3, 8][(seed % 3) as usize],
         sessions: if seed % 4 == 3 { 3 } else { 4 },

@@ -63,7 +63,7 @@ impl<M: Machine> World<'_, M> {
         if !is_ready {
             return Ok(());
         }
-        let mut rng = Rng::new(self.seed ^ self.messages ^ (STREAM << 32));
+        let mut rng = Rng::beside(self.seed ^ self.messages, STREAM);
         let mut all = self.provocations(node, &mut rng);
         if all.is_empty() {
             return Ok(());

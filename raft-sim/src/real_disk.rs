@@ -79,10 +79,10 @@ impl<M: Machine> World<'_, M> {
 
     /// What a fault does to a node with a real store.
     pub(crate) fn break_real_disk(&mut self, fault: Fault, node: usize) -> Result<(), Violation> {
-        let may_lose = self.plan.has_stores && self.can_lose(node);
+        let may_lose = self.may_be_wiped(node);
         let is_up = self.nodes[node].raft.is_some();
         match fault {
-            Fault::Wipe if self.rng.chance(200) => self.wipe(node),
+            Fault::Wipe if self.rng.chance(200) && may_lose => self.wipe(node),
             Fault::Wipe if may_lose => self.rot(node),
             Fault::FsyncLie if may_lose && is_up => {
                 if let Some(real) = &mut self.nodes[node].real {
@@ -135,7 +135,7 @@ impl<M: Machine> World<'_, M> {
 
     /// The real store of a node that goes down does too, and is opened again. Says whether its disk must be replaced.
     pub(crate) fn crash_real_store(&mut self, node: usize) -> Result<bool, Violation> {
-        let may_lose = self.plan.has_stores && !self.calm && self.can_lose(node);
+        let may_lose = !self.calm && self.may_be_wiped(node);
         let it = &mut self.nodes[node];
         let Some(real) = &mut it.real else { return Ok(false) };
         let waiting: Vec<StoreJob> = it.driver.queue.drain(..).collect();

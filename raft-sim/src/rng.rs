@@ -10,6 +10,12 @@ impl Rng {
         Rng(seed)
     }
 
+    /// A stream of chance of its own beside that of the seed, so that what is drawn from it leaves all else as it is. Any number will do for `stream` that no
+    /// other begins with.
+    pub(crate) fn beside(seed: u64, stream: u64) -> Rng {
+        Rng::new(seed ^ (stream << 32))
+    }
+
     /// Where it is: the seed, as long as nothing was drawn.
     pub(crate) fn state(&self) -> u64 {
         self.0

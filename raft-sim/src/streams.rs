@@ -54,12 +54,12 @@ pub(crate) struct Partial {
 
 impl Partial {
     /// What a crash leaves of it: a beginning, which may be damaged.
-    pub(crate) fn after_crash(position: LogPosition, mut data: Vec<u8>, rng: &mut Rng) -> Partial {
-        data.truncate(rng.below(data.len() as u64 + 1) as usize);
+    fn after_crash(mut self, rng: &mut Rng) -> Partial {
+        self.data.truncate(rng.below(self.data.len() as u64 + 1) as usize);
         if rng.chance(100) {
-            flip_a_bit(&mut data, rng);
+            flip_a_bit(&mut self.data, rng);
         }
-        Partial { position, data }
+        self
     }
 }
 
@@ -427,16 +427,15 @@ impl<M: Machine> World<'_, M> {
 
     /// A crash leaves a part of what was arriving.
     pub(crate) fn leave_partial(&mut self, node: usize) {
-        let kept = self.nodes[node].partial.take();
-        if let Some(Partial { position, data }) = kept {
-            self.nodes[node].partial = Some(Partial::after_crash(position, data, &mut self.rng));
-        }
-        let arriving = self.nodes[node].driver.receiving.give_up();
-        let Some(Arriving { snapshot, data, .. }) = arriving else { return };
-        if !data.data.is_empty() {
+        let it = &mut self.nodes[node];
+        let arriving = it.driver.receiving.give_up();
+        if arriving.as_ref().is_some_and(|it| !it.data.data.is_empty()) {
             self.coverage.hit("crashes with a snapshot half received");
         }
-        let partial = Partial::after_crash(snapshot.position, data.data, &mut self.rng);
-        self.nodes[node].partial = Some(partial);
+        let arriving =
+            arriving.map(|it| Partial { position: it.snapshot.position, data: it.data.data });
+        // What is arriving has taken the place of what was kept.
+        let left = arriving.or(it.partial.take());
+        it.partial = left.map(|left| left.after_crash(&mut self.rng));
     }
 }

@@ -112,19 +112,19 @@ impl Moment {
 
     /// A message leaves, is lost or arrives; `kind` says which. Why, for one that is lost.
     pub fn of_message(at_us: u64, kind: Kind, message: &Message, why: Option<&str>) -> Moment {
-        let mut text = words::message(message);
-        if let Some(why) = why {
-            text = format!("{text} (lost: {why})");
-        }
-        Moment { at_us, kind, text }
+        Moment::on_the_way(at_us, kind, words::message(message), why)
     }
 
     /// What becomes of a snapshot's chunk on its way; and why, if it is lost.
     pub fn of_frame(at_us: u64, kind: Kind, frame: &SnapshotFrame, why: Option<&str>) -> Moment {
-        let mut text = words::frame(frame);
-        if let Some(why) = why {
-            text = format!("{text} (lost: {why})");
-        }
+        Moment::on_the_way(at_us, kind, words::frame(frame), why)
+    }
+
+    fn on_the_way(at_us: u64, kind: Kind, text: String, why: Option<&str>) -> Moment {
+        let text = match why {
+            Some(why) => format!("{text} (lost: {why})"),
+            None => text,
+        };
         Moment { at_us, kind, text }
     }
 

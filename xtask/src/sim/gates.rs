@@ -207,7 +207,8 @@ const FLOORS: &[(&str, u64)] = &[
 const CEILINGS: &[(&str, u64)] = &[
     // Proved too, but by whoever made the guess; what neither explains has failed.
     ("histories explained by a guess", 45),
-    // Cores that had an excuse, each of which is proved.
+    // Cores that had an excuse. That they would have converged but for a leader outside is proved; that no core is able is what the checkers' own
+    // reckoning of quorums says.
     ("convergence hindered by a leader outside", 16),
     ("cores made unable by a leader outside", 2),
     ("no core is able", 55),
