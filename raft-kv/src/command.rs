@@ -259,6 +259,9 @@ impl<'a> Command<'a> {
 }
 
 impl WriteOutcome {
+    /// A tag and a revision.
+    pub(crate) const ENCODED_BYTES: usize = 9;
+
     pub(crate) fn put_to(self, out: &mut Vec<u8>) {
         let (tag, revision) = match self {
             WriteOutcome::Put { revision } => (1, revision),
@@ -267,8 +270,9 @@ impl WriteOutcome {
             WriteOutcome::CompareFailed { mod_revision: None } => (4, 0),
             WriteOutcome::CompareFailed { mod_revision: Some(revision) } => (5, revision),
         };
-        out.put_u8(tag);
-        out.put_u64(revision);
+        let mut bytes = [tag; WriteOutcome::ENCODED_BYTES];
+        bytes[1..].copy_from_slice(&revision.to_le_bytes());
+        out.put(&bytes);
     }
 
     pub(crate) fn read_from(reader: &mut Reader<'_>) -> Result<WriteOutcome, Malformed> {

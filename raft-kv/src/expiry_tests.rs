@@ -117,7 +117,7 @@ impl World {
             }
         };
         let before = self.state.revision;
-        let response = self.state.apply(self.index, &command.encode());
+        let response = self.state.apply(self.index, Command::decode(&command.encode()));
         if let Some((_, write)) = sent.write {
             self.effects[write] += (self.state.revision - before) as usize;
         }

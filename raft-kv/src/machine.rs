@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use raft_core::{Entry, Payload, SnapshotMeta};
 use raft_node::{CheckpointDone, MachineError, SnapshotSource, StateMachine};
 
-use crate::command::Response;
+use crate::command::{Command, Response};
 use crate::query::{Answer, Query, Stats};
 use crate::snapshot::{SnapshotRecords, SnapshotStream};
 use crate::state::{Changes, State};
@@ -84,7 +84,7 @@ impl StateMachine for KvMachine {
         for entry in entries {
             self.applied = entry.index.0;
             if let Payload::Command(command) = &entry.payload {
-                responses.push(self.state.apply(entry.index.0, command));
+                responses.push(self.state.apply(entry.index.0, Command::decode(command)));
             }
         }
         Ok(())

@@ -21,41 +21,52 @@ pub struct Replica {
     state: State,
     records: BTreeMap<Arc<[u8]>, Record>,
     sessions: BTreeMap<SessionId, Vec<u8>>,
-    /// The wrapping sum of the sessions' hashes.
+    /// The hash of each open session, and their wrapping sum.
+    hashes: BTreeMap<SessionId, u128>,
     sessions_digest: u128,
+    /// Where sessions are encoded to be hashed.
+    scratch: Vec<u8>,
 }
 
 impl Replica {
     /// Applies the command at `index` of the log.
     pub fn apply(&mut self, index: u64, command: &[u8]) -> Response {
-        let session = match Command::decode(command) {
+        let command = Command::decode(command);
+        let session = match command {
             Ok(Command::OpenSession { session } | Command::Write { session, .. }) => Some(session),
             Err(_) => None,
         };
-        let is_open = |state: &State| session.is_some_and(|id| state.sessions.get(id).is_some());
-        let (open_before, was_open) = (self.state.sessions.len(), is_open(&self.state));
-        let before = self.hash_of(session);
         let response = self.state.apply(index, command);
-        let is_new = !was_open && is_open(&self.state);
-        if self.state.sessions.len() == open_before + usize::from(is_new) {
-            let after = self.hash_of(session);
-            self.sessions_digest = self.sessions_digest.wrapping_sub(before).wrapping_add(after);
-        } else {
+        if let Some(id) = session {
+            self.hash_session(id);
+        }
+        if self.hashes.len() != self.state.sessions.len() {
             // Others were forgotten; as many as came, perhaps.
-            self.sessions_digest = digest_of(&self.state);
+            self.hash_all_sessions();
         }
         response
+    }
+
+    /// Brings a session's hash up to date.
+    fn hash_session(&mut self, id: SessionId) {
+        let Some(session) = self.state.sessions.get(id) else { return };
+        let after = hash(id, session, &mut self.scratch);
+        let before = self.hashes.insert(id, after).unwrap_or(0);
+        self.sessions_digest = self.sessions_digest.wrapping_sub(before).wrapping_add(after);
+    }
+
+    fn hash_all_sessions(&mut self) {
+        let scratch = &mut self.scratch;
+        let all = self.state.sessions.iter();
+        self.hashes = all.map(|(id, session)| (id, hash(id, session, scratch))).collect();
+        self.sessions_digest =
+            self.hashes.values().fold(0, |sum: u128, hash| sum.wrapping_add(*hash));
     }
 
     /// Keeps at most so many sessions open, instead of as many as real nodes do, so that a simulation sees some forgotten. Equal on all members and in all
     /// their lives, since it decides whom they forget; to be set before any command is applied, and again after [`Replica::restore`].
     pub fn set_sessions_max(&mut self, max: usize) {
         self.state.sessions.set_max(max);
-    }
-
-    fn hash_of(&self, session: Option<SessionId>) -> u128 {
-        let found = session.and_then(|id| self.state.sessions.get(id).map(|held| (id, held)));
-        found.map_or(0, |(id, session)| hash(id, session))
     }
 
     /// What is known of a key.
@@ -122,21 +133,21 @@ impl Replica {
         let state = read_stream(snapshot)?.into_state(meta)?;
         let records = state.records().map(|(key, record)| (Arc::clone(key), record.clone()));
         let sessions = state.sessions.iter().map(|(id, session)| (id, session.encode()));
-        Ok(Replica {
+        let mut replica = Replica {
             records: records.collect(),
             sessions: sessions.collect(),
-            sessions_digest: digest_of(&state),
             state,
-        })
+            ..Replica::default()
+        };
+        replica.hash_all_sessions();
+        Ok(replica)
     }
 }
 
-fn digest_of(state: &State) -> u128 {
-    state.sessions.iter().fold(0, |sum, (id, session)| sum.wrapping_add(hash(id, session)))
-}
-
-fn hash(id: SessionId, session: &Session) -> u128 {
-    xxh3_128_with_seed(&session.encode(), (id.0 ^ (id.0 >> 64)) as u64)
+fn hash(id: SessionId, session: &Session, scratch: &mut Vec<u8>) -> u128 {
+    scratch.clear();
+    session.encode_into(scratch);
+    xxh3_128_with_seed(scratch, (id.0 ^ (id.0 >> 64)) as u64)
 }
 
 #[cfg(test)]

@@ -174,17 +174,23 @@ impl Sessions {
 
 impl Session {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(20 + 10 * self.outcomes.len());
+        let mut out = Vec::new();
+        self.encode_into(&mut out);
+        out
+    }
+
+    /// Puts it at the end of `out`.
+    pub(crate) fn encode_into(&self, out: &mut Vec<u8>) {
+        out.reserve(20 + WriteOutcome::ENCODED_BYTES * self.outcomes.len());
         out.put_u64(self.used_at);
         out.put_u64(self.acked_below);
         out.put_u32(self.outcomes.len() as u32);
         for outcome in &self.outcomes {
             match outcome {
                 None => out.put_u8(0),
-                Some(outcome) => outcome.put_to(&mut out),
+                Some(outcome) => outcome.put_to(out),
             }
         }
-        out
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Session, Malformed> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
+use crate::codec::Malformed;
 use crate::command::{Command, Expect, Response, SessionId, Write, WriteOutcome};
 use crate::mutants::mutated;
 use crate::query::{KeyRecord, Query, Record};
@@ -34,9 +35,13 @@ pub(crate) struct Changes {
 }
 
 impl State {
-    /// Applies one command, which stands at `index` of the log.
-    pub(crate) fn apply(&mut self, index: u64, command: &[u8]) -> Response {
-        match Command::decode(command) {
+    /// Applies one command, as it was decoded, which stands at `index` of the log.
+    pub(crate) fn apply(
+        &mut self,
+        index: u64,
+        command: Result<Command<'_>, Malformed>,
+    ) -> Response {
+        match command {
             Err(_) => Response::Malformed,
             Ok(Command::OpenSession { session }) => {
                 self.sessions.open(session, index);
@@ -230,13 +235,13 @@ mod tests {
     fn opened() -> State {
         let mut state = State::default();
         let command = Command::OpenSession { session: SESSION }.encode();
-        assert_eq!(state.apply(1, &command), Response::SessionOpened);
+        assert_eq!(state.apply(1, Command::decode(&command)), Response::SessionOpened);
         state
     }
 
     fn write(state: &mut State, sequence: u64, write: Write<'_>) -> Response {
         let command = Command::Write { session: SESSION, sequence, acked_below: 0, write };
-        state.apply(sequence + 2, &command.encode())
+        state.apply(sequence + 2, Command::decode(&command.encode()))
     }
 
     #[test]
@@ -299,14 +304,14 @@ mod tests {
             write(&mut state, 1, Write::Put { key: b"a", value: &long }),
             Response::Refused(_)
         ));
-        assert_eq!(state.apply(9, b"nonsense"), Response::Malformed);
+        assert_eq!(state.apply(9, Command::decode(b"nonsense")), Response::Malformed);
         let unknown = Command::Write {
             session: SessionId(1),
             sequence: 0,
             acked_below: 0,
             write: Write::Put { key: b"a", value: b"1" },
         };
-        assert_eq!(state.apply(10, &unknown.encode()), Response::SessionExpired);
+        assert_eq!(state.apply(10, Command::decode(&unknown.encode())), Response::SessionExpired);
         assert_eq!((state.revision, state.len(), state.digest), (0, 0, 0));
     }
 

@@ -9,6 +9,8 @@ use raft_core::{
     NodeId, Payload, Persist, SnapshotMeta, SnapshotOutcome, Term,
 };
 
+use smallvec::SmallVec;
+
 use crate::Image;
 use crate::configurations::{Configurations, may_commit};
 use crate::machine::payload_hash;
@@ -61,11 +63,11 @@ pub struct Checker {
     said: BTreeMap<NodeId, (Term, Option<NodeId>)>,
     leaders: BTreeMap<Term, NodeId>,
     /// All entries that were seen, by their index, few of which have more than one term.
-    known: Vec<Vec<(Term, Known)>>,
+    known: Vec<SmallVec<[(Term, Known); 1]>>,
     /// The committed entries, from index 1 on.
     committed: Vec<Committed>,
-    /// Digests of the state after each index.
-    digests: BTreeMap<Index, u64>,
+    /// Digests of the state after each index, from 0 on.
+    digests: Vec<Option<u64>>,
 }
 
 impl Checker {
@@ -78,7 +80,7 @@ impl Checker {
             leaders: BTreeMap::new(),
             known: Vec::new(),
             committed: Vec::new(),
-            digests: BTreeMap::new(),
+            digests: Vec::new(),
         }
     }
 
@@ -167,7 +169,7 @@ impl Checker {
         let now = Known { payload, prev_term: prev };
         let place = usize::try_from(entry.index.0).unwrap_or(usize::MAX);
         if place >= self.known.len() {
-            self.known.resize_with(place + 1, Vec::new);
+            self.known.resize_with(place + 1, SmallVec::new);
         }
         let seen = &mut self.known[place];
         let number = seen.iter().position(|(term, _)| *term == entry.term).unwrap_or_else(|| {
@@ -235,23 +237,26 @@ impl Checker {
             },
         };
         let mut steps = Vec::new();
-        let mut configuration = self.configuration_before(write, log);
-        let keeps_commands = !configuration.1.is_witness(node);
+        let mut configuration = None;
+        let keeps_commands = !self.configuration_before(write, log).1.is_witness(node);
         for entry in write.entries.iter() {
             self.on_entry(node, entry, prev)?;
             prev = entry.term;
             if let Payload::Membership(membership) = &entry.payload {
                 let has_committed = self.committed_terms.contains(&entry.term);
-                let before = (configuration.0, &configuration.1);
+                let (at, before) = configuration.unwrap_or_else(|| {
+                    let (at, before) = self.configuration_before(write, log);
+                    (at, before.clone())
+                });
                 let position = entry.position();
                 steps.extend(self.configurations.on_entry(
                     node,
                     position,
                     membership,
-                    before,
+                    (at, &before),
                     has_committed,
                 )?);
-                configuration = (entry.index, (**membership).clone());
+                configuration = Some((entry.index, (**membership).clone()));
             } else if !keeps_commands && matches!(entry.payload, Payload::Command(_)) {
                 return broken(
                     "witnesses get no commands",
@@ -263,18 +268,20 @@ impl Checker {
     }
 
     /// The configuration, and its place, that a write's entries follow. Who joined knows none before the first that it receives.
-    fn configuration_before(&self, write: &Persist, log: &Image) -> (Index, Membership) {
+    fn configuration_before<'a>(
+        &'a self,
+        write: &'a Persist,
+        log: &'a Image,
+    ) -> (Index, &'a Membership) {
         if let Some(snapshot) = &write.reset {
-            return (Index(0), (*snapshot.membership).clone());
+            return (Index(0), &snapshot.membership);
         }
         let first = write.entries.first().map_or(Index(u64::MAX), |entry| entry.index);
         let last = log.memberships().take_while(|(at, _)| at.index < first).last();
         match last {
-            Some((at, membership)) => (at.index, membership.clone()),
-            None if log.base.index == Index(0) => {
-                (Index(0), self.configurations.founding().clone())
-            }
-            None => (Index(0), log.base_membership.clone()),
+            Some((at, membership)) => (at.index, membership),
+            None if log.base.index == Index(0) => (Index(0), self.configurations.founding()),
+            None => (Index(0), &log.base_membership),
         }
     }
 
@@ -419,7 +426,12 @@ impl Checker {
                 format!("node {node} applied {position}"),
             );
         }
-        let first = *self.digests.entry(position.index).or_insert(digest);
+        // Committed places are as many as were seen.
+        let place = position.index.0 as usize;
+        if place >= self.digests.len() {
+            self.digests.resize(place + 1, None);
+        }
+        let first = *self.digests[place].get_or_insert(digest);
         if first != digest {
             return broken(
                 "state machine safety",

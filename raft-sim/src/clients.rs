@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use raft_core::{Index, ProposalId, ReadId};
 use raft_kv::{Command, Expect, SessionId, Write, WriteOutcome};
+use rustc_hash::FxHashMap;
 
 use crate::history::{Answer, Ask, Expected, KEYS_MAX, Request, key_bytes};
 use crate::oracle::Name;
@@ -40,9 +41,9 @@ pub(crate) struct Clients {
     sent: Vec<(u32, u64)>,
     /// How long an answer is waited for before a write is sent again.
     patience_us: u64,
-    by_name: BTreeMap<Name, usize>,
-    pub(crate) batches: BTreeMap<ProposalId, Vec<usize>>,
-    pub(crate) reads: BTreeMap<ReadId, usize>,
+    by_name: FxHashMap<Name, usize>,
+    pub(crate) batches: FxHashMap<ProposalId, Vec<usize>>,
+    pub(crate) reads: FxHashMap<ReadId, usize>,
     /// The highest index that some client was told something of.
     pub(crate) floor: Index,
     /// Who was told last of each key: a value and its revision.
@@ -61,9 +62,9 @@ impl Clients {
             names: Vec::new(),
             sent: Vec::new(),
             patience_us: plan.patience_us,
-            by_name: BTreeMap::new(),
-            batches: BTreeMap::new(),
-            reads: BTreeMap::new(),
+            by_name: FxHashMap::default(),
+            batches: FxHashMap::default(),
+            reads: FxHashMap::default(),
             floor: Index(0),
             heard: [(0, 0); KEYS_MAX as usize],
         };
@@ -199,7 +200,8 @@ impl Clients {
             held.waiting.keys().next().map_or(held.next, |lowest| lowest.saturating_sub(1))
         });
         let padded = |value: u64| {
-            let mut bytes = value.to_le_bytes().to_vec();
+            let mut bytes = Vec::with_capacity(8 + padding);
+            bytes.extend_from_slice(&value.to_le_bytes());
             bytes.resize(8 + padding, 0);
             bytes
         };

@@ -1,9 +1,9 @@
 //! What clients asked for and what they were told, and whether the two fit: no command twice, none that was refused, no read that
 //! misses an acknowledged write (dissertation §6.3 and §6.4).
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use raft_core::{Index, NodeId, ProposalId, ReadId, RequestId, Term};
+use rustc_hash::{FxHashMap, FxHashSet};
+use smallvec::SmallVec;
 
 use crate::Violation;
 use crate::checker::broken;
@@ -20,15 +20,16 @@ struct Appended {
 /// The clients' book.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
-    asked: BTreeMap<ProposalId, NodeId>,
-    appended: BTreeMap<(NodeId, Index), Appended>,
+    asked: FxHashMap<ProposalId, NodeId>,
+    appended: FxHashMap<(NodeId, Index), Appended>,
     /// How often each command was sent and not refused.
-    copies: BTreeMap<u64, usize>,
-    refused: BTreeSet<u64>,
-    applied_at: BTreeMap<u64, BTreeSet<Index>>,
-    batches: BTreeMap<ProposalId, Vec<u64>>,
-    reads: BTreeMap<ReadId, (NodeId, Index)>,
-    requests: BTreeMap<RequestId, NodeId>,
+    copies: FxHashMap<u64, usize>,
+    refused: FxHashSet<u64>,
+    /// Where each is applied: mostly at one place.
+    applied_at: FxHashMap<u64, SmallVec<[Index; 1]>>,
+    batches: FxHashMap<ProposalId, Vec<u64>>,
+    reads: FxHashMap<ReadId, (NodeId, Index)>,
+    requests: FxHashMap<RequestId, NodeId>,
     /// The highest index that some client knows to be committed.
     floor: Index,
     /// The latest batch that was acknowledged.
@@ -58,7 +59,8 @@ impl Ledger {
 
     /// The latest read that the node owes an answer to.
     pub(crate) fn last_read_of(&self, node: NodeId) -> Option<ReadId> {
-        self.reads.iter().rev().find(|(_, (asked, _))| *asked == node).map(|(id, _)| *id)
+        let owed = self.reads.iter().filter(|(_, (asked, _))| *asked == node);
+        owed.map(|(id, _)| *id).max()
     }
 
     /// Whether the node owes the operator an answer.
@@ -184,10 +186,12 @@ impl Ledger {
         term: Term,
         command: Option<u64>,
     ) -> Result<(), Violation> {
-        if let Some(command) = command
-            && self.applied_at.entry(command).or_default().insert(index)
-        {
-            self.judge_copies(node, command)?;
+        if let Some(command) = command {
+            let places = self.applied_at.entry(command).or_default();
+            if !places.contains(&index) {
+                places.push(index);
+                self.judge_copies(node, command)?;
+            }
         }
         let Some(appended) = self.appended.remove(&(node, index)) else { return Ok(()) };
         if appended.term != term {
@@ -199,9 +203,9 @@ impl Ledger {
                 ),
             );
         }
-        let batch = self.batches.get(&appended.id).cloned().unwrap_or_default();
-        for (offset, command) in batch.iter().enumerate() {
-            let at = appended.first.plus(offset as u64);
+        let batch = self.batches.get(&appended.id).into_iter().flatten();
+        for (offset, command) in (0..).zip(batch) {
+            let at = appended.first.plus(offset);
             // Commands before a snapshot that was installed here were seen when another node applied them.
             if !self.applied_at.get(command).is_some_and(|places| places.contains(&at)) {
                 return broken(

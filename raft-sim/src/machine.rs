@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use raft_core::{Entry, LogPosition, Membership, Payload, SnapshotMeta};
 use raft_kv::{Replica, Response};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::history::{Answer, Ask, Seen, key_bytes, value_number};
 
@@ -154,15 +155,7 @@ pub(crate) fn mix(hash: u64, value: u64) -> u64 {
 pub(crate) fn payload_hash(payload: &Payload) -> u64 {
     match payload {
         Payload::Empty => 1,
-        Payload::Command(command) => {
-            // Its length tells an end that is filled with zeros from zeros.
-            let words = command.chunks(8).map(|chunk| {
-                let mut word = [0; 8];
-                word[..chunk.len()].copy_from_slice(chunk);
-                u64::from_le_bytes(word)
-            });
-            words.fold(mix(2, command.len() as u64), mix)
-        }
+        Payload::Command(command) => xxh3_64_with_seed(command, 2),
         Payload::Membership(membership) => {
             let sets = [
                 &membership.voters,

@@ -155,7 +155,7 @@ impl<M: Machine> World<'_, M> {
 
     fn apply_slice(&mut self, node: usize, entries: &[Entry]) -> Result<(), Violation> {
         let id = self.nodes[node].id;
-        let mut responses = Vec::new();
+        let mut responses = Vec::with_capacity(entries.len());
         for entry in entries {
             let it = &mut self.nodes[node];
             if it.machine.applied.index.next() != entry.index {
@@ -185,8 +185,8 @@ impl<M: Machine> World<'_, M> {
                 responses.push(response);
             }
             self.on_response(node, entry, response, digest)?;
-            self.coverage.hit("entries applied");
         }
+        self.coverage.add("entries applied", entries.len() as u64);
         let driver = &mut self.nodes[node].driver;
         driver.machine.on_applied(entries);
         let last = driver.machine.applied().index;

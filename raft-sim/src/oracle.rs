@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use raft_core::{Entry, Index, NodeId, Payload};
 use raft_kv::{Command, Response, SessionId, WriteOutcome};
+use rustc_hash::FxHashMap;
 
 use crate::checker::broken;
 use crate::history::{Answer, Ask, Expected, KEYS_MAX, Seen};
@@ -32,7 +33,7 @@ struct Session {
     /// Where it was used last; `None` if it is closed.
     used_at: Option<Index>,
     acked_below: u64,
-    outcomes: BTreeMap<u64, (Index, WriteOutcome)>,
+    outcomes: FxHashMap<u64, (Index, WriteOutcome)>,
 }
 
 /// The replay.
@@ -51,9 +52,9 @@ pub(crate) struct Oracle<M> {
     /// Digests of it, from index 1 on.
     digests: Vec<u64>,
     /// What some machine answered to each write.
-    outcomes: BTreeMap<Name, WriteOutcome>,
+    outcomes: FxHashMap<Name, WriteOutcome>,
     /// Who made each revision.
-    made: BTreeMap<u64, Name>,
+    made: FxHashMap<u64, Name>,
 }
 
 impl<M: Machine> Oracle<M> {
@@ -68,8 +69,8 @@ impl<M: Machine> Oracle<M> {
             answers: Vec::new(),
             whole: fresh(sessions_max),
             digests: Vec::new(),
-            outcomes: BTreeMap::new(),
-            made: BTreeMap::new(),
+            outcomes: FxHashMap::default(),
+            made: FxHashMap::default(),
         }
     }
 

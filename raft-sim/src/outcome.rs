@@ -5,6 +5,8 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use rustc_hash::FxHashMap;
+
 use crate::timeline::Mark;
 use crate::world::Observer;
 use crate::{Case, Machine, Violation, World};
@@ -13,7 +15,7 @@ use crate::{Case, Machine, Violation, World};
 #[derive(Clone, Debug, Default)]
 pub struct Coverage {
     /// By where the name lies, since that is told apart faster than what it says; the same name may lie in several places.
-    counts: BTreeMap<(usize, usize), (&'static str, u64)>,
+    counts: FxHashMap<(usize, usize), (&'static str, u64)>,
     highest: BTreeMap<&'static str, u64>,
 }
 

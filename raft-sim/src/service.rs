@@ -125,17 +125,24 @@ pub(crate) struct Contents {
 }
 
 impl Contents {
+    #[cfg(test)]
     pub(crate) fn read(&self, keys: std::ops::Range<u8>) -> Vec<(u8, Seen)> {
         keys.filter_map(|key| self.keys[key as usize].map(|seen| (key, seen))).collect()
     }
 
-    /// Carries out a write, and says what its client is told.
-    pub(crate) fn write(&mut self, ask: &Ask) -> WriteOutcome {
+    /// Whether that is what is read of these keys.
+    fn reads_as(&self, keys: std::ops::Range<u8>, found: &[(u8, Seen)]) -> bool {
+        let held = keys.filter_map(|key| self.keys[key as usize].map(|seen| (key, seen)));
+        held.eq(found.iter().copied())
+    }
+
+    /// What a write would do: set or remove a key, or nothing but to tell its client so.
+    fn decide(&self, ask: &Ask) -> Result<(u8, Option<u64>), WriteOutcome> {
         let (key, value) = match *ask {
             Ask::Put { key, value } => (key, Some(value)),
             Ask::Cas { key, value, .. } => (key, value),
             Ask::Delete { key } => (key, None),
-            Ask::Open | Ask::Get { .. } | Ask::Range { .. } => return WriteOutcome::NotFound,
+            Ask::Open | Ask::Get { .. } | Ask::Range { .. } => return Err(WriteOutcome::NotFound),
         };
         let before = self.keys[key as usize];
         if let Ask::Cas { expect, .. } = *ask {
@@ -148,12 +155,22 @@ impl Contents {
             };
             if !is_met {
                 let mod_revision = before.map(|it| it.mod_revision);
-                return WriteOutcome::CompareFailed { mod_revision };
+                return Err(WriteOutcome::CompareFailed { mod_revision });
             }
         }
         if value.is_none() && before.is_none() {
-            return WriteOutcome::NotFound;
+            return Err(WriteOutcome::NotFound);
         }
+        Ok((key, value))
+    }
+
+    /// Carries out a write, and says what its client is told.
+    pub(crate) fn write(&mut self, ask: &Ask) -> WriteOutcome {
+        let (key, value) = match self.decide(ask) {
+            Ok(change) => change,
+            Err(outcome) => return outcome,
+        };
+        let before = self.keys[key as usize];
         self.revision += 1;
         let revision = self.revision;
         self.keys[key as usize] = value.map(|value| Seen {
@@ -186,7 +203,7 @@ impl Model for Service {
         told: Option<&Option<Answer>>,
     ) -> Option<Contents> {
         if let Some(Some(Answer::Read(found))) = told {
-            return (*found == before.read(ask.keys())).then(|| before.clone());
+            return before.reads_as(ask.keys(), found).then(|| before.clone());
         }
         let mut after = before.clone();
         let outcome = after.write(ask);
@@ -198,6 +215,16 @@ impl Model for Service {
             }
         };
         fits.then_some(after)
+    }
+
+    fn fits(&self, state: &Contents, ask: &Ask, told: Option<&Option<Answer>>) -> bool {
+        match told {
+            Some(Some(Answer::Read(found))) => state.reads_as(ask.keys(), found),
+            Some(Some(answer)) if answer.revision().is_none() => {
+                state.decide(ask).is_err_and(|outcome| *answer == Answer::Written(outcome))
+            }
+            _ => self.step(state, ask, told).is_some(),
+        }
     }
 
     fn changes_nothing(&self, _: &Ask, told: &Option<Answer>) -> bool {

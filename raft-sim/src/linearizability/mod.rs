@@ -65,6 +65,16 @@ pub trait Model {
         output: Option<&Self::Output>,
     ) -> Option<Self::State>;
 
+    /// Whether [`Model::step`] leads anywhere. For models that can say so with less work, of operations that change nothing.
+    fn fits(
+        &self,
+        state: &Self::State,
+        input: &Self::Input,
+        output: Option<&Self::Output>,
+    ) -> bool {
+        self.step(state, input, output).is_some()
+    }
+
     /// Whether `input` never changes the state, whatever that is, if it is answered so: a read, or a comparison that failed. To know of
     /// them makes searches much shorter.
     fn changes_nothing(&self, input: &Self::Input, output: &Self::Output) -> bool {

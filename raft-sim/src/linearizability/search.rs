@@ -1,6 +1,6 @@
 //! The search itself.
 
-use std::collections::HashSet;
+use rustc_hash::FxHashSet;
 
 use super::{Limits, Model, NotLinearizable, Operation};
 use crate::Rng;
@@ -51,6 +51,11 @@ pub fn is_linearization<M: Model>(
     history.iter().zip(is_taken).all(|(operation, is_taken)| is_taken || operation.result.is_none())
 }
 
+/// Sorts what is in order but for a few places, or is two such runs: a stable sort merges them, an unstable one would begin anew.
+fn merge_runs<T: Ord>(items: &mut [T]) {
+    items.sort();
+}
+
 /// A place in the list of events. Place 0 is before the first event, and after the last.
 type Place = usize;
 
@@ -77,8 +82,8 @@ enum Turn {
 struct Step<S> {
     call: Place,
     turn: Turn,
-    /// The state before.
-    before: S,
+    /// The state before; `None` if it is still that one.
+    before: Option<S>,
 }
 
 struct Search<'a, M: Model> {
@@ -99,8 +104,8 @@ struct Search<'a, M: Model> {
     wanted: [Option<usize>; 2],
     /// What was taken, in order.
     order: Vec<Step<M::State>>,
-    /// Sets of operations that were taken, with the state that they led to.
-    seen: HashSet<(Taken, M::State)>,
+    /// Sets of operations that were taken, with the state that they led to, and from which nothing led on.
+    dead_ends: FxHashSet<(Taken, M::State)>,
     best: Vec<usize>,
     steps: u64,
 }
@@ -129,7 +134,7 @@ impl<'a, M: Model> Search<'a, M> {
             operation.result.as_ref().map(|(time, _)| (*time, 1, at))
         });
         let mut times: Vec<(u64, u8, usize)> = calls.chain(answers).collect();
-        times.sort_unstable();
+        merge_runs(&mut times);
         let count = times.len();
         let head = Event {
             operation: 0,
@@ -165,7 +170,7 @@ impl<'a, M: Model> Search<'a, M> {
             .collect();
         let mut ranked: Vec<(u64, usize)> =
             (0..).zip(&ranks).filter_map(|(at, rank)| Some(((*rank)?, at))).collect();
-        ranked.sort_unstable();
+        merge_runs(&mut ranked);
         Search {
             model,
             history,
@@ -178,7 +183,7 @@ impl<'a, M: Model> Search<'a, M> {
             ranks,
             wanted: [None; 2],
             order: Vec::new(),
-            seen: HashSet::new(),
+            dead_ends: FxHashSet::default(),
             best: Vec::new(),
             steps: 0,
         }
@@ -196,7 +201,7 @@ impl<'a, M: Model> Search<'a, M> {
                 }
                 match self.try_next(event.operation, turn, &state) {
                     Some(next) => {
-                        let before = std::mem::replace(&mut state, next);
+                        let before = Some(std::mem::replace(&mut state, next));
                         self.order.push(Step { call: place, turn, before });
                         self.lift(place);
                         self.take_reads(&state)?;
@@ -215,11 +220,11 @@ impl<'a, M: Model> Search<'a, M> {
             if self.best.len() < self.order.len() || self.best.is_empty() {
                 self.best = self.order.iter().map(|it| self.events[it.call].operation).collect();
             }
-            let Some(last) = self.give_up() else {
+            let Some((last, before)) = self.give_up(state) else {
                 let stuck_at = self.candidates();
                 return Err(NotLinearizable::Impossible { explained: self.best, stuck_at });
             };
-            state = last.before;
+            state = before;
             (turn, place) = (last.turn, self.events[last.call].after);
             if turn == Turn::Helpful {
                 self.wanted = self.find_wanted();
@@ -263,10 +268,9 @@ impl<'a, M: Model> Search<'a, M> {
                 self.steps += 1;
                 let Operation { input, result, .. } = &self.history[operation];
                 let output = result.as_ref().map(|(_, output)| output);
-                if self.model.step(state, input, output).is_some() {
+                if self.model.fits(state, input, output) {
                     self.taken.flip(operation);
-                    let before = state.clone();
-                    self.order.push(Step { call: place, turn: Turn::Answered, before });
+                    self.order.push(Step { call: place, turn: Turn::Answered, before: None });
                     self.lift(place);
                     // An answer that went with it may have stood between.
                     place = self.events[0].after;
@@ -283,14 +287,17 @@ impl<'a, M: Model> Search<'a, M> {
         result.as_ref().is_some_and(|(_, output)| self.model.changes_nothing(input, output))
     }
 
-    /// Puts back the last operation for which there is an alternative, and all that came after it.
-    fn give_up(&mut self) -> Option<Step<M::State>> {
+    /// Puts back the last operation for which there is an alternative, and all that came after it: from what it led to, `state`, nothing leads on. With the state
+    /// before it.
+    fn give_up(&mut self, state: M::State) -> Option<(Step<M::State>, M::State)> {
         loop {
-            let last = self.order.pop()?;
-            self.put_back(last.call);
-            if !self.is_read(self.events[last.call].operation) {
-                return Some(last);
+            let mut last = self.order.pop()?;
+            if let Some(before) = last.before.take() {
+                self.dead_ends.insert((self.taken, state));
+                self.put_back(last.call);
+                return Some((last, before));
             }
+            self.put_back(last.call);
         }
     }
 
@@ -312,12 +319,13 @@ impl<'a, M: Model> Search<'a, M> {
             wanted.into_iter().flatten().find_map(|wanted| self.step(wanted, &next))?;
         }
         self.taken.flip(operation);
-        if self.seen.insert((self.taken, next.clone())) {
-            self.ranked_taken += usize::from(self.ranks[operation].is_some());
-            return Some(next);
+        let situation = (self.taken, next);
+        if self.dead_ends.contains(&situation) {
+            self.taken.flip(operation);
+            return None;
         }
-        self.taken.flip(operation);
-        None
+        self.ranked_taken += usize::from(self.ranks[operation].is_some());
+        Some(situation.1)
     }
 
     fn step(&mut self, operation: usize, state: &M::State) -> Option<M::State> {
