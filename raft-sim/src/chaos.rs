@@ -46,7 +46,10 @@ impl<M: Machine> World<'_, M> {
                     self.coverage.hit(NO_EFFECT);
                 } else if installing.is_none() && self.rng.chance(500) {
                     // Later, in the middle of what it is told to do then.
-                    self.nodes[node].dies_after = Some(self.rng.between(1, 8));
+                    let after = self.rng.between(1, 8);
+                    if self.nodes[node].dies_after.replace(after).is_some() {
+                        self.coverage.hit(NO_EFFECT);
+                    }
                     return Ok(());
                 }
                 return self.crash_for_a_while(node);
@@ -115,29 +118,46 @@ impl<M: Machine> World<'_, M> {
         let down = self.rng.around(self.plan.fault_us);
         self.at(down, Event::Restart { node });
         if self.rng.chance(self.plan.disk.crash_in_recovery) {
-            self.coverage.hit("crashes in recovery");
             let life = self.nodes[node].life + 1;
             let soon = down + self.rng.below(self.plan.disk.write_us * 2);
-            self.at(soon, Event::CrashAgain { node, life, times: 0 });
+            self.at(soon, Event::CrashInRecovery { node, life });
         }
         Ok(())
     }
 
-    /// Goes down now, and soon after each start for some times more.
+    /// Goes down soon after a start, unless faults are over for it.
+    pub(crate) fn crash_in_recovery(&mut self, node: usize) -> Result<(), Violation> {
+        if self.is_spared(node) {
+            return Ok(());
+        }
+        self.coverage.hit("crashes in recovery");
+        self.crash_shortly(node)?;
+        Ok(())
+    }
+
+    /// Goes down now, and soon after each start for some times more: without end once faults are permanent, unless they are over for it.
     pub(crate) fn crash_in_loop(&mut self, node: usize, times: u64) -> Result<(), Violation> {
         if self.nodes[node].raft.is_none() || self.is_spared(node) {
             return Ok(());
         }
         self.coverage.hit("crashes in a loop");
+        let down = self.crash_shortly(node)?;
+        if times > 0 {
+            self.nodes[node].is_looping = true;
+            let times = if self.calm { times } else { times - 1 };
+            let life = self.nodes[node].life + 1;
+            let up = down + self.rng.around(self.plan.election_us() / 2);
+            self.at(up, Event::CrashAgain { node, life, times });
+        }
+        Ok(())
+    }
+
+    /// A crash, and the time after which the node comes back: as long as a write takes.
+    fn crash_shortly(&mut self, node: usize) -> Result<u64, Violation> {
         self.crash(node)?;
         let down = self.rng.around(self.plan.disk.write_us);
         self.at(down, Event::Restart { node });
-        if times > 0 && !self.calm {
-            let life = self.nodes[node].life + 1;
-            let up = down + self.rng.around(self.plan.election_us() / 2);
-            self.at(up, Event::CrashAgain { node, life, times: times - 1 });
-        }
-        Ok(())
+        Ok(down)
     }
 
     /// A process stops for up to ten election timeouts; if its machine is suspended, its clock stops too.
@@ -333,7 +353,7 @@ impl<M: Machine> World<'_, M> {
 }
 
 /// A fault that was drawn for nobody, for who is down already, or where it can not be.
-const NO_EFFECT: &str = "faults without effect";
+pub(crate) const NO_EFFECT: &str = "faults without effect";
 
 /// Whether of those that count there are some on either side.
 fn are_two(sides: &[bool], counts: impl Fn(usize) -> bool) -> bool {

@@ -11,6 +11,7 @@ use raft_core::{
 };
 use raft_node::order::{MachineJob, StoreJob};
 
+use crate::chaos::NO_EFFECT;
 use crate::checker::broken;
 use crate::event::{Event, FetchRequest};
 use crate::image::describe;
@@ -250,6 +251,7 @@ impl<M: Machine> World<'_, M> {
 
     /// Loses what is not durable: a crash keeps any prefix of the writes that were under way.
     pub(crate) fn crash(&mut self, node: usize) -> Result<(), Violation> {
+        self.nodes[node].is_looping = false;
         let must_be_replaced = self.crash_real_store(node)?;
         let waiting = self.nodes[node].driver.queue.len() as u64;
         let kept = match self.rng.below(3) {
@@ -297,7 +299,10 @@ impl<M: Machine> World<'_, M> {
         it.wake_at = None;
         it.paused_until = 0;
         it.frozen_at = None;
-        it.dies_after = None;
+        if it.dies_after.take().is_some_and(|left| left > 0) {
+            // It died of something else.
+            self.coverage.hit(NO_EFFECT);
+        }
         if it.disk.membership().is_joint() {
             self.coverage.hit("crashes in a joint configuration");
         }

@@ -37,6 +37,8 @@ pub(crate) enum Event {
     Restart { node: usize },
     /// A node in a crash loop goes down again, and comes back for this many times more.
     CrashAgain { node: usize, life: u64, times: u64 },
+    /// A node that came back goes down before it has got far.
+    CrashInRecovery { node: usize, life: u64 },
     /// A stopped node goes on.
     Resume { node: usize },
     /// A link goes up or down, and will again this many times.

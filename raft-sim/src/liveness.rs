@@ -4,13 +4,18 @@
 //! It may be kept from that by a leader outside: one that a quorum hears, late or one way, stays in office, and may not reach (or not well) who is to
 //! converge. That is proved, not assumed: such a leader was heard lately, and once the core is cut off from everybody outside, it converges in as many
 //! election timeouts again. Nobody but a leader has that excuse. And such a leader may go on with a witness of the core alone, which then refuses its
-//! vote to all that are left: that is a witness's price, and it is checked that there is one in the core, and that the core is not able any more.
+//! vote to all that are left: that is a witness's price. It is checked that there is one in the core, that the core is not able any more, and that it does
+//! nothing once it is alone.
+//!
+//! Where no nodes are able, by the checkers' own reckoning of quorums, zones and logs over every set of nodes, all sound ones are healed, and cut off from the
+//! rest: as long as the reckoning says so, it is shown that they do not go on. What it says is counted.
 
 use std::collections::BTreeSet;
 
 use raft_core::{Body, LogPosition, Membership, Message, NodeId, ProposalId};
 
 use crate::Image;
+use crate::chaos::NO_EFFECT;
 use crate::checker::broken;
 use crate::node::{Node, index_of};
 use crate::real::Real;
@@ -26,6 +31,33 @@ const FOR_EVER: u64 = 1 << 60;
 
 /// Within how many of them a leader outside must have been heard to be what kept the core.
 const TIMEOUTS_HEARD: u64 = 10;
+
+/// Why nodes may not be able to go on by themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unable {
+    /// None of them that all configurations count is a voter that could lead.
+    NobodyCanLead,
+    /// A joint configuration would be left for one without anybody to lead it.
+    JointIsLeftToNobody,
+    /// Those whose stores count are no quorum.
+    NoQuorum,
+    /// They are in too few zones.
+    TooFewZones,
+    /// Somebody who votes and can not lead has what none has that can.
+    LongestLogCanNotLead,
+}
+
+impl Unable {
+    fn name(self) -> &'static str {
+        match self {
+            Unable::NobodyCanLead => "unable: nobody can lead",
+            Unable::JointIsLeftToNobody => "unable: a joint configuration is left to nobody",
+            Unable::NoQuorum => "unable: no quorum",
+            Unable::TooFewZones => "unable: too few zones",
+            Unable::LongestLogCanNotLead => "unable: who has the longest log can not lead",
+        }
+    }
+}
 
 impl<M: Machine> World<'_, M> {
     /// Every configuration that may be in effect: the latest committed one, and those that some log has beyond it.
@@ -59,10 +91,9 @@ impl<M: Machine> World<'_, M> {
         is_recorded && (knows || is_founding)
     }
 
-    /// Whether these nodes alone must be able to go on: they are a quorum of every configuration that may be in effect, also by zones;
-    /// and one of them that can lead has all that the others have.
-    fn is_able(&self, core: &BTreeSet<usize>) -> bool {
-        let memberships: Vec<Membership> = self.live_memberships().collect();
+    /// Why these nodes alone need not be able to go on. They must be, if they are a quorum of every configuration that may be in effect, also by zones; and one
+    /// of them that can lead has all that the others have.
+    fn why_unable(&self, core: &BTreeSet<usize>, memberships: &[Membership]) -> Option<Unable> {
         let ends = |is_able: &dyn Fn(NodeId) -> bool| -> LogPosition {
             let nodes = core.iter().map(|node| &self.nodes[*node]);
             // What is being written when faults end will be durable.
@@ -80,22 +111,33 @@ impl<M: Machine> World<'_, M> {
                 && memberships.iter().all(|live| live.is_voter(id) && self.is_counted(live, id))
         };
         let votes = |id: NodeId| memberships.iter().any(|live| live.is_voter(id));
-        let leads = memberships.iter().all(|live| live.members().any(can_lead));
+        if !memberships.iter().all(|live| live.members().any(can_lead)) {
+            return Some(Unable::NobodyCanLead);
+        }
         // A joint configuration is left only for one that has somebody to lead it: witnesses get nothing that no full voter who stays has.
         let is_left_to_somebody = memberships.iter().filter(|live| live.is_joint()).all(|live| {
             let full = live.voters.iter().filter(|id| !live.is_witness(**id));
             full.into_iter().any(|id| core.contains(&index_of(*id)))
         });
+        if !is_left_to_somebody {
+            return Some(Unable::JointIsLeftToNobody);
+        }
         let end = ends(&can_lead);
-        let has_quorums = memberships.iter().all(|membership| {
-            let counts = |voter: NodeId| {
+        let is_quorum = |membership: &Membership| {
+            membership.has_quorum(|voter: NodeId| {
                 core.contains(&index_of(voter))
                     && self.is_counted(membership, voter)
                     && !self.is_afraid(voter, end)
-            };
-            membership.has_quorum(counts) && self.has_zones(membership, core)
-        });
-        has_quorums && leads && is_left_to_somebody && end.is_up_to_date_with(ends(&votes))
+            })
+        };
+        if !memberships.iter().all(is_quorum) {
+            return Some(Unable::NoQuorum);
+        }
+        if !memberships.iter().all(|membership| self.has_zones(membership, core)) {
+            return Some(Unable::TooFewZones);
+        }
+        let has_all = end.is_up_to_date_with(ends(&votes));
+        (!has_all).then_some(Unable::LongestLogCanNotLead)
     }
 
     /// Whether a blank member refuses its vote to who has a log: while no stores are recorded, it can not know that it was not wiped.
@@ -124,8 +166,9 @@ impl<M: Machine> World<'_, M> {
         there.len() >= groups.zones_min.min(zones(&|_| true).len())
     }
 
-    /// Adds nodes in random order until they are able to go on; then, now and then, some more.
-    fn draw_core(&mut self) -> Option<BTreeSet<usize>> {
+    /// Adds nodes in random order until they are able to go on; then, now and then, some more. If no nodes are able: why all together are not, that are sound.
+    fn draw_core(&mut self) -> Result<BTreeSet<usize>, (Unable, BTreeSet<usize>)> {
+        let memberships: Vec<Membership> = self.live_memberships().collect();
         // A disk that rots goes on to: it is no part of the core.
         let is_sound = |node: &usize| !self.nodes[*node].real.as_ref().is_some_and(Real::is_rotten);
         let mut order: Vec<usize> = (0..self.nodes.len()).filter(is_sound).collect();
@@ -138,24 +181,47 @@ impl<M: Machine> World<'_, M> {
         for node in order {
             core.insert(node);
             // More are not always able: a longer log may be that of somebody who can not lead.
-            if self.is_able(&core) {
+            if self.why_unable(&core, &memberships).is_none() {
                 able = Some(core.clone());
                 if !everybody && self.rng.chance(700) {
                     break;
                 }
             }
         }
-        able
+        let able = able.or_else(|| self.find_core(&core, &memberships));
+        able.ok_or_else(|| {
+            let why = self.why_unable(&core, &memberships).unwrap_or(Unable::NoQuorum);
+            (why, core)
+        })
+    }
+
+    /// Some of these nodes that are able to go on, if any are.
+    fn find_core(
+        &self,
+        among: &BTreeSet<usize>,
+        memberships: &[Membership],
+    ) -> Option<BTreeSet<usize>> {
+        let subsets = 1..1_u64 << among.len();
+        let chosen = subsets.map(|subset| {
+            let places = among.iter().zip(0..).filter(|(_, place)| subset >> place & 1 == 1);
+            places.map(|(node, _)| *node).collect()
+        });
+        let mut chosen = chosen.filter(|core| self.why_unable(core, memberships).is_none());
+        chosen.next()
     }
 
     /// Ends all faults within the core, and makes all others permanent.
     pub(crate) fn calm_down(&mut self) -> Result<(), Violation> {
-        let core = self.draw_core();
+        let drawn = self.draw_core();
         self.calm = true;
-        if core.is_none() {
-            self.coverage.hit("no core is able");
-        }
-        let core = core.unwrap_or_default();
+        let core = match drawn {
+            Ok(core) => core,
+            Err((why, core)) => {
+                self.unable = Some(why);
+                self.is_severed = true;
+                core
+            }
+        };
         let ids: Vec<String> = core.iter().map(|node| (node + 1).to_string()).collect();
         let line = format!("faults are over within {}; all others stay", ids.join(" "));
         self.mark(Mark::Calm, None, || line);
@@ -171,12 +237,16 @@ impl<M: Machine> World<'_, M> {
             self.shut_out(node)?;
         }
         for node in core {
-            self.nodes[node].dies_after = None;
+            if self.nodes[node].dies_after.take().is_some() {
+                self.coverage.hit(NO_EFFECT);
+            }
+            self.heal_streams(node);
             self.nodes[node].paused_until = 0;
             self.resume(node)?;
             if self.nodes[node].stalled_until > self.now_us() {
                 self.nodes[node].stalled_until = 0;
                 let healthy = raft_core::Input::StorageHealth(raft_core::StorageHealth::Healthy);
+                self.coverage.hit("disk stalls that ended");
                 self.tell(node, healthy)?;
             }
             if !self.nodes[node].driver.queue.is_empty() {
@@ -223,27 +293,19 @@ impl<M: Machine> World<'_, M> {
     /// Liveness: within 20 election timeouts a leader is there, a new write and a new read are answered, and every machine of the core that
     /// is a member has applied that write.
     pub(crate) fn converge(&mut self) -> Result<(), Violation> {
-        if self.core.is_empty() {
-            return Ok(());
+        if let Some(why) = self.unable {
+            return self.stand_still(why);
         }
         let begun = self.now_us();
-        let deadline = begun + TIMEOUTS * self.plan.election_us();
-        let marker = ProposalId(self.next_id);
-        let reads = self.reads_answered;
-        let done = self.run_until(deadline, |world| world.core_has_converged(marker, reads))?;
-        let has_witness = self.core.iter().any(|node| self.nodes[*node].is_witness);
-        let is_excused = has_witness && self.outside_leader_heard_at > begun;
-        if !done && is_excused && !self.is_able(&self.core) {
-            // It went on with a witness of the core, and nobody there that could lead has what the witness has seen.
-            self.coverage.hit("cores made unable by a leader outside");
+        let (marker, reads) = (ProposalId(self.next_id), self.reads_answered);
+        let is_over = move |world: &Self| world.core_has_converged(marker, reads);
+        if self.run_until(begun + TIMEOUTS * self.plan.election_us(), is_over)? {
+            self.coverage.hit("converged");
+            let timeouts = self.timeouts_since(begun);
+            self.coverage.highest("slowest convergence, in election timeouts", timeouts);
             return Ok(());
         }
-        if done || self.converges_alone()? {
-            self.coverage.hit("converged");
-            if done {
-                let timeouts = self.timeouts_since(begun);
-                self.coverage.highest("slowest convergence, in election timeouts", timeouts);
-            }
+        if self.is_excused_by_a_leader_outside(begun)? {
             return Ok(());
         }
         let why = self.what_blocks();
@@ -259,24 +321,56 @@ impl<M: Machine> World<'_, M> {
         )
     }
 
-    /// The proof that a leader outside kept the core from converging, if one was heard: without it, the core does.
-    fn converges_alone(&mut self) -> Result<bool, Violation> {
+    /// The proof that a leader outside, if one was heard, kept the core from converging: without it, the core does. Or the leader went on with a witness of the
+    /// core, and nobody there that could lead has what the witness has seen: the core alone does nothing then.
+    fn is_excused_by_a_leader_outside(&mut self, begun: u64) -> Result<bool, Violation> {
         let lately = self.now_us() - TIMEOUTS_HEARD * self.plan.election_us();
-        if self.outside_leader_heard_at < lately {
+        let is_hindered = self.outside_leader_heard_at >= lately;
+        let has_witness = self.core.iter().any(|node| self.nodes[*node].is_witness);
+        let was_used = has_witness && self.outside_leader_heard_at > begun;
+        if !is_hindered && !was_used {
             return Ok(false);
         }
-        self.coverage.hit("convergence hindered by a leader outside");
         self.say(|| "the core is cut off from everybody outside".to_owned());
         self.is_severed = true;
         let (marker, reads) = (ProposalId(self.next_id), self.reads_answered);
         let severed = self.now_us();
         let deadline = severed + TIMEOUTS * self.plan.election_us();
-        let done = self.run_until(deadline, |world| world.core_has_converged(marker, reads))?;
-        if done {
+        if self.run_until(deadline, |world| world.core_has_converged(marker, reads))? {
+            self.coverage.hit("convergence hindered by a leader outside");
+            self.coverage.hit("converged");
             let timeouts = self.timeouts_since(severed);
             self.coverage.highest("slowest convergence once alone, in election timeouts", timeouts);
+            return Ok(is_hindered);
         }
-        Ok(done)
+        let memberships: Vec<Membership> = self.live_memberships().collect();
+        let why = self.why_unable(&self.core, &memberships);
+        let is_used_up = was_used && why == Some(Unable::LongestLogCanNotLead);
+        if is_used_up {
+            self.coverage.hit("cores made unable by a leader outside");
+        }
+        Ok(is_used_up)
+    }
+
+    /// No nodes are able, by the reckoning of quorums. All that are sound together may have the luck to go on all the same; if they do not, some must have become
+    /// able meanwhile, and then they go on, or still none are.
+    fn stand_still(&mut self, why: Unable) -> Result<(), Violation> {
+        for _ in 0..2 {
+            let marker = ProposalId(self.next_id);
+            let deadline = self.now_us() + TIMEOUTS * self.plan.election_us();
+            if self.run_until(deadline, |world| world.ledger.acknowledged() >= Some(marker))? {
+                self.coverage.hit("cores that went on, though that was not certain");
+                return Ok(());
+            }
+            let memberships: Vec<Membership> = self.live_memberships().collect();
+            if self.find_core(&self.core, &memberships).is_none() {
+                self.coverage.hit("no core is able");
+                self.coverage.hit(why.name());
+                return Ok(());
+            }
+        }
+        let what = self.what_blocks();
+        broken("liveness", format!("some have become able, and do not go on: {what}"))
     }
 
     fn timeouts_since(&self, begun: u64) -> u64 {

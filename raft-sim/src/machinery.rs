@@ -193,7 +193,7 @@ impl<M: Machine> World<'_, M> {
         let mut answered = Vec::new();
         driver.batches.resolve(entries, &mut responses, &mut |ended| answered.push(ended));
         for (requests, responses) in answered {
-            self.answer_batch(&requests, last, responses)?;
+            self.answer_batch(node, &requests, (last, responses))?;
         }
         self.answer_ready_reads(node)
     }
@@ -253,7 +253,7 @@ impl<M: Machine> World<'_, M> {
 
     /// What was received, or was not, is reported in order.
     pub(crate) fn report_receipt(&mut self, node: usize, input: Input) -> Result<(), Violation> {
-        let (now, delay) = (self.now_us(), self.report_delay());
+        let (now, delay) = (self.now_us(), self.report_delay(node));
         let it = &mut self.nodes[node];
         let at = it.driver.receipt_at.max(now + delay);
         let is_next = it.driver.receipt_at < now;
@@ -267,9 +267,9 @@ impl<M: Machine> World<'_, M> {
     }
 
     /// What becomes of streams is reported at once, or, where they take long, after a while: a large snapshot has to be checked and closed.
-    pub(crate) fn report_delay(&mut self) -> u64 {
+    pub(crate) fn report_delay(&mut self, node: usize) -> u64 {
         let most = self.plan.network.stream_us * 3;
-        if self.calm || most == 0 { 0 } else { self.rng.below(most + 1) }
+        if self.is_spared(node) || most == 0 { 0 } else { self.rng.below(most + 1) }
     }
 
     /// Replaces the state by a received snapshot, if one is to be installed and nothing is in its way.

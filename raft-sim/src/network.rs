@@ -4,7 +4,10 @@ use std::collections::VecDeque;
 
 use raft_core::{AppendOutcome, Body, Input, Message, NodeId};
 
+use raft_node::{SnapshotChunk, SnapshotFrame};
+
 use crate::Machine;
+use crate::chaos::NO_EFFECT;
 use crate::event::{Envelope, Event};
 use crate::node::index_of;
 use crate::timeline::{Kind, Moment, Passage};
@@ -32,12 +35,37 @@ pub(crate) struct Network {
     links: Vec<Vec<Link>>,
     /// The type of messages that is lost, by its place in [`kind_of`].
     pub(crate) lost_kind: Option<u64>,
-    /// Some of the messages of the past, to be repeated.
-    archive: Vec<(usize, Envelope)>,
+    /// Some of what was sent in the past, and to whom, to be repeated.
+    archive: Vec<(usize, Kept)>,
     /// The latest refusals of appends.
     refusals: VecDeque<(usize, Envelope)>,
     /// The next refusal that was overtaken by an acceptance arrives again.
     pub(crate) repeats_refusal: bool,
+}
+
+/// Something that was sent, kept to arrive again.
+#[derive(Clone, Debug)]
+pub(crate) enum Kept {
+    Message(Envelope),
+    /// A chunk of a snapshot, as it was sent.
+    Frame(Passage, SnapshotFrame),
+}
+
+impl Kept {
+    /// Its arrival.
+    fn arrives(self, to: usize) -> Event {
+        match self {
+            Kept::Message(envelope) => Event::Deliver { to, envelope },
+            Kept::Frame(way, frame) => Event::Frame { to, way, frame, is_sound: true },
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Kept::Message(_) => "messages replayed",
+            Kept::Frame(..) => "chunks replayed",
+        }
+    }
 }
 
 /// How many old messages are kept.
@@ -75,6 +103,11 @@ impl Network {
         }
     }
 
+    /// Whether this type of messages, by its number, is lost.
+    pub(crate) fn is_lost_type(&self, number: u64) -> bool {
+        self.lost_kind == Some(number)
+    }
+
     /// Ends all faults of the network.
     pub(crate) fn heal(&mut self) {
         self.lost_kind = None;
@@ -85,7 +118,7 @@ impl Network {
 }
 
 /// How many types of messages there are.
-pub(crate) const KINDS: u64 = 15;
+pub(crate) const KINDS: u64 = 19;
 
 /// Their names, in the order of their numbers.
 pub(crate) const KIND_NAMES: [&str; KINDS as usize] = [
@@ -104,7 +137,21 @@ pub(crate) const KIND_NAMES: [&str; KINDS as usize] = [
     "ForwardReplies",
     "SnapshotOffers",
     "SnapshotReplies",
+    "snapshot chunks",
+    "ends of snapshots",
+    "acknowledgements of chunks",
+    "ends of streams",
 ];
+
+/// The type of what streams send, as a number below [`KINDS`].
+pub(crate) fn frame_type(chunk: &SnapshotChunk) -> u64 {
+    match chunk {
+        SnapshotChunk::Data { .. } => 15,
+        SnapshotChunk::End { .. } => 16,
+        SnapshotChunk::Ack { .. } => 17,
+        SnapshotChunk::Abort => 18,
+    }
+}
 
 /// The type of a message, as a number below [`KINDS`].
 fn kind_of(body: &Body) -> u64 {
@@ -137,8 +184,8 @@ impl<M: Machine> World<'_, M> {
         self.messages += 1;
         // Answers to what was passed on are rare, and told apart by what only they carry.
         let is_answer = matches!(envelope.message.body, Body::ForwardResponse { .. });
-        if !self.calm && self.rng.chance(if is_answer { 300 } else { 20 }) {
-            self.keep_for_later(to, &envelope);
+        if self.is_faulty(node, to) && self.rng.chance(if is_answer { 300 } else { 20 }) {
+            self.keep_for_later(to, Kept::Message(envelope.clone()));
         }
         if let Some((counted, why)) = self.why_lost(node, to, &envelope.message) {
             self.coverage.hit(counted);
@@ -182,10 +229,12 @@ impl<M: Machine> World<'_, M> {
                     (*target, refusal.from, refusal.store) == (to, envelope.from, envelope.store)
                         && (old.term, place) == (new.term, Some(matched))
                 };
-                let found =
-                    network.refusals.iter().filter(|_| network.repeats_refusal && !self.calm);
+                let found = network.refusals.iter().filter(|_| network.repeats_refusal);
                 let found = found.rev().find(is_overtaken)?.1.clone();
-                network.repeats_refusal = false;
+                if !self.is_faulty(index_of(envelope.from), to) {
+                    return None;
+                }
+                self.network.repeats_refusal = false;
                 Some(found)
             }
         }
@@ -211,8 +260,7 @@ impl<M: Machine> World<'_, M> {
         if self.network.is_cut(from, to) {
             return Some(("messages cut off", "cut off"));
         }
-        let is_lost = self.network.lost_kind == Some(kind_of(&message.body));
-        if is_lost && self.is_faulty(from, to) {
+        if self.is_faulty(from, to) && self.network.is_lost_type(kind_of(&message.body)) {
             return Some(("messages of a lost type", "its type is"));
         }
         let is_dropped = self.is_faulty(from, to) && self.rng.chance(self.plan.network.drop);
@@ -245,8 +293,8 @@ impl<M: Machine> World<'_, M> {
         delay.max(link.clogged_until.saturating_sub(now))
     }
 
-    fn keep_for_later(&mut self, to: usize, envelope: &Envelope) {
-        let kept = (to, envelope.clone());
+    pub(crate) fn keep_for_later(&mut self, to: usize, kept: Kept) {
+        let kept = (to, kept);
         if self.network.archive.len() < ARCHIVE_MAX {
             self.network.archive.push(kept);
         } else {
@@ -257,29 +305,32 @@ impl<M: Machine> World<'_, M> {
 
     /// What was sent to an earlier life of a node reaches this one.
     pub(crate) fn replay_to(&mut self, node: usize) {
-        let kept: Vec<(usize, Envelope)> =
+        let kept: Vec<(usize, Kept)> =
             self.network.archive.iter().filter(|(to, _)| *to == node).cloned().collect();
-        for (to, envelope) in kept {
-            self.coverage.hit("messages of an earlier life replayed");
+        for (to, kept) in kept {
+            self.coverage.hit(match kept {
+                Kept::Message(_) => "messages of an earlier life replayed",
+                Kept::Frame(..) => "chunks of an earlier life replayed",
+            });
             let delay = self.rng.below(self.plan.election_us());
-            self.at(delay, Event::Deliver { to, envelope });
+            self.at(delay, kept.arrives(to));
         }
     }
 
     /// Old messages arrive again, also across restarts of both ends.
     pub(crate) fn replay(&mut self) {
         self.network.repeats_refusal = true;
+        if self.network.archive.is_empty() {
+            self.coverage.hit(NO_EFFECT);
+            return;
+        }
         let count = self.rng.between(1, 8);
         for _ in 0..count {
-            let kept = self.network.archive.len() as u64;
-            if kept == 0 {
-                return;
-            }
-            let place = self.rng.below(kept) as usize;
-            let (to, envelope) = self.network.archive[place].clone();
-            self.coverage.hit("messages replayed");
+            let place = self.rng.below(self.network.archive.len() as u64) as usize;
+            let (to, kept) = self.network.archive[place].clone();
+            self.coverage.hit(kept.name());
             let delay = self.rng.around(self.plan.network.delay_us);
-            self.at(delay, Event::Deliver { to, envelope });
+            self.at(delay, kept.arrives(to));
         }
     }
 }

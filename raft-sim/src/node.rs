@@ -136,6 +136,8 @@ pub(crate) struct Node<M> {
     pub(crate) notified_at: u64,
     /// After how many more actions its process dies, in the middle of whatever it does then.
     pub(crate) dies_after: Option<u64>,
+    /// It is down and up again and again.
+    pub(crate) is_looping: bool,
     /// Until when its disk does nothing.
     pub(crate) stalled_until: u64,
     pub(crate) checkpoint: Option<Snapshot>,
@@ -181,6 +183,7 @@ impl<M: Machine> Node<M> {
             real: None,
             notified_at: 0,
             dies_after: None,
+            is_looping: false,
             stalled_until: 0,
             checkpoint: None,
             checkpointing: None,

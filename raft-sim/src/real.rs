@@ -247,7 +247,11 @@ impl Real {
             let after = self.rng.below(12);
             self.disk.arm(fault, after);
             let opened = testing::open(&self.disk, &self.options);
-            coverage.hit(if opened.is_ok() { "recoveries" } else { "recoveries that failed" });
+            coverage.hit(if opened.is_ok() {
+                "real stores: openings that a fault came too late for"
+            } else {
+                "real stores: openings that failed"
+            });
             if fault == DiskFault::PowerLoss || self.rng.chance(500) {
                 self.disk.lose_power();
             } else {

@@ -7,6 +7,7 @@
 use raft_core::{Entries, Index, Membership, NodeId};
 use raft_node::order::StoreJob;
 
+use crate::chaos::NO_EFFECT;
 use crate::checker::broken;
 use crate::event::{Event, FetchRequest};
 use crate::plan::Fault;
@@ -100,7 +101,10 @@ impl<M: Machine> World<'_, M> {
                 }
                 Ok(())
             }
-            _ => Ok(()),
+            _ => {
+                self.coverage.hit(NO_EFFECT);
+                Ok(())
+            }
         }
     }
 

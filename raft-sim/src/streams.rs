@@ -15,6 +15,7 @@ use raft_node::{SnapshotChunk, SnapshotFrame};
 use crate::checker::broken;
 use crate::event::Event;
 use crate::mutants::mutated;
+use crate::network::{Kept, frame_type};
 use crate::node::{Snapshot, index_of};
 use crate::timeline::{Kind, Moment, Passage};
 use crate::world::World;
@@ -196,13 +197,22 @@ impl<M: Machine> World<'_, M> {
         }
     }
 
+    /// Faults are over at both ends of some of a node's streams: what it reads from does not fail any more.
+    pub(crate) fn heal_streams(&mut self, node: usize) {
+        let core = &self.core;
+        let outgoing = &mut self.nodes[node].driver.outgoing;
+        for (_, stream) in outgoing.iter_mut().filter(|(to, _)| core.contains(&index_of(**to))) {
+            stream.sender.source_mut().fails_after = None;
+        }
+    }
+
     fn end_stream(&mut self, node: usize, id: StreamId) {
         let it = &mut self.nodes[node];
         let (life, StreamId { peer: to, term, position }) = (it.life, id);
         it.driver.outgoing.remove(&to);
         it.watch.streams.remove(&(to, position.index));
         if it.driver.sending.on_end(id) {
-            let delay = self.report_delay();
+            let delay = self.report_delay(node);
             self.at(delay, Event::StreamEnded { node, life, term, to, position });
         }
     }
@@ -217,7 +227,15 @@ impl<M: Machine> World<'_, M> {
         let plan = &self.plan.network;
         let (loss, repeat, damage) = (plan.drop, plan.duplicate, plan.damage);
         let is_faulty = self.is_faulty(node, to);
-        if self.network.is_cut(node, to) || (is_faulty && self.rng.chance(loss)) {
+        if is_faulty && self.rng.chance(20) {
+            self.keep_for_later(to, Kept::Frame(way, frame.clone()));
+        }
+        let is_of_lost_type = is_faulty && self.network.is_lost_type(frame_type(&frame.chunk));
+        if is_of_lost_type {
+            self.coverage.hit("chunks of a lost type");
+        }
+        if is_of_lost_type || self.network.is_cut(node, to) || (is_faulty && self.rng.chance(loss))
+        {
             self.coverage.hit("chunks lost");
             self.observe(|at| Moment::of_frame(at, Kind::Lost(way), &frame, Some("dropped")));
             return;

@@ -47,6 +47,8 @@ pub struct World<'a, M> {
     pub(crate) outside_leader_heard_at: u64,
     /// The core hears nobody outside any more.
     pub(crate) is_severed: bool,
+    /// No core is able to go on, and why not.
+    pub(crate) unable: Option<crate::liveness::Unable>,
     pub(crate) checker: Checker,
     pub(crate) ledger: Ledger,
     pub(crate) clients: Clients,
@@ -116,6 +118,7 @@ impl<'a, M: Machine> World<'a, M> {
             core: BTreeSet::new(),
             outside_leader_heard_at: 0,
             is_severed: false,
+            unable: None,
             operator: Operator::new((1..=count).map(NodeId).filter(|id| plan.is_witness(*id))),
             checker: Checker::new(membership),
             ledger: Ledger::default(),
@@ -282,6 +285,9 @@ impl<'a, M: Machine> World<'a, M> {
                     // It has stalled again, or does for ever.
                     return Ok(());
                 }
+                if is_over {
+                    self.coverage.hit("disk stalls that ended");
+                }
                 self.tell(node, input)
             }
             Event::Work { node, life } if self.alive(node, life) => self.on_work(node),
@@ -311,6 +317,9 @@ impl<'a, M: Machine> World<'a, M> {
             Event::CrashAgain { node, life, times } if self.alive(node, life) => {
                 self.crash_in_loop(node, times)
             }
+            Event::CrashInRecovery { node, life } if self.alive(node, life) => {
+                self.crash_in_recovery(node)
+            }
             Event::Resume { node } => self.resume(node),
             Event::Flap { from, to, times } => {
                 self.flap(from, to, times);
@@ -336,7 +345,8 @@ impl<'a, M: Machine> World<'a, M> {
 
     /// Starts a node from its disk.
     pub(crate) fn start(&mut self, node: usize) -> Result<(), Violation> {
-        if self.calm && !self.core.contains(&node) {
+        // Who is down when faults become permanent stays down, or goes on to come and go.
+        if self.calm && !self.core.contains(&node) && !self.nodes[node].is_looping {
             return Ok(());
         }
         // Far from both ends of time, so that a clock may be set back against the others'.
@@ -423,7 +433,7 @@ impl<'a, M: Machine> World<'a, M> {
             let (role, term) = (raft.status().role, it.disk.hard_state.term);
             self.observe(|at| Moment::of_start(at, id, role, term));
         }
-        if !self.calm && self.rng.chance(300) {
+        if !self.is_spared(node) && self.rng.chance(300) {
             self.replay_to(node);
         }
         self.drain(node)

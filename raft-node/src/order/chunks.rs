@@ -166,6 +166,11 @@ impl<R: Read> ChunkSender<R> {
         }
     }
 
+    /// What it reads from.
+    pub fn source_mut(&mut self) -> &mut R {
+        &mut self.source
+    }
+
     /// The receiver says that it has everything before `offset`; or all of it, verified ([`SnapshotChunk::ACK_COMPLETE`]). That is believed only once
     /// it was told what the whole is: what comes earlier answers another stream of the same snapshot.
     pub fn on_ack(&mut self, offset: u64, now: Instant) {

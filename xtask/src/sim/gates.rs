@@ -37,7 +37,7 @@ const FLOORS: &[(&str, u64)] = &[
     ("crashes in recovery", 50),
     ("crashes between two actions", 17),
     ("crashes in the middle of an install", 6),
-    ("recoveries that failed", 50),
+    ("real stores: openings that failed", 50),
     ("power losses", 40),
     ("processes killed", 12),
     ("crashes that lost writes", 50),
