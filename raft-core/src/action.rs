@@ -174,7 +174,7 @@ pub enum Resolution {
 /// Something worth an observer's notice. Nothing depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The role or the term has changed.
+    /// The role has changed: by an election, or by a configuration, now in effect, that gives this node another one.
     RoleChanged {
         /// The role now.
         role: RoleKind,

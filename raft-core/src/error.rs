@@ -310,7 +310,7 @@ pub enum CallerFault {
         /// Its position.
         position: LogPosition,
     },
-    /// A snapshot was reported as received, installed or failed that was not being received or installed.
+    /// A snapshot was reported as installed, or its installation as failed, that was not being installed.
     #[error("a snapshot at {position} was reported, which was not asked for")]
     UnexpectedSnapshot {
         /// Its position.

@@ -253,6 +253,8 @@ mutants! {
     ShrunkQuorumNotNoticed,
     /// Reads that a quorum of the new configuration has confirmed already wait for an answer that may never come. Dissertation §6.4.
     ReadsOfALargerQuorumWaitOn,
+    /// Observers are not told of the role that a configuration gives a node: a learner that was promoted, a witness that was added.
+    RoleByConfigurationNotTold,
     /// A joint configuration is never left. Dissertation §4.3; scenario 27.
     JointNeverLeft,
     /// Who is added and removed by one change is not served until it knows that it was removed. Dissertation §4.2.3.

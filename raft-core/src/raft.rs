@@ -61,6 +61,8 @@ pub struct Raft {
     pub(crate) is_unverified: bool,
     /// The version of the configuration that everything here is in step with.
     pub(crate) membership_version: u64,
+    /// The role that observers know of.
+    told_role: RoleKind,
     /// A transfer of leadership that this node began, and whose outcome shows when the next leader is known.
     pub(crate) handed_over: Option<Transfer>,
     /// Tells what this start of the member asks and forwards from what earlier ones did.
@@ -125,6 +127,7 @@ impl Raft {
             stores: Stores::default(),
             is_unverified: config.store.is_some(),
             membership_version: log.membership_version(),
+            told_role: RoleKind::Follower,
             handed_over: None,
             forward_sequence: 0,
             questions_asked: 0,
@@ -153,6 +156,7 @@ impl Raft {
             is_stale: true,
             may_commit: false,
         };
+        raft.told_role = raft.role_kind();
         raft.report_own_store();
         Ok(raft)
     }
@@ -205,7 +209,7 @@ impl Raft {
                 self.on_applied(index)?;
             }
             Input::SnapshotTaken(meta) => self.on_snapshot_taken(meta)?,
-            Input::SnapshotReceived(meta) => self.on_snapshot_received(&meta)?,
+            Input::SnapshotReceived(meta) => self.on_snapshot_received(&meta),
             Input::SnapshotInstalled(meta) => self.on_snapshot_installed(meta)?,
             Input::SnapshotFailed(meta) => self.on_snapshot_failed(&meta),
             Input::SnapshotInstallFailed(meta) => self.on_snapshot_install_failed(&meta)?,
@@ -410,24 +414,27 @@ impl Raft {
         self.outbox.push(until, to, Message { term: self.term, body });
     }
 
+    /// Tells observers of another role: by a step of its own, or by a configuration that makes a voter of a learner, or a stranger of a member.
+    pub(crate) fn tell_role(&mut self) {
+        let role = self.role_kind();
+        if self.told_role != role {
+            self.told_role = role;
+            self.actions.push_back(Action::Event(Event::RoleChanged { role, term: self.term }));
+        }
+    }
+
     /// The only way from role to role. Settles what the old role owed, and tells observers.
     pub(crate) fn transition(&mut self, role: Role) {
-        let before = (self.role_kind(), self.leader());
+        let before = self.leader();
         match core::mem::replace(&mut self.role, role) {
             Role::Leader(leader) => self.settle_leader(leader),
             Role::Follower(follower) => self.settle_follower(follower),
             Role::PreCandidate(_) | Role::Candidate(_) => {}
         }
-        let after = (self.role_kind(), self.leader());
-        if before.0 != after.0 {
-            self.actions
-                .push_back(Action::Event(Event::RoleChanged { role: after.0, term: self.term }));
-        }
-        if before.1 != after.1 {
-            self.actions.push_back(Action::Event(Event::LeaderChanged {
-                leader: after.1,
-                term: self.term,
-            }));
+        self.tell_role();
+        let leader = self.leader();
+        if before != leader {
+            self.actions.push_back(Action::Event(Event::LeaderChanged { leader, term: self.term }));
         }
     }
 

@@ -187,6 +187,9 @@ impl Raft {
     fn follow_membership(&mut self) {
         let at = self.log.membership_at();
         self.actions.push_back(Action::Event(Event::MembershipChanged { at }));
+        if !mutated!(RoleByConfigurationNotTold) {
+            self.tell_role();
+        }
         self.forgive_promoted();
         self.report_own_store();
         let (id, now, next) = (self.config.id, self.now, self.log.last().next());

@@ -248,15 +248,12 @@ impl Raft {
         self.outbox.push(Some(self.log.next_ticket()), from, message);
     }
 
-    pub(crate) fn on_snapshot_received(&mut self, meta: &SnapshotMeta) -> Result<(), CallerFault> {
+    pub(crate) fn on_snapshot_received(&mut self, meta: &SnapshotMeta) {
         let position = meta.position;
         let outcome = match &mut self.incoming {
             // A second copy, from an offer that was repeated just before the first arrived.
             Some(incoming) if incoming.is_installing() && incoming.snapshot == *meta => {
-                return Ok(());
-            }
-            Some(incoming) if incoming.is_installing() => {
-                return Err(CallerFault::UnexpectedSnapshot { position });
+                return;
             }
             Some(incoming)
                 if incoming.snapshot == *meta
@@ -264,18 +261,18 @@ impl Raft {
             {
                 incoming.phase = Phase::Installing;
                 self.actions.push_back(Action::InstallSnapshot(meta.clone()));
-                return Ok(());
+                return;
             }
             // Appends have caught up meanwhile; installing it would throw the machine back.
             _ if position.index <= self.commit => {
                 SnapshotOutcome::Matched(self.commit.min(self.log.durable()))
             }
-            // Given up by a campaign, or replaced by another offer.
+            // Given up by a campaign, or replaced by another offer: an older one perhaps, that came again late, whose snapshot had arrived before and is being
+            // installed by now.
             _ => SnapshotOutcome::Failed,
         };
         self.incoming = self.incoming.take().filter(|incoming| incoming.snapshot != *meta);
         self.answer_leader(position, outcome);
-        Ok(())
     }
 
     fn answer_leader(&mut self, position: LogPosition, outcome: SnapshotOutcome) {

@@ -382,7 +382,6 @@ fn is_allowed(input: &Input, answer: &Result<(), HandleError>) -> bool {
                 Input::Persisted(_)
                     | Input::Applied(_)
                     | Input::SnapshotTaken(_)
-                    | Input::SnapshotReceived(_)
                     | Input::SnapshotInstalled(_)
                     | Input::SnapshotInstallFailed(_),
                 Err(HandleError::Caller(

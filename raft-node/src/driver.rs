@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use raft_core::{
-    CallerFault, Event, HandleError, Input, Instant, NodeId, PeerFault, ProposalId, Raft, ReadAt,
+    Event, HandleError, Input, Instant, NodeId, PeerFault, ProposalId, Raft, ReadAt,
     ReadId, RequestId, RoleKind, SnapshotMeta, Term,
 };
 use tokio::sync::{mpsc, watch};
@@ -323,10 +323,6 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
         let Err(error) = self.raft.handle(now, input) else { return };
         count(&self.counters.inputs_refused, 1);
         match error {
-            // A report about a snapshot that the core has lost interest in meanwhile.
-            HandleError::Caller(CallerFault::UnexpectedSnapshot { .. }) => {
-                tracing::debug!(%error, "a late report");
-            }
             HandleError::Caller(_) => tracing::error!(%error, "a mistake in the driver"),
             HandleError::Peer { fault, .. } if contradicts(&fault) => {
                 tracing::error!(%error, "a peer contradicts what the group has agreed on");

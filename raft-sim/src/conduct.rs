@@ -170,6 +170,7 @@ impl<M: Machine> World<'_, M> {
             leading.note_poll();
             leading.serving.values_mut().for_each(Serving::settle);
         }
+        self.judge_role(node)?;
         self.judge_own_store(node)?;
         self.judge_lone_reads(node)?;
         self.judge_farewells(node, told)?;

@@ -1,6 +1,6 @@
 //! Rules of conduct on campaigns, votes and stores: who may campaign, and when; whom a member may vote for; who may speak for a store.
 
-use raft_core::{Index, Membership, NodeId, Payload, Persist, RoleKind, StoreStamp, Term};
+use raft_core::{Index, Membership, NodeId, Payload, Persist, Raft, RoleKind, StoreStamp, Term};
 
 use crate::checker::broken;
 use crate::node::index_of;
@@ -150,6 +150,7 @@ impl<M: Machine> World<'_, M> {
         // Who hears a leader after its start owes nothing to those before: that one could not lead otherwise.
         let is_early = watch.may_have_promised
             && watch.heard_before.is_none()
+            && watch.heard.is_none()
             && watch.told.since(watch.started) < election;
         let is_promised = watch
             .heard_before
@@ -212,6 +213,19 @@ impl<M: Machine> World<'_, M> {
         }
         it.watch.knows_rejection &= is_other;
         Ok(())
+    }
+
+    /// Who looks on knows what a node does, by elections and by configurations.
+    pub(crate) fn judge_role(&self, node: usize) -> Result<(), Violation> {
+        let it = &self.nodes[node];
+        let Some(role) = it.raft.as_ref().map(Raft::role_kind) else { return Ok(()) };
+        if role == it.role {
+            return Ok(());
+        }
+        broken(
+            "observers are told of every role",
+            format!("node {} is a {role}; what was told last is {}", it.id, it.role),
+        )
     }
 
     /// The store of a witness lacks commands: who was one, as far as the leader's log goes back, becomes no full member.

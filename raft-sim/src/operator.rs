@@ -120,7 +120,9 @@ impl<M: Machine> World<'_, M> {
             .ids()
             .filter(|id| !membership.contains(*id) && log.ever_lists_witness(*id))
             .collect();
-        if former.is_empty() || !self.is_hasty() {
+        // A core that is yet to be polled may have cut its log already.
+        let may_have_forgotten = self.nodes[node].poll_scheduled;
+        if former.is_empty() || !self.is_hasty() || may_have_forgotten {
             return None;
         }
         self.coverage.hit("asked to make a former witness a member");

@@ -366,7 +366,6 @@ impl<'a, M: Machine> World<'a, M> {
         it.frozen_at = None;
         it.stalled_until = 0;
         it.log = it.disk.clone();
-        it.role = raft_core::RoleKind::Follower;
         it.claimed = raft_core::Index(0);
         let may_have_promised =
             self.plan.config.lease.is_some() && it.disk.hard_state.term > raft_core::Term(0);
@@ -411,6 +410,7 @@ impl<'a, M: Machine> World<'a, M> {
             Ok(raft) => {
                 let base = raft.status().base;
                 judge_restored(it, base)?;
+                it.role = raft.role_kind();
                 it.raft = Some(raft);
             }
             Err(error) => {

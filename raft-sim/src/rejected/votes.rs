@@ -46,6 +46,13 @@ fn finds_another_store(world: &mut Quiet, is_told: bool) -> Judged {
     world.judge_own_store(node)
 }
 
+/// A follower was told to be one, or something else.
+fn is_told_to_be(world: &mut Quiet, role: RoleKind) -> Judged {
+    let node = follower(world);
+    world.nodes[node].role = role;
+    world.judge_role(node)
+}
+
 /// The leader makes a full member of a node that its log lists as a witness as of its base, or never did.
 fn takes_in(world: &mut Quiet, was_witness: bool) -> Judged {
     let (node, former) = (leader(world), id(follower(world)));
@@ -188,6 +195,11 @@ fn founds(world: &mut Quiet, knows_the_group: bool) -> Judged {
 }
 
 pub(super) const SHOWN: &[Shown] = &[
+    shown(
+        "observers are told of every role",
+        |w| is_told_to_be(w, RoleKind::Follower),
+        |w| is_told_to_be(w, RoleKind::Learner),
+    ),
     shown(
         "messages of earlier lives are refused",
         |w| hears_lives(w, [1, 2]),

@@ -28,16 +28,19 @@ const FLOORS: &[(&str, u64)] = &[
     ("partitions", 100),
     ("slow links", 85),
     ("types lost", 100),
+    ("chunks of a lost type", 35),
+    ("chunks replayed", 10),
     ("answers lost", 1000),
     // Faults of processes and clocks.
     ("clock steps", 50),
     ("crashes", 900),
     ("crashes in a joint configuration", 13),
     ("crashes in a loop", 200),
-    ("crashes in recovery", 50),
+    ("crashes in recovery", 40),
     ("crashes between two actions", 17),
     ("crashes in the middle of an install", 6),
-    ("real stores: openings that failed", 50),
+    ("real stores: openings that failed", 140),
+    ("real stores: openings that a fault came too late for", 11),
     ("power losses", 40),
     ("processes killed", 12),
     ("crashes that lost writes", 50),
@@ -46,12 +49,14 @@ const FLOORS: &[(&str, u64)] = &[
     ("suspensions", 95),
     ("echoes of earlier lives refused", 100),
     ("messages of an earlier life replayed", 300),
+    ("chunks of an earlier life replayed", 25),
     ("slow fetches", 100),
     ("asked to make a witness a member", 20),
     // Recoveries.
     ("restarts", 900),
     ("networks healed", 800),
     ("processes that went on", 200),
+    ("disk stalls that ended", 130),
     // Faults of disks.
     ("disk stalls", 100),
     ("disk stalls of one to ten seconds", 45),
@@ -87,9 +92,10 @@ const FLOORS: &[(&str, u64)] = &[
     ("became candidate", 1000),
     ("became follower", 1000),
     ("became leader", 800),
-    ("became learner", 10),
-    ("became outsider", 30),
+    ("became learner", 230),
+    ("became outsider", 230),
     ("became pre-candidate", 1000),
+    ("became witness", 30),
     ("witness starts", 200),
     ("stores recorded", 200),
     ("stores rejected", 65),
@@ -207,11 +213,18 @@ const FLOORS: &[(&str, u64)] = &[
 const CEILINGS: &[(&str, u64)] = &[
     // Proved too, but by whoever made the guess; what neither explains has failed.
     ("histories explained by a guess", 45),
-    // Cores that had an excuse. That they would have converged but for a leader outside is proved; that no core is able is what the checkers' own
-    // reckoning of quorums says.
+    // Cores that had an excuse. That they would have converged but for a leader outside is proved.
     ("convergence hindered by a leader outside", 16),
     ("cores made unable by a leader outside", 2),
-    ("no core is able", 55),
+    // By the checkers' own reckoning no nodes are able, and indeed all together did nothing.
+    ("no core is able", 45),
+    ("unable: no quorum", 27),
+    ("unable: too few zones", 12),
+    ("unable: who has the longest log can not lead", 12),
+    ("unable: nobody can lead", 3),
+    ("unable: a joint configuration is left to nobody", 3),
+    // By that reckoning it was not certain, and they went on.
+    ("cores that went on, though that was not certain", 14),
 ];
 
 /// A kind that fired too rarely.

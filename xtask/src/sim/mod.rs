@@ -61,7 +61,7 @@ pub(crate) struct SimArgs {
     /// Where diagrams, timelines and plans of failures are written.
     #[arg(long, default_value = "target/sim", value_name = "FOLDER")]
     out: PathBuf,
-    /// Where --minutes notes the seeds that failed.
+    /// Where seeds that failed are noted, to be run by a test from then on.
     #[arg(long, default_value = "raft-sim/tests/corpus.txt", value_name = "FILE")]
     corpus: PathBuf,
     /// Seeds that are known to fail: a sweep names them apart from new failures.

@@ -72,9 +72,7 @@ pub(super) fn run(args: &SimArgs) -> anyhow::Result<()> {
     let took = begun.elapsed();
     print_tally(&tally, took, args.jobs(), args.dense);
     let mut failed = tally.failures;
-    if args.minutes.is_some() && !failed.is_empty() {
-        note_in_corpus(args, &failed)?;
-    }
+    note_in_corpus(args, &failed)?;
     if !args.dense && failed.is_empty() {
         failed.extend(measure_dense(args, &open)?);
     }
@@ -281,19 +279,29 @@ fn measure_dense(args: &SimArgs, open: &[Case]) -> anyhow::Result<Vec<Failure>> 
         tally.coverage.count("requests judged") as f64 / simulated.max(1e-9),
         simulated / effective.max(1) as f64
     );
+    note_in_corpus(&dense, &tally.failures)?;
     Ok(tally.failures)
 }
 
-/// Failed seeds stay: the corpus is run whole by a test.
+/// Failed seeds stay, each once: the corpus is run whole by a test.
 pub(super) fn note_in_corpus(args: &SimArgs, failed: &[Failure]) -> anyhow::Result<()> {
     let path = &crate::root().join(&args.corpus);
+    let known = std::fs::read_to_string(path).unwrap_or_default();
+    let kind = if args.dense { "dense" } else { "seed" };
+    let is_new = |failure: &&Failure| {
+        let line = format!("{kind} {} ", failure.seed);
+        !known.lines().any(|known| known.starts_with(&line))
+    };
+    let failed: Vec<&Failure> = failed.iter().filter(is_new).collect();
+    if failed.is_empty() {
+        return Ok(());
+    }
     let mut file = std::fs::OpenOptions::new()
         .create(true)
         .append(true)
         .open(path)
         .with_context(|| format!("cannot write {}", path.display()))?;
-    let kind = if args.dense { "dense" } else { "seed" };
-    for failure in failed {
+    for failure in &failed {
         writeln!(file, "{kind} {} {}", failure.seed, failure.violation.rule)
             .with_context(|| format!("cannot write {}", path.display()))?;
     }

@@ -100,9 +100,17 @@ fn seeds_that_fail_fail_a_sweep_and_a_soak_notes_them() {
     assert!(sweep::verdict(1, &[]).is_ok());
     let error = sweep::verdict(5, std::slice::from_ref(&failure)).expect_err("it fails");
     assert_eq!(error.to_string(), "1 of 5 seeds failed: [12]");
-    sweep::note_in_corpus(&args, &[failure.clone(), failure.clone()]).expect("noted");
+    sweep::note_in_corpus(&args, &[]).expect("nothing");
+    assert!(!args.corpus.exists(), "nothing failed");
+    let other = raft_sim::Failure { seed: 1, ..failure.clone() };
+    for _ in 0..2 {
+        sweep::note_in_corpus(&args, &[failure.clone(), other.clone()]).expect("noted");
+    }
+    let dense = SimArgs { dense: true, ..args.clone() };
+    sweep::note_in_corpus(&dense, std::slice::from_ref(&other)).expect("noted");
     let known = raft_sim::corpus::read(&args.corpus).expect("a corpus");
-    assert_eq!(known.len(), 2);
+    let cases: Vec<&Case> = known.iter().map(|known| &known.case).collect();
+    assert_eq!(cases, [&Case::of_seed(12), &Case::of_seed(1), &Case::dense(1)]);
     assert_eq!((&known[0].case, known[0].found.as_str()), (&Case::of_seed(12), "two leaders"));
     assert_eq!(report::concerned(&failure.violation).len(), 2);
 }
