@@ -3,12 +3,11 @@
 
 use alloc::collections::VecDeque;
 
-use crate::forward::Forwards;
 use crate::lease::Promise;
 use crate::log::Log;
 use crate::outbox::Outbox;
 use crate::rng::Rng;
-use crate::role::{Acks, Follower, Leader, Questions, Reader, Role};
+use crate::role::{Follower, Leader, Reader, Role};
 use crate::snapshots::{Incoming, can_be_offered};
 use crate::stores::Stores;
 use crate::transfer::Transfer;
@@ -142,13 +141,7 @@ impl Raft {
             commit,
             handed: included,
             applied: included,
-            role: Role::Follower(Follower {
-                leader: None,
-                election_deadline,
-                acks: Acks::default(),
-                forwards: Forwards::default(),
-                questions: Questions::default(),
-            }),
+            role: Role::Follower(Follower::new(None, election_deadline)),
             snapshot,
             incoming: None,
             outbox: Outbox::default(),
@@ -477,13 +470,7 @@ impl Raft {
             self.outbox.clear();
         }
         let election_deadline = self.next_election_deadline();
-        self.transition(Role::Follower(Follower {
-            leader,
-            election_deadline,
-            acks: Acks::default(),
-            forwards: Forwards::default(),
-            questions: Questions::default(),
-        }));
+        self.transition(Role::Follower(Follower::new(leader, election_deadline)));
     }
 }
 

@@ -33,6 +33,12 @@ pub(crate) struct Follower {
 }
 
 impl Follower {
+    /// It has heard and asked nothing yet.
+    pub(crate) fn new(leader: Option<NodeId>, election_deadline: Instant) -> Follower {
+        let (acks, forwards) = (Acks::default(), Forwards::default());
+        Follower { leader, election_deadline, acks, forwards, questions: Questions::default() }
+    }
+
     /// Whether it waits for answers of its leader, which it gives up in time.
     pub(crate) fn has_asked(&self) -> bool {
         !self.forwards.is_empty() || !self.questions.asked.is_empty()

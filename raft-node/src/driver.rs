@@ -23,8 +23,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use raft_core::{
-    Event, HandleError, Input, Instant, NodeId, PeerFault, ProposalId, Raft, ReadAt,
-    ReadId, RequestId, RoleKind, SnapshotMeta, Term,
+    Event, HandleError, Input, Instant, NodeId, PeerFault, ProposalId, Raft, ReadAt, ReadId,
+    RequestId, RoleKind, SnapshotMeta, Term,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::Sleep;
