@@ -35,6 +35,7 @@ pub mod history;
 mod history_tests;
 mod image;
 mod ledger;
+mod liars;
 pub mod linearizability;
 mod liveness;
 mod machine;

@@ -221,6 +221,17 @@ impl<M: Machine> World<'_, M> {
                 format!("node {} compacts through {through}; its machine has {kept}", it.id),
             );
         }
+        if has_machine
+            && it.checkpoint.as_ref().is_some_and(|held| held.meta.membership.voters.is_empty())
+        {
+            return broken(
+                "snapshots that replace the log tell of a group",
+                format!(
+                    "node {} compacts through {through}, and its machine knows of no configuration",
+                    it.id
+                ),
+            );
+        }
         let reserve = self.plan.config.retained_entries;
         if has_machine && through.index.plus(reserve) > kept {
             return broken(

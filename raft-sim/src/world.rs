@@ -172,7 +172,8 @@ impl<'a, M: Machine> World<'a, M> {
         self.run_until(end, |_| false)?;
         self.calm_down()?;
         self.converge()?;
-        self.judge_history()
+        self.judge_history()?;
+        self.let_a_member_lie()
     }
 
     /// Starts all nodes, and whatever asks and breaks.
@@ -481,12 +482,16 @@ impl<'a, M: Machine> World<'a, M> {
             return Ok(());
         }
         self.mix_whole(&input);
+        // What it believes of its lease is looked at now and then, and whenever it should have lost that.
+        let was_away =
+            now.since(self.nodes[node].watch.told) > self.plan.config.heartbeat_interval * 2;
         self.watch_input(node, &input, now);
         // It may lead and not have said so yet: it is told of more before it is polled.
         let leads = self.nodes[node].raft.as_ref().is_some_and(|raft| raft.leader() == Some(id));
         self.nodes[node].watch.holdings.note_input(&input, leads);
         let (mut heard, mut is_compared) = heard_in(&input);
         let is_checked = self.messages.is_multiple_of(4)
+            || was_away
             || matches!(input, Input::ClockSuspect | Input::StorageHealth(_));
         let Some(raft) = &mut self.nodes[node].raft else { return Ok(()) };
         match raft.handle(now, input) {

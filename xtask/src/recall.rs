@@ -32,9 +32,6 @@ pub(crate) struct RecallArgs {
     /// How many seconds one seed may take before the bug counts as found by its hanging.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
-    /// Also look for those that the simulator can not find.
-    #[arg(long)]
-    all: bool,
 }
 
 /// A seeded bug, and where it is.
@@ -52,23 +49,6 @@ const LISTS: [(&str, &str); 4] = [
     ("raft-sim/src/mutants.rs", "RAFT_SIM_MUTANT"),
     ("raft-kv/src/mutants.rs", "RAFT_KV_MUTANT"),
 ];
-
-/// Those that no simulation of honest members finds, and why. Each is caught by a test of `raft-core` (`cargo xtask mutants`), or of `raft-node`.
-const INVISIBLE: &[(&str, &str)] = &[
-    ("LifeOfAStoreRepeated", COPY),
-    ("LossOfWhatWasAcknowledgedForgiven", COPY),
-    (
-        "LostLogNotBelieved",
-        "no simulated member loses its log and keeps the name of its store, or has none",
-    ),
-    (
-        "SnapshotOfNobodysGroupOffered",
-        "one seed in 20,000 shows it (19501): a member must be added while the log has its start, take a checkpoint from before that, and lead",
-    ),
-    ("FirstRecordsTooEarly", "no simulated group begins to tell stores apart after it was founded"),
-];
-
-const COPY: &str = "no simulated store is put back from a copy: that is beyond what the protocol can mend in every case";
 
 /// What came of looking for one.
 #[derive(Clone, Debug)]
@@ -104,23 +84,12 @@ fn choose(root: &Path, args: &RecallArgs) -> anyhow::Result<Vec<Bug>> {
         all.extend(mutants.into_iter().map(|mutant| Bug { mutant, variable }));
     }
     let is_known = |name: &str| all.iter().any(|bug| bug.mutant.name == name);
-    if let Some((stale, _)) = INVISIBLE.iter().find(|(name, _)| !is_known(name)) {
-        bail!("xtask/src/recall.rs: {stale} is in no list any more");
-    }
     if let Some(unknown) = args.only.iter().find(|name| !is_known(name)) {
         let lists = LISTS.map(|(path, _)| path).join(", ");
         bail!("no seeded bug is called {unknown}: see {lists}");
     }
-    all.retain(|bug| {
-        let name = &bug.mutant.name;
-        let is_visible = args.all || reason(name).is_none();
-        if args.only.is_empty() { is_visible } else { args.only.contains(name) }
-    });
+    all.retain(|bug| args.only.is_empty() || args.only.contains(&bug.mutant.name));
     Ok(all)
-}
-
-fn reason(name: &str) -> Option<&'static str> {
-    INVISIBLE.iter().find(|(invisible, _)| *invisible == name).map(|(_, reason)| *reason)
 }
 
 /// Compiles the simulator once, with all seeded bugs in and none active, into the folder of `cargo xtask mutants`.
@@ -311,16 +280,10 @@ fn report(
     println!("{:<36} {:>6}  {:>9}  found by", "seeded bug", "seeds", "simulated");
     for (bug, finding) in bugs.iter().zip(findings) {
         let name = bug.mutant.name.as_str();
-        if finding.rule.is_none() && reason(name).is_none() {
+        if finding.rule.is_none() {
             missed.push(name);
         }
         println!("{}", row(bug, finding));
-    }
-    if args.only.is_empty() && !args.all {
-        println!("\nnot looked for, since no simulation of honest members shows them:");
-        for (name, reason) in INVISIBLE {
-            println!("{name:<36} {reason}");
-        }
     }
     let found = findings.iter().filter(|finding| finding.rule.is_some()).count();
     println!("recall: {found} found of {}, in {:.0} s", bugs.len(), took.as_secs_f64());

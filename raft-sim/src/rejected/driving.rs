@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use raft_core::{
-    Action, AppendOutcome, Apply, Body, Entry, HardState, Index, Input, LogPosition, Membership,
-    NodeId, Payload, Persist, RestoredLog, Term, Ticket,
+    Action, AppendOutcome, Apply, Body, Entry, Event as CoreEvent, HardState, Index, Input,
+    Instant, LogPosition, Membership, NodeId, Payload, Persist, RestoredLog, StoreId, Term, Ticket,
 };
 use raft_kv::Response;
 use raft_node::SnapshotChunk;
@@ -17,6 +17,9 @@ use super::quiet::{
 use super::{Judged, Shown, shown, verdict};
 use crate::event::Event;
 use crate::history::{Answer, Ask};
+use crate::liars::{
+    judge_first_records, judge_lease_after_a_pause, judge_loss, judge_refill, judge_repeated_life,
+};
 use crate::node::Snapshot;
 use crate::provoke::{Provocation, judge_refused_start};
 use crate::real::Found;
@@ -114,6 +117,38 @@ fn compacts(world: &mut Quiet, before: i64) -> Judged {
     let index = Index(held.0.wrapping_add_signed(-before));
     let term = world.nodes[node].log.term_at(index).expect("it is in the log");
     world.perform(node, Action::Compact { through: LogPosition { index, term } })
+}
+
+/// The leader's log is cut at a checkpoint of its group, or of nobody's.
+fn compacts_for(world: &mut Quiet, membership: Membership) -> Judged {
+    let node = leader(world);
+    let held = world.nodes[node].checkpoint.as_mut().expect("it took one");
+    held.meta.membership = membership.into();
+    compacts(world, 20)
+}
+
+/// A leader rejects the store of a member, or does nothing.
+fn concludes(is_rejected: bool) -> Vec<Action> {
+    let (node, store) = (NodeId(2), StoreId(1));
+    is_rejected
+        .then_some(Action::Event(CoreEvent::StoreRejected { node, store }))
+        .into_iter()
+        .collect()
+}
+
+/// A leader records the stores of these members, as the first of three.
+fn records(members: &[u64]) -> Judged {
+    let stores = members.iter().map(|member| (NodeId(*member), StoreId(7))).collect();
+    judge_first_records(NodeId(1), NodeId(3), &[Membership { stores, ..voters() }])
+}
+
+/// A leader sends entries from so far behind what a member had.
+fn refills(behind: u64) -> Judged {
+    let (peer, had) = (NodeId(2), Index(9));
+    let index = Index(had.0 - behind);
+    let prev = LogPosition { index, term: Term(1) };
+    let body = Body::Append { prev, entries: entries(Vec::new()), commit: Index(0) };
+    judge_refill(&[Action::Send { to: peer, message: message(Term(1), body) }], peer, had)
 }
 
 /// The leader appends a configuration that makes the node that stands by a voter, after it was a learner.
@@ -320,6 +355,28 @@ pub(super) const SHOWN: &[Shown] = &[
         },
     ),
     shown("who is promoted has caught up", |w| promotes(w, false), |w| promotes(w, true)),
+    shown(
+        "snapshots that replace the log tell of a group",
+        |w| compacts_for(w, voters()),
+        |w| compacts_for(w, Membership::default()),
+    ),
+    shown(
+        "a store that repeats a life does not count",
+        |_| judge_repeated_life(&concludes(true), NodeId(2)),
+        |_| judge_repeated_life(&concludes(false), NodeId(2)),
+    ),
+    shown(
+        "a store that lost what it acknowledged does not count",
+        |_| judge_loss(&concludes(true), NodeId(2)),
+        |_| judge_loss(&concludes(true), NodeId(3)),
+    ),
+    shown(
+        "who stood still has no lease",
+        |_| judge_lease_after_a_pause(NodeId(1), Some(Instant(7)), Instant(7)),
+        |_| judge_lease_after_a_pause(NodeId(1), Some(Instant(8)), Instant(7)),
+    ),
+    shown("the first stores are recorded together", |_| records(&[1, 2, 3]), |_| records(&[1, 2])),
+    shown("who lost its log is sent it again", |_| refills(1), |_| refills(0)),
     shown("compaction waits for a checkpoint", |w| compacts(w, 20), |w| compacts(w, -1)),
     shown("compaction leaves a reserve", |w| compacts(w, 20), |w| compacts(w, 19)),
     shown(

@@ -173,6 +173,12 @@ const FLOORS: &[(&str, u64)] = &[
     ("requests sent again", 200_000),
     ("sessions expired", 500),
     ("histories explained by search alone", 900),
+    // What members lied about when a run was over.
+    ("groups that began to tell stores apart", 55),
+    ("leaders with a lease that stood still", 70),
+    ("members without a store that lost their logs", 40),
+    ("stores that lost what they had acknowledged", 40),
+    ("stores that repeated a life", 40),
     // What must be refused, in whatever state a member is.
     ("passed over: answers of strangers", 10),
     ("passed over: refusals after the vote", 3),
