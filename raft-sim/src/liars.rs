@@ -71,16 +71,13 @@ impl Lie<'_> {
         let mut denials = 0;
         let mut asked = done.iter().rev().find_map(|action| self.asks(action));
         for _ in 0..TURNS {
-            let more = match asked {
-                Some(prev) => {
-                    denials += 1;
-                    let outcome = AppendOutcome::Rejected { prev, hint: LogPosition::ORIGIN };
-                    self.hears(store, Body::AppendResponse(outcome))
-                }
-                None => {
-                    self.hears(store, Body::HeartbeatResponse { read_context: 0 });
-                    self.waits()
-                }
+            let more = if let Some(prev) = asked {
+                denials += 1;
+                let outcome = AppendOutcome::Rejected { prev, hint: LogPosition::ORIGIN };
+                self.hears(store, Body::AppendResponse(outcome))
+            } else {
+                self.hears(store, Body::HeartbeatResponse { read_context: 0 });
+                self.waits()
             };
             asked = more.iter().rev().find_map(|action| self.asks(action));
             done.extend(more);
@@ -90,14 +87,9 @@ impl Lie<'_> {
 
     /// What comes after which the member is sent.
     fn asks(&self, action: &Action) -> Option<Index> {
-        match action {
-            Action::Send { to, message: Message { body: Body::Append { prev, .. }, .. } }
-                if *to == self.peer =>
-            {
-                Some(prev.index)
-            }
-            _ => None,
-        }
+        let Action::Send { to, message } = action else { return None };
+        let Body::Append { prev, .. } = &message.body else { return None };
+        (*to == self.peer).then_some(prev.index)
     }
 }
 

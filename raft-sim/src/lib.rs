@@ -11,7 +11,7 @@
 //!
 //! Reading order: `plan` (what a seed draws), `image` (what a disk holds), `node` (one member), `event` and `world` (the event loop and the
 //! driver), `perform` (what is done with each action), `machinery`, `disk`, `network`, `streams` (what surrounds the core), `client` and `operator`
-//! (who asks for what), `clients` (their books), `chaos` (faults), `liveness` (the end of a run), `checker`, `conduct` (and `conduct_votes`, `conduct_leading`, `conduct_requests`), `budgets`, `watch`, `configurations`, `ledger`, `oracle`, [`history`] and `service` (what must hold).
+//! (who asks for what), `clients` (their books), `chaos` (faults), `liveness` (the end of a run) and `liars` (what comes after it), `checker`, `conduct` (and `conduct_votes`, `conduct_leading`, `conduct_requests`), `budgets`, `watch`, `configurations`, `ledger`, `oracle`, [`history`] and `service` (what must hold).
 
 mod budgets;
 mod case;

@@ -235,7 +235,7 @@ fn starts_over(world: &Quiet, base: Option<Index>) -> Judged {
     let end = disk.last();
     let other = LogPosition { term: Term(end.term.0 + 1), ..end };
     disk.hard_state.commit = Index(0);
-    let fresh = crate::node::Node::<HashMachine>::new(id(0), raft_core::StoreId(0), &voters(), 1);
+    let fresh = crate::node::Node::<HashMachine>::new(id(0), StoreId(0), &voters(), 1);
     let checkpoint = Some(Snapshot { meta: snapshot(other), data: Bytes::new() });
     let base = base.unwrap_or(end.index);
     judge_restored(&crate::node::Node { disk, checkpoint, ..fresh }, base)
@@ -313,7 +313,7 @@ fn starts_from(is_damaged: bool) -> Judged {
         restored.log.terms.push(raft_core::TermRun { term: Term(1), first: Index(1) });
     }
     let config = raft_core::Config::new(NodeId(1));
-    judge_refused_start("BrokenTerms", config, raft_core::Instant(0), restored)
+    judge_refused_start("BrokenTerms", config, Instant(0), restored)
 }
 
 pub(super) const SHOWN: &[Shown] = &[
