@@ -71,14 +71,9 @@ impl<M: Machine> World<'_, M> {
             {
                 return self.break_real_disk(fault, node);
             }
-            Fault::WriteError => {
-                self.count("write errors", self.nodes[node].raft.is_some());
-                return self.fail_write(node);
-            }
-            Fault::DiskFull => {
-                self.count("full disks", self.nodes[node].raft.is_some());
-                self.nodes[node].driver.queue.clear();
-                return self.crash_for_a_while(node);
+            Fault::WriteError | Fault::DiskFull => {
+                let is_full = fault == Fault::DiskFull;
+                return self.fail_some_write(if is_full { "full disks" } else { "write errors" });
             }
             Fault::Wipe | Fault::FsyncLie if !self.may_be_wiped(node) => {
                 self.coverage.hit(NO_EFFECT);
@@ -108,6 +103,21 @@ impl<M: Machine> World<'_, M> {
             Fault::Flap | Fault::SlowLink | Fault::Clog => self.spoil_link(fault, node),
         }
         Ok(())
+    }
+
+    /// Somebody's disk fails in the middle of what it writes, if anybody's writes.
+    fn fail_some_write(&mut self, what: &'static str) -> Result<(), Violation> {
+        let writes = |node: &usize| {
+            let it = &self.nodes[*node];
+            it.raft.is_some() && it.real.is_none() && !it.driver.queue.is_empty()
+        };
+        let writing: Vec<usize> = (0..self.nodes.len()).filter(writes).collect();
+        self.count(what, !writing.is_empty());
+        if writing.is_empty() {
+            return Ok(());
+        }
+        let node = self.rng.pick(&writing);
+        self.fail_write(node)
     }
 
     pub(crate) fn crash_for_a_while(&mut self, node: usize) -> Result<(), Violation> {
@@ -218,8 +228,11 @@ impl<M: Machine> World<'_, M> {
             return Ok(());
         }
         self.coverage.hit("clock steps");
-        let step = self.rng.pick(&[1_000, 1_000_000, 3_600_000_000]);
+        let step = self.rng.pick(&[1_000, 1_000_000, HOUR_US, 24 * HOUR_US]);
         let step = self.rng.between(1, step);
+        if step >= HOUR_US {
+            self.coverage.hit("clock steps of hours");
+        }
         self.mark(Mark::Fault, Some(node), || format!("its clock jumps forward by {step} us"));
         self.nodes[node].clock.offset += step;
         self.nodes[node].wake_at = None;
@@ -264,7 +277,8 @@ impl<M: Machine> World<'_, M> {
         };
         self.network.cut(|node| node == leader, |node| node != leader);
         self.network.cut(|node| node != leader, |node| node == leader);
-        self.coverage.hit("isolated leaders");
+        let has_others = self.nodes.len() > 1;
+        self.count("isolated leaders", has_others);
         self.heal_later(format!("leader {} is cut off", self.nodes[leader].id));
     }
 
@@ -351,6 +365,9 @@ impl<M: Machine> World<'_, M> {
         self.tell(node, Input::Unreachable(peer))
     }
 }
+
+/// In microseconds.
+const HOUR_US: u64 = 3_600_000_000;
 
 /// A fault that was drawn for nobody, for who is down already, or where it can not be.
 pub(crate) const NO_EFFECT: &str = "faults without effect";

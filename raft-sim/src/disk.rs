@@ -17,7 +17,7 @@ use crate::event::{Event, FetchRequest};
 use crate::image::describe;
 use crate::machine::Progress;
 use crate::mutants::mutated;
-use crate::node::Driver;
+use crate::node::{Driver, Node};
 use crate::timeline::Mark;
 use crate::world::World;
 use crate::{Image, Machine, Violation};
@@ -180,16 +180,22 @@ impl<M: Machine> World<'_, M> {
     /// The commit of what waits fails. Whether it is durable is unknown: the node stops for good, and starts again from what there is.
     pub(crate) fn fail_write(&mut self, node: usize) -> Result<(), Violation> {
         let now = Instant(self.now_us());
-        let Driver { queue, writes, .. } = &mut self.nodes[node].driver;
-        for job in queue.iter() {
-            writes.take(job.clone(), now);
+        let waiting = self.nodes[node].driver.queue.len() as u64;
+        let kept = self.rng.below(waiting + 1) as usize;
+        let Node { driver: Driver { queue, writes, .. }, disk, .. } = &mut self.nodes[node];
+        for job in queue.drain(..) {
+            writes.take(job, now);
         }
-        let durable = writes.commit(|_| Err(())).map(Vec::from_iter).unwrap_or_default();
+        let fails = |group: &[Persist]| {
+            // What was written before may be there all the same, and nobody is told.
+            let _ = group.iter().take(kept).try_for_each(|write| write_to(disk, write));
+            Err(())
+        };
+        let durable = writes.commit(fails).map(Vec::from_iter).unwrap_or_default();
         if durable.is_empty() {
             return self.crash_for_a_while(node);
         }
         // By a seeded bug only.
-        queue.clear();
         durable.into_iter().try_for_each(|ticket| self.tell(node, Input::Persisted(ticket)))
     }
 
@@ -237,7 +243,9 @@ impl<M: Machine> World<'_, M> {
         } else {
             self.rng.around(self.plan.fault_us).min(self.plan.election_us() * 10)
         };
-        self.nodes[node].stalled_until = self.now_us() + lasts;
+        let until = self.now_us() + lasts;
+        let it = &mut self.nodes[node];
+        it.stalled_until = it.stalled_until.max(until);
         self.coverage.hit("disk stalls");
         if self.nodes[node].real.is_some() {
             self.coverage.hit("real disks: stalls");

@@ -11,12 +11,12 @@ use crate::checker::broken;
 use crate::node::index_of;
 use crate::starting::found_by;
 use crate::world::World;
-use crate::{Machine, Violation};
+use crate::{Image, Machine, Violation};
 
 /// How often who lost its log denies what it is asked for, or the leader does something by itself.
 const TURNS: usize = 20;
-/// After how many of them the leader must have drawn its conclusions. It may not ask at all: what it would send next is being read.
-const DENIALS_ENOUGH: usize = 3;
+/// No leader does more at once.
+const ACTIONS_MAX: usize = 1_000;
 
 /// A leader, and a member that lies to it.
 pub(crate) struct Lie<'a> {
@@ -26,6 +26,8 @@ pub(crate) struct Lie<'a> {
     pub(crate) peer: NodeId,
     /// What the member acknowledged.
     pub(crate) matched: Index,
+    /// What the leader reads from its disk.
+    log: Image,
 }
 
 impl Lie<'_> {
@@ -36,8 +38,22 @@ impl Lie<'_> {
     }
 
     fn does(&mut self, input: Input) -> Vec<Action> {
-        let _ = self.raft.handle(self.now, input);
-        std::iter::from_fn(|| self.raft.poll_action()).collect()
+        let (mut done, mut seen) = (Vec::new(), 0);
+        let mut next = Some(input);
+        while let Some(input) = next.take() {
+            let _ = self.raft.handle(self.now, input);
+            done.extend(std::iter::from_fn(|| self.raft.poll_action()));
+            let fetch = done.iter().skip(seen).find_map(|action| self.reads(action));
+            seen = done.len();
+            next = fetch.map(|(first, last, budget)| {
+                let peer = self.peer;
+                let found = self.log.read(first, last, budget);
+                found
+                    .map_or(Input::FetchFailed { peer }, |entries| Input::Fetched { peer, entries })
+            });
+            next = next.filter(|_| done.len() < ACTIONS_MAX);
+        }
+        done
     }
 
     /// What the leader does by itself next, at its time.
@@ -57,9 +73,10 @@ impl Lie<'_> {
         self.hears_of(StoreStamp { nonce: store.nonce ^ (1 << 60), ..store })
     }
 
-    /// The member starts once more, and denies all that it is asked about: its log is empty. Without `store` it does not even start. What the leader does, and how
-    /// often it asked.
-    fn loses_its_log(&mut self, store: Option<StoreStamp>) -> (Vec<Action>, usize) {
+    /// The member starts once more, and denies all that it is asked about: its log is empty. Without `store` it does not even start.
+    fn loses_its_log(&mut self, store: Option<StoreStamp>) -> Vec<Action> {
+        // What is being read for it will not come any more.
+        self.does(Input::FetchFailed { peer: self.peer });
         let mut done = match store {
             Some(store) => {
                 self.hears_of(store);
@@ -68,11 +85,9 @@ impl Lie<'_> {
             None => self.does(Input::Unreachable(self.peer)),
         };
         let store = store.map(|store| StoreStamp { life: store.life + 1, ..store });
-        let mut denials = 0;
         let mut asked = done.iter().rev().find_map(|action| self.asks(action));
         for _ in 0..TURNS {
             let more = if let Some(prev) = asked {
-                denials += 1;
                 let outcome = AppendOutcome::Rejected { prev, hint: LogPosition::ORIGIN };
                 self.hears(store, Body::AppendResponse(outcome))
             } else {
@@ -82,7 +97,17 @@ impl Lie<'_> {
             asked = more.iter().rev().find_map(|action| self.asks(action));
             done.extend(more);
         }
-        (done, denials)
+        done
+    }
+
+    /// What is to be read for the member.
+    fn reads(&self, action: &Action) -> Option<(Index, Index, usize)> {
+        match *action {
+            Action::Fetch { peer, first, last, budget_bytes } if peer == self.peer => {
+                Some((first, last, budget_bytes))
+            }
+            _ => None,
+        }
     }
 
     /// What comes after which the member is sent.
@@ -148,7 +173,6 @@ fn elect(
     store_of: impl Fn(NodeId) -> Option<StoreStamp>,
 ) -> (bool, Vec<Membership>) {
     let mut recorded = Vec::new();
-    let mut term = Term(0);
     for _ in 0..TURNS {
         let mut inputs = Vec::new();
         while let Some(action) = raft.poll_action() {
@@ -163,7 +187,6 @@ fn elect(
                     inputs.push(Input::Persisted(write.ticket));
                 }
                 Action::Send { to, message } if others.contains(&to) => {
-                    term = term.max(message.term);
                     let body = match message.body {
                         Body::PreVote { .. } => Body::PreVoteResponse { granted: true },
                         Body::Vote { .. } => Body::VoteResponse { granted: true },
@@ -219,33 +242,30 @@ impl<M: Machine> World<'_, M> {
     /// The last thing in a run: whoever leads is told a lie by a voter that it serves. Nothing that comes after would be judged by the truth.
     pub(crate) fn let_a_member_lie(&mut self) -> Result<(), Violation> {
         let (has_stores, number) = (self.plan.has_stores, self.seed);
-        self.stand_still_for_a_while()?;
+        if self.plan.config.lease.is_some() && number.is_multiple_of(3) {
+            return self.stand_still_for_a_while();
+        }
         if !has_stores && number.is_multiple_of(2) {
             return self.begin_to_tell_stores_apart();
         }
         let Some((mut lie, store)) = self.draw_lie() else { return Ok(()) };
         let (peer, matched) = (lie.peer, lie.matched);
         if !has_stores {
-            let (done, denials) = lie.loses_its_log(None);
-            let verdict = judge_refill(&done, peer, matched);
-            if verdict.is_err() && denials < DENIALS_ENOUGH {
-                return Ok(());
-            }
+            let done = lie.loses_its_log(None);
+            self.mix_whole(&done);
             self.coverage.hit("members without a store that lost their logs");
-            return verdict;
+            return judge_refill(&done, peer, matched);
         }
         if number.is_multiple_of(2) {
             let done = lie.repeats_a_life(store);
+            self.mix_whole(&done);
             self.coverage.hit("stores that repeated a life");
             return judge_repeated_life(&done, peer);
         }
-        let (done, denials) = lie.loses_its_log(Some(store));
-        let verdict = judge_loss(&done, peer);
-        if verdict.is_err() && denials < DENIALS_ENOUGH {
-            return Ok(());
-        }
+        let done = lie.loses_its_log(Some(store));
+        self.mix_whole(&done);
         self.coverage.hit("stores that lost what they had acknowledged");
-        verdict
+        judge_loss(&done, peer)
     }
 
     /// A leader's process stands still for three heartbeats: what was promised to it before counts no more (scenario 24).
@@ -319,10 +339,9 @@ impl<M: Machine> World<'_, M> {
         };
         let peer = *status.peers.iter().find(is_served)?;
         let store = self.nodes[index_of(peer.id)].store;
+        let log = self.nodes[node].log.clone();
         let raft = self.nodes[node].raft.as_mut()?;
         let (term, matched) = (status.term, peer.matched);
-        // It may have stood still.
-        let now = local + self.plan.config.heartbeat_interval * 3;
-        Some((Lie { raft, now, term, peer: peer.id, matched }, store))
+        Some((Lie { raft, now: local, term, peer: peer.id, matched, log }, store))
     }
 }

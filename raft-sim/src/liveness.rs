@@ -2,10 +2,10 @@
 //! converge within 20 election timeouts.
 //!
 //! It may be kept from that by a leader outside: one that a quorum hears, late or one way, stays in office, and may not reach (or not well) who is to
-//! converge. That is proved, not assumed: such a leader was heard lately, and once the core is cut off from everybody outside, it converges in as many
-//! election timeouts again. Nobody but a leader has that excuse. And such a leader may go on with a witness of the core alone, which then refuses its
-//! vote to all that are left: that is a witness's price. It is checked that there is one in the core, that the core is not able any more, and that it does
-//! nothing once it is alone.
+//! converge. That is proved, not assumed: such a leader was heard, and once the core is cut off from everybody outside, it converges in as many election
+//! timeouts again. The same is asked of a core that was served by a leader outside: it must be able to do without. Nobody but a leader has that excuse. And such a
+//! leader may go on with a witness of the core alone, which then refuses its vote to all that are left (that is a witness's price), or with another configuration: then
+//! it is checked that the core is not able any more, and that it does nothing once it is alone.
 //!
 //! Where no nodes are able, by the checkers' own reckoning of quorums, zones and logs over every set of nodes, all sound ones are healed, and cut off from the
 //! rest: as long as the reckoning says so, it is shown that they do not go on. What it says is counted.
@@ -28,9 +28,6 @@ const TIMEOUTS: u64 = 20;
 
 /// A time that no run reaches.
 const FOR_EVER: u64 = 1 << 60;
-
-/// Within how many of them a leader outside must have been heard to be what kept the core.
-const TIMEOUTS_HEARD: u64 = 10;
 
 /// Why nodes may not be able to go on by themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -300,12 +297,18 @@ impl<M: Machine> World<'_, M> {
         let (marker, reads) = (ProposalId(self.next_id), self.reads_answered);
         let is_over = move |world: &Self| world.core_has_converged(marker, reads);
         if self.run_until(begun + TIMEOUTS * self.plan.election_us(), is_over)? {
-            self.coverage.hit("converged");
             let timeouts = self.timeouts_since(begun);
             self.coverage.highest("slowest convergence, in election timeouts", timeouts);
-            return Ok(());
-        }
-        if self.is_excused_by_a_leader_outside(begun)? {
+            if self.core_leads() {
+                self.coverage.hit("converged");
+                return Ok(());
+            }
+            self.coverage.hit("cores that a leader outside served");
+            if self.is_cleared_alone()? {
+                return Ok(());
+            }
+        } else if self.outside_leader_heard_at > begun && self.is_cleared_alone()? {
+            self.coverage.hit("convergence hindered by a leader outside");
             return Ok(());
         }
         let why = self.what_blocks();
@@ -321,56 +324,60 @@ impl<M: Machine> World<'_, M> {
         )
     }
 
-    /// The proof that a leader outside, if one was heard, kept the core from converging: without it, the core does. Or the leader went on with a witness of the
-    /// core, and nobody there that could lead has what the witness has seen: the core alone does nothing then.
-    fn is_excused_by_a_leader_outside(&mut self, begun: u64) -> Result<bool, Violation> {
-        let lately = self.now_us() - TIMEOUTS_HEARD * self.plan.election_us();
-        let is_hindered = self.outside_leader_heard_at >= lately;
-        let has_witness = self.core.iter().any(|node| self.nodes[*node].is_witness);
-        let was_used = has_witness && self.outside_leader_heard_at > begun;
-        if !is_hindered && !was_used {
-            return Ok(false);
-        }
+    /// Whether somebody in the core claims to lead.
+    fn core_leads(&self) -> bool {
+        self.core.iter().any(|node| self.nodes[*node].claims_to_lead())
+    }
+
+    /// A leader outside served the core, which shows nothing of the core itself, or kept it from converging. The proof: cut off from everybody outside, the core elects
+    /// a leader of its own and converges in as many election timeouts. Or it is not able any more, since the leader went on with a witness of the core, or with
+    /// another configuration; then it does nothing.
+    fn is_cleared_alone(&mut self) -> Result<bool, Violation> {
         self.say(|| "the core is cut off from everybody outside".to_owned());
         self.is_severed = true;
         let (marker, reads) = (ProposalId(self.next_id), self.reads_answered);
         let severed = self.now_us();
         let deadline = severed + TIMEOUTS * self.plan.election_us();
-        if self.run_until(deadline, |world| world.core_has_converged(marker, reads))? {
-            self.coverage.hit("convergence hindered by a leader outside");
+        let is_over =
+            move |world: &Self| world.core_leads() && world.core_has_converged(marker, reads);
+        if self.run_until(deadline, is_over)? {
             self.coverage.hit("converged");
             let timeouts = self.timeouts_since(severed);
             self.coverage.highest("slowest convergence once alone, in election timeouts", timeouts);
-            return Ok(is_hindered);
+            return Ok(true);
         }
         let memberships: Vec<Membership> = self.live_memberships().collect();
-        let why = self.why_unable(&self.core, &memberships);
-        let is_used_up = was_used && why == Some(Unable::LongestLogCanNotLead);
-        if is_used_up {
+        let is_unable = self.why_unable(&self.core, &memberships).is_some();
+        let does_nothing = self.ledger.acknowledged() < Some(marker);
+        if is_unable && does_nothing {
             self.coverage.hit("cores made unable by a leader outside");
         }
-        Ok(is_used_up)
+        Ok(is_unable && does_nothing)
     }
 
     /// No nodes are able, by the reckoning of quorums. All that are sound together may have the luck to go on all the same; if they do not, some must have become
     /// able meanwhile, and then they go on, or still none are.
     fn stand_still(&mut self, why: Unable) -> Result<(), Violation> {
-        for _ in 0..2 {
+        let mut is_able = false;
+        loop {
             let marker = ProposalId(self.next_id);
             let deadline = self.now_us() + TIMEOUTS * self.plan.election_us();
             if self.run_until(deadline, |world| world.ledger.acknowledged() >= Some(marker))? {
                 self.coverage.hit("cores that went on, though that was not certain");
                 return Ok(());
             }
+            if is_able {
+                let what = self.what_blocks();
+                return broken("liveness", format!("who became able does not go on: {what}"));
+            }
             let memberships: Vec<Membership> = self.live_memberships().collect();
-            if self.find_core(&self.core, &memberships).is_none() {
+            is_able = self.find_core(&self.core, &memberships).is_some();
+            if !is_able {
                 self.coverage.hit("no core is able");
                 self.coverage.hit(why.name());
                 return Ok(());
             }
         }
-        let what = self.what_blocks();
-        broken("liveness", format!("some have become able, and do not go on: {what}"))
     }
 
     fn timeouts_since(&self, begun: u64) -> u64 {
