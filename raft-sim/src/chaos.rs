@@ -141,8 +141,7 @@ impl<M: Machine> World<'_, M> {
             return Ok(());
         }
         self.coverage.hit("crashes in recovery");
-        self.crash_shortly(node)?;
-        Ok(())
+        self.crash_shortly(node).map(drop)
     }
 
     /// Goes down now, and soon after each start for some times more: without end once faults are permanent, unless they are over for it.

@@ -26,6 +26,9 @@ use crate::{Machine, Violation};
 /// How many election timeouts the core has.
 const TIMEOUTS: u64 = 20;
 
+/// How many sets of nodes are looked at: all of as many as seeds draw. A plan file may have more nodes.
+const SUBSETS_MAX: usize = 1 << 12;
+
 /// A time that no run reaches.
 const FOR_EVER: u64 = 1 << 60;
 
@@ -198,7 +201,7 @@ impl<M: Machine> World<'_, M> {
         among: &BTreeSet<usize>,
         memberships: &[Membership],
     ) -> Option<BTreeSet<usize>> {
-        let subsets = 1..1_u64 << among.len();
+        let subsets = (1..1_u64 << among.len()).take(SUBSETS_MAX);
         let chosen = subsets.map(|subset| {
             let places = among.iter().zip(0..).filter(|(_, place)| subset >> place & 1 == 1);
             places.map(|(node, _)| *node).collect()
