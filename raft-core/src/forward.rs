@@ -139,7 +139,7 @@ impl Raft {
             bytes,
             state: State::Asked { deadline },
         });
-        let id = ForwardId { nonce: self.nonce, sequence };
+        let id = ForwardId { nonce: self.nonce.value(), sequence };
         // Not before this node's own term is durable, like everything that is said in it.
         self.send(leader, Body::Forward { id, commands });
         Ok(())
@@ -167,7 +167,7 @@ impl Raft {
     ) {
         let (term, commit) = (self.term, self.commit);
         let Role::Follower(follower) = &mut self.role else { return };
-        let is_ours = id.nonce == self.nonce || mutated!(AnswerToAnEarlierLifeBelieved);
+        let is_ours = id.nonce == self.nonce.value() || mutated!(AnswerToAnEarlierLifeBelieved);
         if follower.leader != Some(from) || !is_ours {
             return;
         }

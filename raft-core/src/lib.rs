@@ -143,7 +143,7 @@
 //! # Reading order
 //!
 //! `ids`, `time`, `entry`, `membership`, `quorum`, `change`, `message`: the nouns. `config`, `restored`: what a member
-//! starts from. `input`, `action`, `error`: what goes in and comes out. `rng`: where all that is random comes from.
+//! starts from. `input`, `action`, `error`: what goes in and comes out. `rng`, `nonce`: where all that is random comes from.
 //! `log` (shape, tail, writes), `window`, `progress`, `peers`, `role`, `outbox`: what is remembered. `raft`: the way in
 //! and out. Then one file per rule: `election`, `follower`, `leader`, `reads`, `lease`, `snapshots`, `reconfigure`,
 //! `transfer`, `forward`, `stores`. `invariants` says what always holds, `status` shows it, and `explain` says why.
@@ -176,6 +176,7 @@ mod lease;
 mod log;
 mod membership;
 mod message;
+mod nonce;
 mod outbox;
 mod peers;
 mod progress;

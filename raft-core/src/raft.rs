@@ -5,6 +5,7 @@ use alloc::collections::VecDeque;
 
 use crate::lease::Promise;
 use crate::log::Log;
+use crate::nonce::Nonce;
 use crate::outbox::Outbox;
 use crate::rng::Rng;
 use crate::role::{Follower, Leader, Reader, Role};
@@ -65,7 +66,7 @@ pub struct Raft {
     /// A transfer of leadership that this node began, and whose outcome shows when the next leader is known.
     pub(crate) handed_over: Option<Transfer>,
     /// Tells what this start of the member asks and forwards from what earlier ones did.
-    pub(crate) nonce: u64,
+    pub(crate) nonce: Nonce,
     pub(crate) forward_sequence: u64,
     pub(crate) questions_asked: u64,
 
@@ -84,7 +85,14 @@ pub struct Raft {
 }
 
 impl Raft {
-    /// Builds a member from what its disk holds. `now` starts its election timer; equal `seed`s and inputs give equal actions.
+    /// Builds a member from what its disk holds. `now` starts its election timer; equal `seed`s and inputs give equal
+    /// actions.
+    ///
+    /// `seed` must be drawn anew at each start, from the operating system or another source that no two starts share: a
+    /// constant, the node's id or the time of day is not enough. Election timeouts are drawn from it (paper §5.2), and so
+    /// is what tells this start's questions and forwarded proposals from those of earlier ones: if two starts of a member
+    /// have one seed, an old answer may pass for a new one, and a read be stale or a proposal acknowledged that nobody
+    /// appended. With a store ([`Config::store`]) the life of the store tells starts apart whatever the seed is.
     ///
     /// # Errors
     /// [`RestoreError`] if the configuration can not work or the restored state contradicts itself.
@@ -120,7 +128,7 @@ impl Raft {
         let mut rng = Rng::new(seed);
         let election_deadline = now + crate::election::patience(&config, &mut rng);
         let mut raft = Raft {
-            nonce: rng.next(),
+            nonce: Nonce::new(config.store, rng.next()),
             promise: Promise::after_restart(&config, hard_state.term, now),
             health: StorageHealth::Healthy,
             stores: Stores::default(),

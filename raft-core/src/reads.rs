@@ -132,8 +132,10 @@ impl Raft {
             return;
         }
         let deadline = self.now + self.config.election_timeout;
-        let nonce = if mutated!(QuestionsOfAllLivesAlike) { 0 } else { self.nonce };
-        let context = nonce.wrapping_add(self.questions_asked);
+        let mut context = self.nonce.context(self.questions_asked);
+        if mutated!(QuestionsOfAllLivesAlike) {
+            context = self.questions_asked;
+        }
         asked.push_back(Question { context, reads: core::mem::take(waiting), deadline });
         self.questions_asked += 1;
         self.send(leader, Body::ReadIndex { context });

@@ -217,6 +217,41 @@ fn an_answer_to_an_earlier_life_settles_no_proposal_of_this_one() {
     assert_eq!(resolutions(answer).len(), 1);
 }
 
+/// A follower of node 2 in term 1 in one life of its store. Its seed is the same in every life: a driver's mistake.
+fn reborn(life: u64) -> Raft {
+    let store = Some(StoreStamp { id: StoreId(9), life, nonce: 0 });
+    let config = Config { forward_proposals: true, store, ..Config::new(NodeId(1)) };
+    let mut raft = Raft::new(config, 7, Instant(0), Restored::founding(voters(3))).unwrap();
+    exchange(&mut raft, 2, 1, Body::Heartbeat { commit: Index(0), read_context: 1 });
+    raft
+}
+
+#[test]
+fn lives_with_one_seed_ask_different_questions() {
+    let ask = |raft: &mut Raft| {
+        let read = Input::Read { id: ReadId(1), at: ReadAt::AnyMember };
+        raft.handle(Instant(0), read).unwrap();
+        let context =
+            |body| if let Body::ReadIndex { context } = body { Some(context) } else { None };
+        to(2, &sent(raft)).into_iter().find_map(context).unwrap()
+    };
+    let old = ask(&mut reborn(1));
+    let mut raft = reborn(2);
+    ask(&mut raft);
+    let answer = Body::ReadIndexResponse { context: old, index: Some(Index(0)) };
+    assert_eq!(resolutions(tell(&mut raft, Instant(0), 2, answer)), [], "a stale read");
+}
+
+#[test]
+fn lives_with_one_seed_name_their_batches_differently() {
+    let old = forwarded(&propose(&mut reborn(1), 1)).unwrap();
+    let mut raft = reborn(2);
+    propose(&mut raft, 1);
+    let outcome = ForwardOutcome::Appended { first: Index(9), count: 1 };
+    let echo = tell(&mut raft, Instant(0), 2, Body::ForwardResponse { id: old, outcome });
+    assert_eq!(resolutions(echo), [], "a false acknowledgement");
+}
+
 #[test]
 fn a_forwarded_proposal_goes_no_further_than_one_hop() {
     // the leader that a follower knows may be one no more; passed on and on, a batch could circle

@@ -10,8 +10,10 @@ use raft_core::{Config, Membership, NodeId};
 pub struct NodeConfig {
     /// Settings of the protocol.
     pub raft: Config,
-    /// Seeds the jitter of election timeouts. Members should differ in it.
-    pub seed: u64,
+    /// Seeds all that is random in the protocol: election timeouts, and what tells this start's questions from those of
+    /// earlier ones. `None` draws it from the operating system at each start. A number repeats one start exactly, which
+    /// is for tests alone: no two starts of a group's members may share one ([`Raft::new`](raft_core::Raft::new)).
+    pub seed: Option<u64>,
     /// The first configuration of a group that is being founded; used only if the log store is empty. Every founding member
     /// must be given the same one. `None` for a member that will be added to an existing group.
     pub founding: Option<Membership>,
@@ -63,13 +65,13 @@ pub struct RecordingConfig {
 }
 
 impl NodeConfig {
-    /// The defaults for a member of a group on one local network. The seed is made from the id; incoming snapshots are
+    /// The defaults for a member of a group on one local network. Incoming snapshots are
     /// collected in a folder of the system's temporary one, so that a real deployment should set
     /// [`scratch_dir`](NodeConfig::scratch_dir) to its data folder's file system.
     pub fn new(id: NodeId) -> NodeConfig {
         NodeConfig {
             raft: Config::new(id),
-            seed: id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15),
+            seed: None,
             founding: None,
             checkpoint_log_bytes: 256 << 20,
             scratch_dir: std::env::temp_dir().join(format!(

@@ -67,7 +67,7 @@ impl Node {
         let origin = tokio::time::Instant::now();
         let base_membership = restored.log.base_membership.clone();
         let snapshot = restored.snapshot.clone();
-        let (seed, start) = (config.seed, Instant(0));
+        let (seed, start) = (config.seed.map_or_else(random, Ok)?, Instant(0));
         // The thread that writes it is started last: nothing that fails before leaves it behind.
         let recorder = recording.map(|file| {
             let recorder = Recorder::new(&config.raft, seed, start, &restored);
@@ -129,6 +129,14 @@ impl Node {
             queries: Budget::new(config.waiting_queries_max, usize::MAX),
         }))
     }
+}
+
+/// A number that no other start has. Each start needs one of its own; see [`Raft::new`].
+fn random() -> Result<u64, StartError> {
+    getrandom::u64().map_err(|error| {
+        let what = "draw a random number from the operating system".to_owned();
+        StartError::System { what, source: std::io::Error::other(error) }
+    })
 }
 
 /// The restored log and machine, and what they report.

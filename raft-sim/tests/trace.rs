@@ -141,12 +141,15 @@ fn an_entry_of_an_earlier_term_is_not_committed_by_counting() {
             let Some(msg) = event.msg.as_ref().filter(|msg| msg.reject == Some(false)) else {
                 continue;
             };
+            let is_election =
+                |line: &&Line| is(Name::BecomeLeader)(line) && line.event.nid == event.nid;
+            let found = lines[..at].iter().rfind(is_election).map(|line| line.event.log);
             let is_ack = event.name == Name::ReceiveAppendEntriesResponse
                 && event.role == RoleName::Leader
                 && msg.from != msg.to
-                && msg.index > Some(event.state.commit);
-            let commits = lines.get(at + 1).is_some_and(is(Name::Commit));
-            if !is_ack || commits {
+                && msg.index > Some(event.state.commit)
+                && msg.index <= found;
+            if !is_ack {
                 continue;
             }
             let mut early = lines[at].clone();

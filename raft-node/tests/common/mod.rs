@@ -1,4 +1,6 @@
 //! A group of nodes in one process, over memory, and a state machine that keeps everything.
+// Each test binary uses a part of it.
+#![allow(dead_code)]
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -43,6 +45,10 @@ impl JournalDisk {
 }
 
 impl Journal {
+    pub(crate) fn on(disks: &Disks) -> Journal {
+        Journal { commands: Vec::new(), disk: disks.machine.clone() }
+    }
+
     fn encoded(&self) -> Vec<u8> {
         let mut data = Vec::new();
         for command in &self.commands {
@@ -160,7 +166,7 @@ impl Group {
 
     pub(crate) async fn start_node(&mut self, id: NodeId) {
         let disks = self.disks[&id].clone();
-        let machine = Journal { commands: Vec::new(), disk: disks.machine };
+        let machine = Journal::on(&disks);
         let transport = self.network.transport(id);
         let node = Node::start(self.config(id), disks.log.open(), transport, machine).await;
         self.nodes.insert(id, node.expect("starts"));

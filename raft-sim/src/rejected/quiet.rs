@@ -6,6 +6,7 @@ use raft_core::{
 };
 use raft_kv::Replica;
 
+use crate::node::Node;
 use crate::{ClientPlan, DiskPlan, Fault, NetworkPlan, Plan, Rng, World};
 
 pub(super) type Quiet = World<'static, Replica>;
@@ -85,6 +86,16 @@ pub(super) fn world() -> Quiet {
     world.begin().expect("it starts");
     let end = world.plan.chaos_us;
     world.run_until(end, |_| false).expect("nothing goes wrong");
+    // Between two writes: everybody knows that everything is committed, and has applied it.
+    let is_quiet = world.run_until(end + 1_000_000, |world| {
+        let is_committed = |node: &Node<Replica>| {
+            let status = node.raft.as_ref().map(|raft| raft.status());
+            let end = node.disk.last().index;
+            status.is_some_and(|status| status.commit == end && status.applied == end)
+        };
+        world.nodes.iter().take(3).all(is_committed)
+    });
+    assert_eq!(is_quiet, Ok(true), "writes pause");
     assert!(world.checker.committed() > Index(60), "clients write");
     world
 }

@@ -52,7 +52,7 @@ const LAYERS: &[Layer] = &[
         name: "raft-node",
         ours: &["raft-core"],
         // What only the driver needs: its rules and its traits do without.
-        optional: &["tokio", "tracing"],
+        optional: &["getrandom", "tokio", "tracing"],
         bare: &[],
         others: None,
         never: &["quinn", "rustls", "rkyv", "redb", "clap", "serde"],
