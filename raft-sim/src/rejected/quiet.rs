@@ -89,7 +89,7 @@ pub(super) fn world() -> Quiet {
     // Between two writes: everybody knows that everything is committed, and has applied it.
     let is_quiet = world.run_until(end + 1_000_000, |world| {
         let is_committed = |node: &Node<Replica>| {
-            let status = node.raft.as_ref().map(|raft| raft.status());
+            let status = node.raft.as_ref().map(raft_core::Raft::status);
             let end = node.disk.last().index;
             status.is_some_and(|status| status.commit == end && status.applied == end)
         };
