@@ -217,4 +217,5 @@ pub use message::{
 pub use raft::Raft;
 pub use restored::{Restored, RestoredLog, TermRun};
 pub use status::{InFlightStatus, Memory, PeerStatus, ReplicationKind, Status};
+pub use stores::StoreStanding;
 pub use time::Instant;

@@ -158,6 +158,7 @@ impl Raft {
             may_commit: false,
         };
         raft.told_role = raft.role_kind();
+        raft.follow_demotions();
         raft.report_own_store();
         Ok(raft)
     }

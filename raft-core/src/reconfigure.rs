@@ -63,7 +63,7 @@ impl Raft {
         }
     }
 
-    fn check_change(&self, change: &MembershipChange) -> Result<Membership, Refusal> {
+    pub(crate) fn check_change(&self, change: &MembershipChange) -> Result<Membership, Refusal> {
         self.check_settled()?;
         for step in &change.steps {
             match *step {
@@ -190,7 +190,7 @@ impl Raft {
         if !mutated!(RoleByConfigurationNotTold) {
             self.tell_role();
         }
-        self.forgive_promoted();
+        self.follow_demotions();
         self.report_own_store();
         let (id, now, next) = (self.config.id, self.now, self.log.last().next());
         let until = now + self.config.election_timeout * FAREWELL_TIMEOUTS;

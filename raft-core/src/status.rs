@@ -3,7 +3,10 @@
 use alloc::vec::Vec;
 
 use crate::role::Role;
-use crate::{Index, Instant, Membership, NodeId, Raft, RoleKind, StorageHealth, Term};
+use crate::{
+    Index, Instant, Membership, NodeId, Raft, RoleKind, StorageHealth, StoreStamp, StoreStanding,
+    Term,
+};
 
 /// A core at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +37,10 @@ pub struct Status {
     pub membership_at: Index,
     /// How its durable store does.
     pub storage: StorageHealth,
+    /// The store that it runs on; `None` if stores are not told apart.
+    pub store: Option<StoreStamp>,
+    /// What the group makes of that store, as far as this member's log tells.
+    pub standing: StoreStanding,
     /// Until when it may answer reads without asking; `None` if it has no lease.
     pub lease_until: Option<Instant>,
     /// To whom it is handing leadership.
@@ -125,6 +132,8 @@ impl Raft {
             membership: self.log.membership().clone(),
             membership_at: self.log.membership_at(),
             storage: self.health,
+            store: self.config.store,
+            standing: self.store_standing(),
             lease_until: self.lease_until(),
             transfer_to: leader.and_then(|leader| leader.transfer).map(|transfer| transfer.to),
             peers: peers

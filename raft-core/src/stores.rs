@@ -12,7 +12,7 @@
 //!    life, or that began the same life twice. Who counts votes or acknowledgements judges by its own configuration;
 //!    and who is not recorded there itself does not campaign.
 //! 3. The leader makes a learner of a voter on another store, and tells so by the configuration itself; once it has
-//!    caught up it can be promoted again. At that member itself observers are told as soon as the configuration there
+//!    caught up it can be promoted again ([`Raft::returned_learner`] names it). At that member itself observers are told as soon as the configuration there
 //!    says so: it can not know otherwise.
 //! 4. A voter that does not count is sent no entries, only heartbeats, until it is recorded or a learner.
 //! 5. A member that knows no configuration, as after a wipe, does not vote for a candidate whose log is blank: such a
@@ -46,8 +46,8 @@ use alloc::collections::BTreeMap;
 use crate::progress::CatchUp;
 use crate::role::Role;
 use crate::{
-    Action, Event, Index, LogPosition, Membership, NodeId, Payload, PeerFault, Raft, StoreId,
-    StoreStamp, Term, UncountedReason,
+    Action, ChangeStep, Event, Index, LogPosition, Membership, NodeId, Payload, PeerFault, Raft,
+    StoreId, StoreStamp, Term, UncountedReason,
 };
 
 /// The stores that members were heard to run on. Volatile; what is recorded is in the configuration.
@@ -56,6 +56,8 @@ pub(crate) struct Stores {
     seen: BTreeMap<NodeId, Seen>,
     /// Members that lost what they had acknowledged, on the store that they were admitted with.
     forgetful: BTreeMap<NodeId, StoreStamp>,
+    /// Learners that were voters until their store was another one, with the store that they had been admitted with.
+    demoted: BTreeMap<NodeId, StoreId>,
     /// The place of the latest configuration that all this is in step with.
     known_at: Index,
     /// The version of the configuration that records whatever is known of this.
@@ -73,6 +75,29 @@ pub(crate) struct Rejection {
     pub(crate) admitted: StoreId,
     /// Whether it is a learner for that, and its own store is recorded.
     pub(crate) is_demoted: bool,
+}
+
+/// How a member stands with its group for the store that it runs on, as far as its own log tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StoreStanding {
+    /// Nothing speaks against its store, or stores are not told apart.
+    #[default]
+    Accepted,
+    /// Its log is blank and names no group. That is as it should be for a member that is about to be added; otherwise its
+    /// store was emptied. It votes for nobody until the group has filled its log.
+    Blank,
+    /// It runs on another store than the recorded one, and its log does not know yet what the group makes of that. What
+    /// it says does not count.
+    Rejected {
+        /// The recorded one.
+        admitted: StoreId,
+    },
+    /// The group made a learner of it, because it came back on another store. It is to be promoted once it is in step.
+    Demoted {
+        /// The store that it had been admitted with.
+        admitted: StoreId,
+    },
 }
 
 /// What a member said of its store last.
@@ -233,6 +258,43 @@ impl Raft {
         (admitted != recorded).then_some(Rejection { admitted: *admitted, is_demoted: true })
     }
 
+    /// How this member stands for the store that it runs on.
+    pub fn store_standing(&self) -> StoreStanding {
+        if self.config.store.is_none() {
+            return StoreStanding::Accepted;
+        }
+        if self.log.membership().is_empty() {
+            return StoreStanding::Blank;
+        }
+        match self.own_rejection() {
+            None => StoreStanding::Accepted,
+            Some(Rejection { admitted, is_demoted: true }) => StoreStanding::Demoted { admitted },
+            Some(Rejection { admitted, is_demoted: false }) => StoreStanding::Rejected { admitted },
+        }
+    }
+
+    /// Leader: a learner that was a voter until it came back on another store, and that is in step again, so that
+    /// [`ChangeStep::Promote`](crate::ChangeStep::Promote) would be accepted now. The core does not promote by itself: a
+    /// driver that knows of nothing against it does.
+    ///
+    /// Known of demotions is what the log tells and what this member saw: where all that could lead were started since, and
+    /// had the log before compacted away, nobody knows any more, and an operator has to promote the learner.
+    pub fn returned_learner(&self) -> Option<NodeId> {
+        if self.stores.demoted.is_empty() || self.check_settled().is_err() {
+            return None;
+        }
+        let may_vote = |node: &NodeId| {
+            let recorded = self.log.membership().stores.get(node);
+            let seen = self.stores.seen(*node).map(|stamp| stamp.id);
+            seen.is_some() && recorded == seen.as_ref() && self.is_heard_of_store(*node)
+        };
+        let may_promote = |node: &NodeId| {
+            let change = ChangeStep::Promote(*node).into();
+            may_vote(node) && self.check_change(&change).is_ok()
+        };
+        self.stores.demoted.keys().copied().find(may_promote)
+    }
+
     /// A member that was wiped can not know it by itself: where its configuration says so, observers here are told, once.
     pub(crate) fn report_own_store(&mut self) {
         let rejection = self.own_rejection().filter(|_| !mutated!(StoreRejectionNotTold));
@@ -352,9 +414,17 @@ impl Raft {
                     && self.is_heard_of_store(*node)
             })
             .filter(|_| !mutated!(StrangeStoreNotDemoted));
-        match rejected.and_then(|node| self.demoted(node)) {
-            Some(next) => self.append_membership(next),
-            None => self.stores.settled_in = version,
+        let demoted = rejected.and_then(|node| Some((node, self.demoted(node)?)));
+        let Some((node, next)) = demoted else {
+            self.stores.settled_in = version;
+            return;
+        };
+        let admitted = self.log.membership().stores.get(&node).copied();
+        self.append_membership(next);
+        // A store that has forgotten is recorded as it was: the log does not tell why its member is a learner.
+        if let Some(admitted) = admitted.filter(|_| self.log.membership().learners.contains(&node))
+        {
+            self.stores.demoted.insert(node, admitted);
         }
     }
 
@@ -381,15 +451,24 @@ impl Raft {
         }
     }
 
-    /// Whom the group has promoted since it was demoted counts again, also here.
-    pub(crate) fn forgive_promoted(&mut self) {
+    /// Whom the group has promoted since it was demoted counts again, also here; and who was demoted for its store is
+    /// remembered.
+    pub(crate) fn follow_demotions(&mut self) {
         let after = self.stores.known_at.min(self.log.membership_at().prev());
         self.stores.known_at = self.log.membership_at();
+        let Stores { forgetful, demoted, .. } = &mut self.stores;
         for (before, now) in self.log.membership_steps(after) {
-            self.stores
-                .forgetful
-                .retain(|node, _| !(now.is_voter(*node) && before.learners.contains(node)));
+            forgetful.retain(|node, _| !(now.is_voter(*node) && before.learners.contains(node)));
+            let left = before.voters.iter().filter(|node| now.learners.contains(node));
+            for node in left.filter(|node| !now.is_voter(**node)) {
+                let (had, has) = (before.stores.get(node), now.stores.get(node));
+                if let Some(had) = had.filter(|_| has.is_some() && had != has) {
+                    demoted.insert(*node, *had);
+                }
+            }
         }
+        let now = self.log.membership();
+        demoted.retain(|node, _| now.learners.contains(node) && !now.is_voter(*node));
     }
 
     /// A learner that is promoted starts with a clean record.

@@ -271,7 +271,7 @@ fn who_may_not_campaign_says_why() {
     let found = obstacle(&node(Config { store, ..Config::new(NodeId(1)) }, membership));
     let (own, admitted) = (StoreId(6), Some(StoreId(5)));
     assert_eq!(found, CampaignObstacle::StoreNotAdmitted { own, admitted });
-    assert!(found.to_string().contains("promote it again"));
+    assert!(found.to_string().contains("filled and promoted"));
     let unrecorded = CampaignObstacle::StoreNotAdmitted { own, admitted: None };
     assert!(unrecorded.to_string().contains("wiped"));
 
@@ -441,7 +441,7 @@ fn a_learner_says_whether_it_was_demoted_for_its_store() {
     let (own, admitted) = (StoreId(301), StoreId(300));
     let (demoted, is_told) = obstacle(300, 301);
     assert_eq!(demoted, CampaignObstacle::DemotedForItsStore { own, admitted });
-    assert!(is_told && demoted.to_string().contains("promote it once it has caught up"));
+    assert!(is_told && demoted.to_string().contains("it is to be promoted once it has caught up"));
     // By an operator, or for a loss that the configuration can not tell.
     let (learner, is_told) = obstacle(301, 301);
     assert_eq!(learner, CampaignObstacle::NotAVoter { role: RoleKind::Learner });

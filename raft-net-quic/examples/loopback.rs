@@ -6,7 +6,9 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use raft_core::{Body, Entries, Entry, Index, LogPosition, Message, NodeId, Payload, Term};
+use raft_core::{
+    Body, Entries, Entry, Index, LogPosition, Message, NodeId, Payload, StoreId, StoreStamp, Term,
+};
 use raft_net_quic::pki::ClusterCa;
 use raft_net_quic::{ClientEndpoint, ClusterId, Endpoint, EndpointConfig, PeerAddress};
 use raft_node::{Delivery, Inbox, PeerMessage, Transport};
@@ -34,6 +36,11 @@ fn bind(ca: &ClusterCa, node: u64) -> Outcome<Endpoint> {
     Ok(Endpoint::bind(EndpointConfig::new(listen, identity, NodeId(node), ca.cluster()))?)
 }
 
+/// Where messages come from: a store, in its first life.
+fn stamp(id: u64) -> StoreStamp {
+    StoreStamp { id: StoreId(id), life: 1, nonce: 0 }
+}
+
 async fn message(inbox: &mut Receiver<Delivery>) -> Outcome<Message> {
     loop {
         match inbox.recv().await {
@@ -52,9 +59,9 @@ async fn peers(ca: &ClusterCa) -> Outcome<()> {
         [1, 2].map(NodeId).into_iter().zip(ends.iter().map(|e| e.local_addr().into())).collect();
     let [mut one, mut two] = ends.map(|end| end.transport(all.clone()));
     let (inbox, mut at_one) = Inbox::channel(1024);
-    one.start(inbox)?;
+    one.start(inbox, stamp(1))?;
     let (inbox, mut at_two) = Inbox::channel(1024);
-    two.start(inbox)?;
+    two.start(inbox, stamp(2))?;
     // Connections, and the search for the largest datagram, take a moment.
     tokio::time::sleep(Duration::from_millis(500)).await;
 

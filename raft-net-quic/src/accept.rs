@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use quinn::{Connection, Incoming, RecvStream};
-use raft_core::NodeId;
+use raft_core::{NodeId, StoreStamp};
 use raft_node::{Delivery, Inbox};
 use rustls::pki_types::CertificateDer;
 use tokio::task::JoinSet;
@@ -113,12 +113,22 @@ async fn serve(shared: &Arc<Shared>, incoming: Incoming) -> Result<(), NetError>
                 Ok(admitted) => admitted,
                 Err((code, error)) => return Err(refuse(&connection, code, error)),
             };
+            if let Err(later) = link.on_call(&connection, hello.incarnation, hello.store) {
+                let reason = format!(
+                    "a later start of it ({later}) has connected: stop one of the two processes, which run on copies of one data folder"
+                );
+                let error = NetError::NotAllowed { peer, reason };
+                return Err(refuse(&connection, CloseCode::NotAllowed, error));
+            }
             tuning::promote_to_peer(&connection);
-            welcome(reply, &answer, &by).await?;
+            if let Err(error) = welcome(reply, &answer, &by).await {
+                link.on_call_ended(&connection);
+                return Err(error);
+            }
             info!(%peer, %from, "peer connected");
-            link.on_call(&connection, hello.incarnation);
+            let sender = (*node, hello.store);
             let error = tokio::select! {
-                error = receive(&connection, *node, &inbox, frame_bytes_max) => error,
+                error = receive(&connection, sender, &inbox, frame_bytes_max) => error,
                 error = services(shared, &connection, &peer) => error,
             };
             link.on_call_ended(&connection);
@@ -216,14 +226,17 @@ async fn services(shared: &Shared, connection: &Connection, peer: &PeerIdentity)
     }
 }
 
+/// Which node sends on a connection, and the store that it runs on.
+type Sender = (NodeId, Option<StoreStamp>);
+
 /// Receives a peer's messages until the connection ends or it sends something that is none.
 async fn receive(
     connection: &Connection,
-    from: NodeId,
+    sender: Sender,
     inbox: &Inbox,
     frame_bytes_max: usize,
 ) -> NetError {
-    let by = format!("node {from}");
+    let by = format!("node {}", sender.0);
     let mut streams = JoinSet::new();
     loop {
         tokio::select! {
@@ -231,7 +244,7 @@ async fn receive(
                 Ok(stream) => {
                     let inbox = inbox.clone();
                     streams.spawn(async move {
-                        receive_stream(stream, from, &inbox, frame_bytes_max).await
+                        receive_stream(stream, sender, &inbox, frame_bytes_max).await
                     });
                 }
                 Err(error) => return lost(&by, &error),
@@ -250,7 +263,7 @@ async fn receive(
 /// Receives one class of a peer's messages. A full inbox makes it wait, and with it, by flow control, the peer's writer.
 async fn receive_stream(
     mut stream: RecvStream,
-    from: NodeId,
+    (from, store): Sender,
     inbox: &Inbox,
     frame_bytes_max: usize,
 ) -> Result<(), NetError> {
@@ -273,7 +286,7 @@ async fn receive_stream(
             let (found, class) = (message.class(), *class);
             return Err(WireError::WrongClass { found, class }.into());
         }
-        if !inbox.deliver(Delivery::Message { from, message }).await {
+        if !inbox.deliver(Delivery::Message { from, store, message }).await {
             return Err(NetError::Closed);
         }
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::prelude::*;
 use quinn::Connection;
-use raft_core::NodeId;
-use raft_node::{Delivery, Inbox, Transport};
+use raft_core::{Body, Message, NodeId, StoreId, StoreStamp, Term};
+use raft_node::{Delivery, Inbox, PeerMessage, Transport};
 use tokio::sync::mpsc::Receiver;
 
 use crate::client::dial;
@@ -38,9 +38,13 @@ fn world() -> World {
     let mut transport =
         endpoint.transport(BTreeMap::from([(NodeId(2), PeerAddress::from("127.0.0.1:1"))]));
     let (inbox, receiver) = Inbox::channel(8);
-    transport.start(inbox).unwrap();
+    transport.start(inbox, stamp(1)).unwrap();
     let socket = quinn::Endpoint::client(listen).unwrap();
     World { ca, endpoint, _transport: transport, inbox: receiver, socket }
+}
+
+fn stamp(life: u64) -> StoreStamp {
+    StoreStamp { id: StoreId(7), life, nonce: 9 }
 }
 
 fn hello(claimed: u64) -> Hello {
@@ -51,6 +55,7 @@ fn hello(claimed: u64) -> Hello {
         claimed: NodeId(claimed),
         target: NodeId(1),
         incarnation: 1,
+        store: Some(stamp(1)),
     }
 }
 
@@ -172,6 +177,46 @@ async fn a_second_connection_of_a_peer_takes_the_firsts_place() {
     let error = crate::error::lost("it", &first.closed().await);
     assert!(matches!(error, NetError::Refused { code: CloseCode::Superseded, .. }), "{error}");
     assert!(second.close_reason().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_earlier_life_of_a_store_is_refused_once_a_later_one_has_connected() {
+    let world = world();
+    let two = world.ca.issue_node(NodeId(2), &[]).unwrap();
+    let of_life = |life| Hello { store: Some(stamp(life)), ..hello(2) };
+    let first = world.dial(&two, of_life(4)).await.unwrap();
+    let second = world.dial(&two, of_life(5)).await.unwrap();
+    let error = crate::error::lost("it", &first.closed().await);
+    assert!(matches!(error, NetError::Refused { code: CloseCode::Superseded, .. }), "{error}");
+    let (code, reason) = world.refusal(&two, of_life(4)).await;
+    assert_eq!(code, CloseCode::NotAllowed);
+    assert!(reason.contains("a later start of it (0000000000000007 (life 5))"), "{reason}");
+    assert!(second.close_reason().is_none());
+    // Another store is no earlier life: the disk was replaced.
+    let other = StoreStamp { id: StoreId(8), life: 1, nonce: 1 };
+    world.dial(&two, Hello { store: Some(other), ..hello(2) }).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_carry_the_stamp_of_their_connection_or_none_of_version_1() {
+    let mut world = world();
+    let two = world.ca.issue_node(NodeId(2), &[]).unwrap();
+    let message = PeerMessage::Raft(Message { term: Term(1), body: Body::TimeoutNow });
+    let limits = crate::wire::WireLimits { frame_bytes_max: 512 };
+    for (versions, store) in [((1, 1), None), (VERSIONS, Some(stamp(3)))] {
+        let connection = world.dial(&two, Hello { versions, store, ..hello(2) }).await.unwrap();
+        let mut stream = connection.open_uni().await.unwrap();
+        stream.write_all(&[1]).await.unwrap();
+        let frame = crate::wire::Encoder::new(limits).encode(&message).unwrap();
+        for part in frame.parts() {
+            stream.write_all(&part).await.unwrap();
+        }
+        let delivery = world.inbox.recv().await.unwrap();
+        let Delivery::Message { from: NodeId(2), store: told, message: got } = delivery else {
+            panic!("{delivery:?}")
+        };
+        assert_eq!((told, got), (store, message.clone()));
+    }
 }
 
 proptest! {

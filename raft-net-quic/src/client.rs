@@ -125,6 +125,7 @@ impl ClientEndpoint {
             claimed,
             target: node,
             incarnation: 0,
+            store: None,
         };
         let (connection, _) = dial(&self.quinn, &self.config, address, &hello).await?;
         Ok(connection)

@@ -1,8 +1,9 @@
 //! The first words on every connection, on a stream of their own: who wants to talk to whom, as what, in which versions of the wire
-//! format. The layout never changes, so that any two versions can at least refuse each other clearly.
+//! format. The layout never changes, so that any two versions can at least refuse each other clearly; what a later version adds
+//! follows after it, and is counted in it.
 
 use quinn::{Connection, RecvStream, SendStream};
-use raft_core::NodeId;
+use raft_core::{NodeId, StoreId, StoreStamp};
 
 use crate::error::{NetError, lost};
 use crate::identity::ClusterId;
@@ -10,11 +11,17 @@ use crate::service::{read_failed, write_failed};
 use crate::wire::WireError;
 
 /// The version of the wire format that this build speaks: the lowest and the highest.
-pub(crate) const VERSIONS: (u8, u8) = (1, 1);
+pub(crate) const VERSIONS: (u8, u8) = (1, 2);
 
 const MAGIC: [u8; 4] = *b"RAFT";
 const HELLO_BYTES: usize = 48;
 const WELCOME_BYTES: usize = 24;
+/// What follows a hello is counted in words of this size.
+const WORD_BYTES: usize = 8;
+/// The words of a stamp: id, life, nonce.
+const STAMP_WORDS: usize = 3;
+/// The version from which on a peer tells its store.
+const STAMP_VERSION: u8 = 2;
 
 /// As what the dialing side wants to be received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +44,8 @@ pub(crate) struct Hello {
     pub(crate) target: NodeId,
     /// Drawn at each start of an endpoint: tells a restarted process from one that only lost a connection.
     pub(crate) incarnation: u64,
+    /// The store that a peer runs on. Peers of version 1 do not tell.
+    pub(crate) store: Option<StoreStamp>,
 }
 
 /// What the accepting side answers, if it does not close the connection.
@@ -49,8 +58,8 @@ pub(crate) struct Welcome {
 }
 
 impl Hello {
-    fn encode(&self) -> [u8; HELLO_BYTES] {
-        let mut bytes = [0; HELLO_BYTES];
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![0; HELLO_BYTES];
         bytes[0..4].copy_from_slice(&MAGIC);
         bytes[4] = self.versions.0;
         bytes[5] = self.versions.1;
@@ -58,14 +67,26 @@ impl Hello {
             Role::Peer => 1,
             Role::Service => 2,
         };
+        bytes[7] = if self.store.is_some() { STAMP_WORDS as u8 } else { 0 };
         bytes[8..24].copy_from_slice(&self.cluster.0);
         bytes[24..32].copy_from_slice(&self.claimed.0.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.target.0.to_le_bytes());
         bytes[40..48].copy_from_slice(&self.incarnation.to_le_bytes());
+        if let Some(StoreStamp { id, life, nonce }) = self.store {
+            for word in [id.0, life, nonce] {
+                bytes.extend_from_slice(&word.to_le_bytes());
+            }
+        }
         bytes
     }
 
-    fn decode(bytes: &[u8; HELLO_BYTES]) -> Result<Hello, WireError> {
+    /// How many bytes follow: none of version 1, which ignores the byte that says so.
+    fn bytes_after(bytes: &[u8; HELLO_BYTES]) -> usize {
+        if bytes[5] >= STAMP_VERSION { usize::from(bytes[7]) * WORD_BYTES } else { 0 }
+    }
+
+    /// Reads a hello, and what follows it. What a later version adds there beyond this one's is ignored.
+    fn decode(bytes: &[u8; HELLO_BYTES], after: &[u8]) -> Result<Hello, WireError> {
         if bytes[0..4] != MAGIC {
             return Err(WireError::NotOurProtocol);
         }
@@ -74,6 +95,14 @@ impl Hello {
             2 => Role::Service,
             other => return Err(WireError::UnknownRole { role: other }),
         };
+        let store = (after.len() >= STAMP_WORDS * WORD_BYTES).then(|| StoreStamp {
+            id: StoreId(u64_at(after, 0)),
+            life: u64_at(after, 8),
+            nonce: u64_at(after, 16),
+        });
+        if bytes[5] >= STAMP_VERSION && role == Role::Peer && store.is_none() {
+            return Err(WireError::NoStamp);
+        }
         let mut cluster = [0; 16];
         cluster.copy_from_slice(&bytes[8..24]);
         Ok(Hello {
@@ -83,6 +112,7 @@ impl Hello {
             claimed: NodeId(u64_at(bytes, 24)),
             target: NodeId(u64_at(bytes, 32)),
             incarnation: u64_at(bytes, 40),
+            store,
         })
     }
 
@@ -152,7 +182,10 @@ pub(crate) async fn await_hello(
     let (send, mut recv) = connection.accept_bi().await.map_err(|error| lost(by, &error))?;
     let mut bytes = [0; HELLO_BYTES];
     read_exact(&mut recv, &mut bytes, by).await?;
-    Ok((Hello::decode(&bytes)?, send))
+    // 2 KiB at most.
+    let mut after = vec![0; Hello::bytes_after(&bytes)];
+    read_exact(&mut recv, &mut after, by).await?;
+    Ok((Hello::decode(&bytes, &after)?, send))
 }
 
 /// Accepting side: answers.
@@ -184,19 +217,26 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_hello_or_refused(bytes: [u8; 24], more: [u8; 24], ours: bool) {
+        fn any_bytes_are_a_hello_or_refused(
+            bytes: [u8; 24],
+            more: [u8; 24],
+            store: [u8; 24],
+            ours: bool,
+        ) {
             let mut all = [bytes, more].concat();
             if ours {
                 all[0..4].copy_from_slice(&MAGIC);
                 all[6] = 1;
-                all[7] = 0;
+                all[7] = if all[5] >= STAMP_VERSION { 3 } else { 0 };
             }
-            let hello = Hello::decode(&all.clone().try_into().unwrap());
+            let fixed: [u8; HELLO_BYTES] = all.clone().try_into().unwrap();
+            let after = &store[..Hello::bytes_after(&fixed).min(store.len())];
+            let hello = Hello::decode(&fixed, after);
             prop_assert!(hello.is_ok() || !ours);
             if let Ok(hello) = hello {
                 let _ = hello.common_version();
-                if all[7] == 0 {
-                    prop_assert_eq!(hello.encode().to_vec(), all);
+                if ours {
+                    prop_assert_eq!(hello.encode(), [&all, after].concat());
                 }
             }
             let _ = Welcome::decode(&more);
@@ -212,10 +252,42 @@ mod tests {
             claimed: NodeId(1),
             target: NodeId(2),
             incarnation: 3,
+            store: None,
         };
         assert_eq!(hello((1, 1)).common_version(), Ok(1));
         assert_eq!(hello((0, 7)).common_version(), Ok(VERSIONS.1));
         let error = hello((VERSIONS.1 + 1, 9)).common_version();
         assert!(matches!(error, Err(WireError::NoCommonVersion { .. })));
+    }
+
+    #[test]
+    fn the_bytes_of_a_hello_are_those_of_the_documented_format() {
+        let store = StoreStamp { id: StoreId(0x0a), life: 0x0b, nonce: 0x0c };
+        let hello = Hello {
+            versions: (1, 2),
+            role: Role::Peer,
+            cluster: ClusterId([9; 16]),
+            claimed: NodeId(1),
+            target: NodeId(2),
+            incarnation: 3,
+            store: Some(store),
+        };
+        let word = |low: u8| [low, 0, 0, 0, 0, 0, 0, 0];
+        let words = [word(1), word(2), word(3), word(0x0a), word(0x0b), word(0x0c)].concat();
+        let expected = [&b"RAFT\x01\x02\x01\x03"[..], &[9; 16], &words].concat();
+        assert_eq!(hello.encode(), expected);
+        // Who speaks version 2 tells its store; who speaks version 1 is still understood.
+        let mut fixed: [u8; HELLO_BYTES] = expected[..HELLO_BYTES].try_into().unwrap();
+        assert_eq!(Hello::decode(&fixed, &expected[HELLO_BYTES..]), Ok(hello));
+        assert_eq!(Hello::decode(&fixed, &[]), Err(WireError::NoStamp));
+        fixed[5] = 1;
+        assert_eq!(Hello::bytes_after(&fixed), 0);
+        assert_eq!(Hello::decode(&fixed, &[]).map(|hello| hello.store), Ok(None));
+        // A later version may tell more.
+        fixed[5] = 9;
+        fixed[7] = 5;
+        let more = [&expected[HELLO_BYTES..], &[7; 16]].concat();
+        assert_eq!(Hello::bytes_after(&fixed), more.len());
+        assert_eq!(Hello::decode(&fixed, &more).map(|hello| hello.store), Ok(Some(store)));
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::{ClientConfig, Connection};
-use raft_core::{NodeId, TrafficClass};
+use raft_core::{NodeId, StoreStamp, TrafficClass};
 use raft_node::{Delivery, Inbox};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -59,9 +59,16 @@ pub(crate) struct Link {
     /// The incarnation that it had then.
     caller: AtomicU64,
     /// The connection on which it sends to us: at most one.
-    call: Mutex<Option<Connection>>,
+    call: Mutex<Call>,
     /// An append was dropped, which the core should know.
     dropped: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Call {
+    connection: Option<Connection>,
+    /// The store of the process that connected last.
+    store: Option<StoreStamp>,
 }
 
 impl Link {
@@ -107,19 +114,38 @@ impl Link {
     }
 
     /// The peer has connected to us in this incarnation. It has one connection at a time, so an earlier one is dead, or about to be.
-    pub(crate) fn on_call(&self, connection: &Connection, incarnation: u64) {
-        let earlier = self.lock_call().replace(connection.clone());
+    ///
+    /// # Errors
+    /// The life of the peer's store that has connected already, if it is a later one: then this process is an old one, or a
+    /// copy of the node, and must not be heard any more.
+    pub(crate) fn on_call(
+        &self,
+        connection: &Connection,
+        incarnation: u64,
+        store: Option<StoreStamp>,
+    ) -> Result<(), StoreStamp> {
+        let mut call = self.lock_call();
+        if let (Some(known), Some(store)) = (call.store, store)
+            && known.id == store.id
+            && known.life > store.life
+        {
+            return Err(known);
+        }
+        let earlier = call.connection.replace(connection.clone());
+        call.store = store.or(call.store);
+        drop(call);
         if let Some(earlier) = earlier {
             let reason = b"the same node has connected again";
             earlier.close(CloseCode::Superseded.code(), reason);
         }
         self.caller.store(incarnation, Ordering::Release);
         self.called.notify_one();
+        Ok(())
     }
 
     /// The peer's connection has ended.
     pub(crate) fn on_call_ended(&self, connection: &Connection) {
-        let mut call = self.lock_call();
+        let call = &mut self.lock_call().connection;
         if call.as_ref().is_some_and(|known| known.stable_id() == connection.stable_id()) {
             *call = None;
         }
@@ -127,13 +153,13 @@ impl Link {
 
     /// Nobody takes what the peer sends any more: it was removed, or the transport has ended.
     pub(crate) fn hang_up(&self) {
-        if let Some(connection) = self.lock_call().take() {
+        if let Some(connection) = self.lock_call().connection.take() {
             connection
                 .close(CloseCode::Shutdown.code(), b"this node takes no more messages from it");
         }
     }
 
-    fn lock_call(&self) -> MutexGuard<'_, Option<Connection>> {
+    fn lock_call(&self) -> MutexGuard<'_, Call> {
         self.call.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -158,12 +184,12 @@ impl Link {
     }
 
     /// Keeps a connection to the peer for ever.
-    pub(crate) async fn run(self: Arc<Self>, dialer: Arc<Dialer>, inbox: Inbox) {
+    pub(crate) async fn run(self: Arc<Self>, dialer: Arc<Dialer>, inbox: Inbox, own: StoreStamp) {
         let limits = &dialer.limits;
         let mut backoff = Backoff::new(limits.backoff_min, limits.backoff_max);
         let mut told = false;
         loop {
-            match self.connect(&dialer).await {
+            match self.connect(&dialer, own).await {
                 Ok((connection, welcome)) => {
                     let peer = self.node;
                     info!(%peer, address = %connection.remote_address(), "connected to peer");
@@ -198,7 +224,11 @@ impl Link {
 
     /// Makes one attempt; starts it over if the peer calls meanwhile: packets of ours that were lost while it was down would only be
     /// repeated after a while.
-    async fn connect(&self, dialer: &Dialer) -> Result<(Connection, Welcome), NetError> {
+    async fn connect(
+        &self,
+        dialer: &Dialer,
+        own: StoreStamp,
+    ) -> Result<(Connection, Welcome), NetError> {
         let hello = Hello {
             versions: VERSIONS,
             role: Role::Peer,
@@ -206,6 +236,7 @@ impl Link {
             claimed: dialer.me,
             target: self.node,
             incarnation: dialer.incarnation,
+            store: Some(own),
         };
         loop {
             let address = self.address();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use raft_core::NodeId;
+use raft_core::{NodeId, StoreStamp};
 use raft_node::{Inbox, PeerMessage, Transport, TransportError};
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
@@ -44,12 +44,12 @@ impl QuicTransport {
 }
 
 impl Transport for QuicTransport {
-    fn start(&mut self, inbox: Inbox) -> Result<(), TransportError> {
+    fn start(&mut self, inbox: Inbox, own: StoreStamp) -> Result<(), TransportError> {
         let runtime = Handle::try_current().map_err(|error| TransportError {
             message: "the QUIC transport must be started within a tokio runtime".into(),
             source: Some(Box::new(error)),
         })?;
-        self.peers.table.start(inbox, runtime);
+        self.peers.table.start(inbox, own, runtime);
         Ok(())
     }
 
@@ -123,12 +123,16 @@ pub(crate) struct PeerTable {
 
 #[derive(Debug, Default)]
 struct State {
-    started: Option<(Inbox, Runtime)>,
+    started: Option<Started>,
     links: BTreeMap<NodeId, Running>,
 }
 
-#[derive(Debug)]
-struct Runtime(Handle);
+#[derive(Clone, Debug)]
+struct Started {
+    inbox: Inbox,
+    own: StoreStamp,
+    runtime: Handle,
+}
 
 #[derive(Debug)]
 struct Running {
@@ -167,18 +171,19 @@ impl PeerTable {
         match (state.links.get(&node), &state.started) {
             (None, _) => Admission::Unknown,
             (Some(_), None) => Admission::NotReady,
-            (Some(running), Some((inbox, _))) => {
-                Admission::Admitted(Arc::clone(&running.link), inbox.clone())
+            (Some(running), Some(started)) => {
+                Admission::Admitted(Arc::clone(&running.link), started.inbox.clone())
             }
         }
     }
 
-    fn start(&self, inbox: Inbox, runtime: Handle) {
+    fn start(&self, inbox: Inbox, own: StoreStamp, runtime: Handle) {
+        let started = Started { inbox, own, runtime };
         let mut state = self.lock();
         for running in state.links.values_mut() {
-            self.run(running, &inbox, &runtime);
+            self.run(running, &started);
         }
-        state.started = Some((inbox, Runtime(runtime)));
+        state.started = Some(started);
     }
 
     fn stop(&self) {
@@ -195,8 +200,8 @@ impl PeerTable {
         }
         let link = Arc::new(Link::new(node, address, &self.dialer.limits));
         let mut running = Running { link, tasks: Vec::new() };
-        if let Some((inbox, Runtime(runtime))) = &state.started {
-            self.run(&mut running, inbox, runtime);
+        if let Some(started) = &state.started {
+            self.run(&mut running, started);
         }
         state.links.insert(node, running);
     }
@@ -205,8 +210,9 @@ impl PeerTable {
         self.lock().links.remove(&node);
     }
 
-    fn run(&self, running: &mut Running, inbox: &Inbox, runtime: &Handle) {
-        let run = Arc::clone(&running.link).run(Arc::clone(&self.dialer), inbox.clone());
+    fn run(&self, running: &mut Running, started: &Started) {
+        let Started { inbox, own, runtime } = started;
+        let run = Arc::clone(&running.link).run(Arc::clone(&self.dialer), inbox.clone(), *own);
         let report = Arc::clone(&running.link).report(inbox.clone());
         running.tasks =
             vec![runtime.spawn(run).abort_handle(), runtime.spawn(report).abort_handle()];

@@ -61,6 +61,9 @@ pub enum WireError {
         /// What it asks for.
         role: u8,
     },
+    /// A peer of version 2 or later does not tell which store it runs on.
+    #[error("the hello of a peer does not tell its store")]
+    NoStamp,
     /// A stream begins with a class that does not exist.
     #[error("a stream begins with the unknown traffic class {class}")]
     UnknownClass {

@@ -42,7 +42,9 @@ use crate::snapshot_send::{StreamControl, StreamGuard};
 use crate::status::{Explanation, Health, NodeStatus};
 use crate::tape::Tape;
 use crate::watchdog::Watchdog;
-use crate::{Delivery, PeerMessage, SnapshotChunk, SnapshotFrame, StateMachine, Transport};
+use crate::{
+    Delivery, PeerMessage, SnapshotChunk, SnapshotFrame, StateMachine, Transport, standing,
+};
 
 /// Where the driver's inputs come from.
 pub(crate) struct Sources<M: StateMachine> {
@@ -213,6 +215,7 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
         if self.raft.poll_timeout().is_some_and(|at| at <= self.now()) {
             self.handle(Input::Timeout);
         }
+        self.take_back();
         Ok(())
     }
 
@@ -233,11 +236,11 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
 
     fn on_delivery(&mut self, delivery: Delivery) {
         match delivery {
-            Delivery::Message { from, message } => {
+            Delivery::Message { from, store, message } => {
                 count(&self.counters.messages_received, 1);
                 match message {
                     PeerMessage::Raft(message) => {
-                        self.handle(Input::Message { from, store: None, message });
+                        self.handle(Input::Message { from, store, message });
                     }
                     PeerMessage::Snapshot(frame) => self.on_frame(from, frame),
                 }
@@ -313,7 +316,7 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
         }
     }
 
-    fn handle(&mut self, input: Input) {
+    pub(crate) fn handle(&mut self, input: Input) {
         count(&self.counters.inputs, 1);
         self.status.stale = true;
         let now = self.now();
@@ -491,12 +494,11 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
             Event::MembershipChanged { at } => {
                 tracing::info!(%at, membership = ?self.raft.membership(), "membership changed");
             }
-            Event::StoreRejected { node, store } if node == self.raft.config().id => {
-                tracing::warn!(%store, "this member runs on another store than it was admitted with, as after a wipe or a restore from a copy: it does not \
-                    count. The leader makes a learner of it, to be promoted once it has caught up; a witness is removed");
-            }
+            // The status says so, and why.
+            Event::StoreRejected { node, .. } if node == self.raft.config().id => {}
             Event::StoreRejected { node, store } => {
-                tracing::warn!(%node, %store, "a member runs on another store than it was admitted with: it does not count");
+                tracing::warn!(%node, %store, "a member runs on another store than it was admitted with, or on one that went back in time: \
+                    it does not count until it was filled and promoted; a witness is removed");
             }
         }
     }
@@ -535,8 +537,9 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
         let raft = self.raft.status();
         sender.send_if_modified(|status| {
             let changed = status.raft != raft;
+            let standing = raft.standing;
             status.raft = raft;
-            changed
+            standing::follow(&mut status.health, standing) || changed
         });
     }
 }
@@ -581,7 +584,7 @@ impl<M: StateMachine> Waiting<M> {
         }
     }
 
-    fn next_id(&mut self) -> u64 {
+    pub(crate) fn next_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
     }

@@ -53,6 +53,8 @@ mod snapshot_receive;
 mod snapshot_send;
 #[cfg(all(test, feature = "driver"))]
 mod snapshot_tests;
+#[cfg(feature = "driver")]
+mod standing;
 mod state_machine;
 #[cfg(feature = "driver")]
 mod status;

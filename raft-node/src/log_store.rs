@@ -1,6 +1,6 @@
 //! The log on disk: what the driver asks of it.
 
-use raft_core::{Entries, Index, LogPosition, Membership, Persist, RestoredLog};
+use raft_core::{Entries, Index, LogPosition, Membership, Persist, RestoredLog, StoreStamp};
 
 /// A durable log. Every method blocks; the driver calls all of them from one thread of its own, so that an
 /// implementation needs no locks. Readers are the exception: see [`LogStore::reader`].
@@ -14,8 +14,21 @@ pub trait LogStore: Send + 'static {
     /// If the store can not be read or is damaged.
     fn restore(&mut self) -> Result<RestoredLog, StorageError>;
 
+    /// Begins a life: called once, right after `restore`, at each start of a node. A store has an id, drawn at random when it
+    /// is made and kept as long as it exists; and it counts its lives. The new count is durable when this returns, whatever
+    /// happens next: two starts never have the same. The `nonce` is the driver's to draw; what the store puts there does
+    /// not count.
+    ///
+    /// By the id the group knows a member whose disk was wiped, and by the life one whose store went back in time; see
+    /// [`StoreStamp`]. So a store that finds out that it is a copy of another (put back from a backup) takes a new id,
+    /// unless it is told that the other is gone and was not used since.
+    ///
+    /// # Errors
+    /// If it can not be written.
+    fn begin_life(&mut self) -> Result<StoreStamp, StorageError>;
+
     /// Founds the log of a new group: records its first configuration as of index 0. Called at most once, right after
-    /// `restore`, and only if the store is empty (no configuration, no entry). Durable when it returns.
+    /// `begin_life`, and only if the store is empty (no configuration, no entry). Durable when it returns.
     ///
     /// # Errors
     /// If it can not be written.

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use raft_core::recording::Recorder;
-use raft_core::{Config, Index, Instant, LogPosition, Raft, Restored, SnapshotMeta};
+use raft_core::{Config, Index, Instant, LogPosition, Raft, Restored, SnapshotMeta, StoreStamp};
 use tokio::sync::{mpsc, watch};
 
 use crate::apply::{self, Applier, ApplierParts};
@@ -25,7 +25,7 @@ use crate::watchdog::Watchdog;
 use crate::{
     Inbox, LogReader, LogStore, ReadError, SnapshotChunk, StateMachine, StorageError, Transport,
 };
-use crate::{fetch, snapshot_receive, storage};
+use crate::{fetch, snapshot_receive, standing, storage};
 
 /// How many reports of worker threads may wait for the driver.
 const FEEDBACK_MAX: usize = 1024;
@@ -51,7 +51,7 @@ impl Node {
     /// # Panics
     /// Outside of a tokio runtime.
     pub async fn start<L: LogStore, T: Transport, M: StateMachine>(
-        config: NodeConfig,
+        mut config: NodeConfig,
         store: L,
         mut transport: T,
         machine: M,
@@ -59,7 +59,7 @@ impl Node {
         config.validate().map_err(StartError::Config)?;
         let to_restore = config.clone();
         let restore = tokio::task::spawn_blocking(move || restore(&to_restore, store, machine));
-        let Stores { store, machine, restored, recording } = match restore.await {
+        let Stores { store, own, machine, restored, recording } = match restore.await {
             Ok(result) => result?,
             Err(error) => return Err(StartError::Panicked(join_error_text(error))),
         };
@@ -68,6 +68,7 @@ impl Node {
         let base_membership = restored.log.base_membership.clone();
         let snapshot = restored.snapshot.clone();
         let (seed, start) = (config.seed.map_or_else(random, Ok)?, Instant(0));
+        config.raft.store = Some(own);
         // The thread that writes it is started last: nothing that fails before leaves it behind.
         let recorder = recording.map(|file| {
             let recorder = Recorder::new(&config.raft, seed, start, &restored);
@@ -75,7 +76,7 @@ impl Node {
         });
         let raft = Raft::new(config.raft.clone(), seed, start, restored)?;
         let (inbox, deliveries) = Inbox::channel(config.inbox_messages_max);
-        transport.start(inbox)?;
+        transport.start(inbox, own)?;
 
         let counters = Arc::new(Counters::default());
         let (reporter, feedback) = Reporter::channel(FEEDBACK_MAX);
@@ -90,8 +91,7 @@ impl Node {
 
         let (requests, taken) = mpsc::channel(config.waiting_batches_max);
         let (stop, stopping) = watch::channel(false);
-        let status = NodeStatus { raft: raft.status(), health: Health::Ok };
-        let (publisher, status) = watch::channel(status);
+        let (publisher, status) = watch::channel(standing::first(raft.status()));
         let publisher = Arc::new(publisher);
         let (end, ended) = watch::channel(());
         let driver = Driver {
@@ -142,6 +142,8 @@ fn random() -> Result<u64, StartError> {
 /// The restored log and machine, and what they report.
 struct Stores<L, M> {
     store: L,
+    /// The store, in this life.
+    own: StoreStamp,
     machine: M,
     restored: Restored,
     /// The file of the recording, if there is to be one.
@@ -164,6 +166,8 @@ fn restore<L: LogStore, M: StateMachine>(
     make_scratch(&config.scratch_dir)?;
     let recording = config.recording.as_ref().map(make_recording).transpose()?;
     let mut log = store.restore()?;
+    let nonce = config.seed.map_or_else(random, Ok)?;
+    let own = StoreStamp { nonce, ..store.begin_life()? };
     let is_empty = log.base_membership.is_empty()
         && log.base == LogPosition::ORIGIN
         && log.last == LogPosition::ORIGIN.index;
@@ -174,7 +178,7 @@ fn restore<L: LogStore, M: StateMachine>(
     let snapshot = machine.restore()?;
     let applied = snapshot.as_ref().map_or(Index(0), |meta| meta.position.index);
     check_tail(&store.reader(), applied.max(log.base.index), log.last)?;
-    Ok(Stores { store, machine, restored: Restored { log, snapshot }, recording })
+    Ok(Stores { store, own, machine, restored: Restored { log, snapshot }, recording })
 }
 
 /// Reads once what will have to be applied: damage is to be told before the node says that it serves, not in the middle of it.

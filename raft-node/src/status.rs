@@ -36,9 +36,16 @@ impl fmt::Display for Explanation {
 
 /// Whether a node serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Health {
     /// It does.
     Ok,
+    /// It takes part, but nothing that it says counts, because of the store that it runs on: its data is blank, or is not what the group
+    /// admitted it with ([`StoreStanding`](raft_core::StoreStanding)). The group takes it back by itself once it has a leader.
+    Uncounted {
+        /// What is wrong with it, and what becomes of that.
+        why: Arc<str>,
+    },
     /// It does, and it has seen a peer do what no correct member of the group can do: somewhere acknowledged entries may have been lost.
     /// Stays until the process is restarted.
     Suspect {
@@ -63,9 +70,17 @@ impl Health {
     /// Why it does not serve, in words; `None` if it does.
     pub fn why_stopped(&self) -> Option<Arc<str>> {
         match self {
-            Health::Ok | Health::Suspect { .. } => None,
+            Health::Ok | Health::Uncounted { .. } | Health::Suspect { .. } => None,
             Health::Stopped => Some("it was shut down".into()),
             Health::Failed { why } => Some(Arc::clone(why)),
+        }
+    }
+
+    /// Why nothing that it says counts, in words; `None` if it does.
+    pub fn why_uncounted(&self) -> Option<Arc<str>> {
+        match self {
+            Health::Uncounted { why } => Some(Arc::clone(why)),
+            _ => None,
         }
     }
 

@@ -1,6 +1,6 @@
 //! The network between members: what the driver asks of it.
 
-use raft_core::NodeId;
+use raft_core::{NodeId, StoreStamp};
 use tokio::sync::mpsc;
 
 use crate::PeerMessage;
@@ -8,11 +8,13 @@ use crate::PeerMessage;
 /// Carries messages between members. A message may be lost, duplicated or delayed; it must never be changed, and its
 /// sender must be authenticated. All methods are called from the driver's task and must not block.
 pub trait Transport: Send + 'static {
-    /// Starts delivering to `inbox`. Called once, before the first `send`, from within a tokio runtime.
+    /// Starts delivering to `inbox`. Called once, before the first `send`, from within a tokio runtime. `own` is the store
+    /// that this node runs on: the transport tells it to every peer, and gives each message that it delivers the stamp of
+    /// the process that sent it. Once a later life of a peer's store has connected, nothing of an earlier one is delivered.
     ///
     /// # Errors
     /// If it can not start.
-    fn start(&mut self, inbox: Inbox) -> Result<(), TransportError>;
+    fn start(&mut self, inbox: Inbox, own: StoreStamp) -> Result<(), TransportError>;
 
     /// Queues a message for a peer, or drops it if the peer is unknown, unreachable or slow: queues are bounded. Classes
     /// ([`PeerMessage::class`]) do not wait for each other. Within a class, order is kept while a connection lasts.
@@ -29,6 +31,8 @@ pub enum Delivery {
     Message {
         /// The sender.
         from: NodeId,
+        /// The store that the sender runs on; `None` from a version that does not tell.
+        store: Option<StoreStamp>,
         /// The message.
         message: PeerMessage,
     },

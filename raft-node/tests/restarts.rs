@@ -5,7 +5,7 @@ mod common;
 use bytes::Bytes;
 use common::{Disks, Journal, PATIENCE, command};
 use raft_node::raft_core::{
-    Body, ForwardId, ForwardOutcome, Index, Membership, Message, NodeId, Refusal, Term,
+    Body, ForwardId, ForwardOutcome, Index, Membership, Message, NodeId, Refusal, StoreStamp, Term,
 };
 use raft_node::{
     Delivery, Inbox, Node, NodeConfig, NodeHandle, PeerMessage, ProposeError, ReadFailed,
@@ -22,7 +22,7 @@ struct Wire {
 }
 
 impl Transport for Wire {
-    fn start(&mut self, inbox: Inbox) -> Result<(), TransportError> {
+    fn start(&mut self, inbox: Inbox, _: StoreStamp) -> Result<(), TransportError> {
         self.inbox.take().map(|plug| plug.send(inbox).is_ok());
         Ok(())
     }
@@ -57,7 +57,7 @@ impl Follower {
 
     async fn hear(&self, body: Body) {
         let message = PeerMessage::Raft(Message { term: Term(1), body });
-        assert!(self.inbox.deliver(Delivery::Message { from: LEADER, message }).await);
+        assert!(self.inbox.deliver(Delivery::Message { from: LEADER, store: None, message }).await);
     }
 
     async fn says<T>(&mut self, wanted: impl Fn(Body) -> Option<T>) -> T {

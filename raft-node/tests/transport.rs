@@ -2,7 +2,7 @@
 
 use std::future::{Future, ready};
 
-use raft_node::raft_core::NodeId;
+use raft_node::raft_core::{NodeId, StoreStamp};
 use raft_node::testing::{Switchboard, SwitchboardTransport, TestNetwork, check_transport};
 use raft_node::{Inbox, PeerMessage, Transport, TransportError};
 
@@ -28,8 +28,8 @@ struct Backwards {
 }
 
 impl Transport for Backwards {
-    fn start(&mut self, inbox: Inbox) -> Result<(), TransportError> {
-        self.inner.start(inbox)
+    fn start(&mut self, inbox: Inbox, own: StoreStamp) -> Result<(), TransportError> {
+        self.inner.start(inbox, own)
     }
 
     fn send(&mut self, to: NodeId, message: PeerMessage) {

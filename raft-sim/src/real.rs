@@ -4,7 +4,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use raft_core::{Entries, Index, Instant, LogPosition, Membership, NodeId, Persist, RestoredLog};
+use raft_core::{
+    Entries, Index, Instant, LogPosition, Membership, NodeId, Persist, RestoredLog, StoreStamp,
+};
 use raft_node::order::{StoreJob, WriteOrder};
 use raft_node::{LogReader, LogStore, ReadError};
 use raft_storage_redb::testing::{self, DiskFault, DiskFile, Rot, VirtualDisk};
@@ -22,6 +24,8 @@ pub(crate) struct Real {
     /// What was acknowledged, but for the latest compactions, which reach the disk with a later write.
     settled: Image,
     compactions: Vec<LogPosition>,
+    /// The store's id, and its last life.
+    stamp: StoreStamp,
     /// Writes that failed: they may be there or not.
     in_doubt: Vec<Persist>,
     /// Syncs lied, and none that did not came after.
@@ -59,6 +63,7 @@ impl Real {
         let disk = VirtualDisk::new(rng.draw());
         testing::create(&disk, &options, store_id).map_err(|error| error.to_string())?;
         let mut store = testing::open(&disk, &options).map_err(|error| error.to_string())?;
+        let stamp = store.begin_life().map_err(|error| error.message)?;
         if !membership.is_empty() {
             store.found(membership).map_err(|error| error.message)?;
         }
@@ -69,6 +74,7 @@ impl Real {
             rng,
             settled: Image::founding(membership.clone()),
             compactions: Vec::new(),
+            stamp,
             in_doubt: Vec::new(),
             has_lied: false,
             is_rotten: false,
@@ -269,11 +275,17 @@ impl Real {
     }
 
     fn judge(&mut self, mut store: RedbLogStore, coverage: &mut Coverage) -> Found {
-        let restored = match store.restore() {
-            Ok(restored) => restored,
+        let started = store.restore().and_then(|restored| Ok((restored, store.begin_life()?)));
+        let (restored, stamp) = match started {
+            Ok(started) => started,
             Err(error) => return Found::Refused(error.to_string()),
         };
         self.store = Some(store);
+        let before = std::mem::replace(&mut self.stamp, stamp);
+        let goes_back = stamp.id != before.id || stamp.life <= before.life;
+        if goes_back && !self.has_lied && !self.journal_is_hit {
+            return Found::Wrong(format!("it begins {stamp} after {before}"));
+        }
         let mut with_doubt = self.settled.clone();
         if let Err(error) = apply(&mut with_doubt, &self.in_doubt) {
             return Found::Wrong(error);

@@ -70,16 +70,16 @@ pub(crate) struct Head {
 }
 
 /// Reads fixed-width little-endian numbers off the front of a slice; runs out as an error.
-struct Cursor<'a>(&'a [u8]);
+pub(crate) struct Cursor<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Cursor<'a> {
-    fn take(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
+    pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
         let (front, rest) = self.0.split_at_checked(count).ok_or(Malformed::Length)?;
         self.0 = rest;
         Ok(front)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
         self.take(N)?.try_into().map_err(|_| Malformed::Length)
     }
 
@@ -87,7 +87,7 @@ impl<'a> Cursor<'a> {
         Ok(self.array::<1>()?[0])
     }
 
-    fn u16(&mut self) -> Result<u16, Malformed> {
+    pub(crate) fn u16(&mut self) -> Result<u16, Malformed> {
         self.array().map(u16::from_le_bytes)
     }
 
@@ -95,22 +95,22 @@ impl<'a> Cursor<'a> {
         self.array().map(u32::from_le_bytes)
     }
 
-    fn u64(&mut self) -> Result<u64, Malformed> {
+    pub(crate) fn u64(&mut self) -> Result<u64, Malformed> {
         self.array().map(u64::from_le_bytes)
     }
 
-    fn finish(self) -> Result<(), Malformed> {
+    pub(crate) fn finish(self) -> Result<(), Malformed> {
         if self.0.is_empty() { Ok(()) } else { Err(Malformed::Length) }
     }
 }
 
-fn seal(row: &mut Vec<u8>) {
+pub(crate) fn seal(row: &mut Vec<u8>) {
     let checksum = xxh3_64(row);
     row.extend_from_slice(&checksum.to_le_bytes());
 }
 
 /// The row without its checksum, once that is found to be right.
-fn unseal(row: &[u8]) -> Result<&[u8], Malformed> {
+pub(crate) fn unseal(row: &[u8]) -> Result<&[u8], Malformed> {
     let (body, checksum) = row.split_last_chunk::<CHECKSUM_BYTES>().ok_or(Malformed::Length)?;
     if xxh3_64(body) == u64::from_le_bytes(*checksum) { Ok(body) } else { Err(Malformed::Checksum) }
 }
@@ -146,7 +146,7 @@ impl Identity {
     }
 }
 
-fn check_version(found: u16) -> Result<(), Malformed> {
+pub(crate) fn check_version(found: u16) -> Result<(), Malformed> {
     if found == FORMAT_VERSION { Ok(()) } else { Err(Malformed::Version { found }) }
 }
 

@@ -3,7 +3,7 @@
 //! A group of writes is one record of the journal and one `fdatasync`; many of them reach redb later, as one transaction.
 //!
 //! In the order in which to read it: `format` (the bytes), `plan` (what a group of writes amounts to), `store` (a write's way into the journal), `overlay` and
-//! `reader` (who reads what redb lacks yet), `settle` (its way into redb), `journal` (records and pages), `open`.
+//! `reader` (who reads what redb lacks yet), `settle` (its way into redb), `lives` (whether it is the store that it was), `journal` (records and pages), `open`.
 //!
 //! What it is not: it decides nothing about the protocol, and stores no state of the application.
 
@@ -12,6 +12,7 @@ mod chunking;
 mod error;
 mod format;
 mod journal;
+mod lives;
 mod open;
 mod overlay;
 mod plan;

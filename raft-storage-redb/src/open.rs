@@ -12,6 +12,7 @@ use crate::OpenError;
 use crate::backend::LogFile;
 use crate::format::{FORMAT_VERSION, Head, Identity, Malformed, NumberedState};
 use crate::journal::{Checkpoints, Journaled, file as journal_file};
+use crate::lives::{FileMark, Lives};
 use crate::settle::write_head;
 use crate::store::RedbLogStore;
 use crate::tables::{IDENTITY_KEY, LOG, MEMBERSHIPS, META, RowFault, TERMS};
@@ -37,6 +38,10 @@ pub struct Options {
     /// How large the journal beside the file is, in bytes, when it is made: 32 MiB unless changed, at least 64 KiB and at
     /// most 1 GiB. It is written whole once. Larger means fewer syncs of the file, and more to replay after a crash.
     pub journal_bytes: u64,
+    /// Whether a file that is a copy of the one that the node ran on last is still the same store: only if that one is gone and
+    /// was not used after the copy was made, as when a folder is moved to another disk. Unless changed, it is not: the node then does
+    /// not vote until its group has taken it back, for a copy may lack what the node has acknowledged since.
+    pub adopts_copy: bool,
 }
 
 impl Options {
@@ -49,6 +54,7 @@ impl Options {
             cache_bytes: 16 << 20,
             prefill_bytes: 64 << 20,
             journal_bytes: 32 << 20,
+            adopts_copy: false,
         }
     }
 }
@@ -93,13 +99,15 @@ impl RedbLogStore {
         };
         let backend = Journaled::new(file, journal.backend, recovered, Checkpoints::Background)
             .map_err(|error| OpenError::io(path, error))?;
-        Self::open_backend(&options, backend)
+        let mark = FileMark::of(path).map_err(|error| OpenError::io(path, error))?;
+        Self::open_backend(&options, backend, mark)
     }
 
     /// Opens a complete log behind its journal.
     pub(crate) fn open_backend<M: StorageBackend, J: StorageBackend>(
         options: &Options,
         mut backend: Journaled<M, J>,
+        mark: FileMark,
     ) -> Result<RedbLogStore, OpenError> {
         let path = options.path.as_path();
         let (expected, was_closed) = (backend.expected(), backend.was_closed());
@@ -118,15 +126,16 @@ impl RedbLogStore {
             }
             let identity = read_identity(path, &database)?;
             check_identity(options, &identity)?;
-            RedbLogStore::new(database, path.to_path_buf(), identity, expected, log).map_err(
-                |fault| match fault {
-                    RowFault::Malformed { fault: Malformed::Version { found }, .. } => {
-                        unknown_version(path, found)
-                    }
-                    RowFault::Redb(error) => OpenError::redb(path, error),
-                    fault => OpenError::damaged(path, fault),
-                },
-            )
+            let lives = Lives { last: None, mark, adopts_copy: options.adopts_copy };
+            let path_owned = path.to_path_buf();
+            let store = RedbLogStore::new(database, path_owned, identity, expected, log, lives);
+            store.map_err(|fault| match fault {
+                RowFault::Malformed { fault: Malformed::Version { found }, .. } => {
+                    unknown_version(path, found)
+                }
+                RowFault::Redb(error) => OpenError::redb(path, error),
+                fault => OpenError::damaged(path, fault),
+            })
         }));
         opened.unwrap_or_else(|_| Err(OpenError::damaged(path, "its pages make no sense")))
     }

@@ -12,9 +12,10 @@ use crate::chunking::next_cut;
 use crate::error::{damaged, storage_error};
 use crate::format::{self, Chunk, Head, NumberedState};
 use crate::journal::LogJournal;
+use crate::lives::Life;
 use crate::plan::{self, Additions, Logged, Misfit, Plan};
 use crate::reader::Shared;
-use crate::tables::{HEAD_KEY, LOG, MEMBERSHIPS, META, TERMS, remove_from};
+use crate::tables::{HEAD_KEY, LIFE_KEY, LOG, MEMBERSHIPS, META, TERMS, remove_from};
 
 /// How many rows that a compaction left behind are taken away for one write: more than it adds, so that the file stops growing.
 const PURGED_ROWS_PER_WRITE: usize = 16;
@@ -121,6 +122,21 @@ impl Settling {
             let base = SnapshotMeta {
                 position: settler.shape.base,
                 membership: membership.clone().into(),
+            };
+            Ok(write_head(transaction, &Head { state, base })?)
+        })
+    }
+
+    /// Writes the row of a start. Nothing waits.
+    pub(crate) fn begin_life(&self, sequence: u64, life: &Life) -> Result<(), StorageError> {
+        let mut settler = self.settler.lock().unwrap_or_else(PoisonError::into_inner);
+        self.transact(&mut settler, sequence, |settler, transaction| {
+            transaction.open_table(META)?.insert(LIFE_KEY, life.encode().as_slice())?;
+            // A write of its own number: were it lost, that would show.
+            let state = NumberedState { sequence, hard_state: settler.shape.hard_state };
+            let base = SnapshotMeta {
+                position: settler.shape.base,
+                membership: settler.shape.base_membership.clone().into(),
             };
             Ok(write_head(transaction, &Head { state, base })?)
         })

@@ -5,13 +5,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLockWriteGuard};
 use std::thread::JoinHandle;
 
-use raft_core::{Index, LogPosition, Membership, Persist, RestoredLog};
+use raft_core::{Index, LogPosition, Membership, Persist, RestoredLog, StoreStamp};
 use raft_node::{LogStore, StorageError};
 use redb::ReadableDatabase;
 
 use crate::error::{misuse, storage_error};
 use crate::format::{self, Identity};
 use crate::journal::{Checkpoints, LogPart};
+use crate::lives::Lives;
+use crate::open::random_id;
 use crate::overlay::Overlay;
 use crate::plan::{self, Logged, Misfit, Plan};
 use crate::reader::{RedbLogReader, Shared};
@@ -33,6 +35,7 @@ pub struct RedbLogStore {
     /// From how many blocks of writes that redb lacks it gets them.
     settle_blocks: u64,
     identity: Identity,
+    lives: Lives,
     /// As the driver sees the log.
     shape: RestoredLog,
     sequence: u64,
@@ -53,6 +56,7 @@ impl RedbLogStore {
         identity: Identity,
         expected: Arc<AtomicU64>,
         log: LogPart,
+        mut lives: Lives,
     ) -> Result<RedbLogStore, RowFault> {
         let (shape, state) = {
             let transaction = database.begin_read().map_err(redb::Error::from)?;
@@ -62,6 +66,7 @@ impl RedbLogStore {
                 terms: transaction.open_table(TERMS).map_err(redb::Error::from)?,
                 memberships: transaction.open_table(MEMBERSHIPS).map_err(redb::Error::from)?,
             };
+            lives.last = tables.life()?;
             tables.restore()?
         };
         // redb goes back to the commit before the last if it finds the last one damaged, which no loss of power explains. It commits that when it is let go
@@ -86,6 +91,7 @@ impl RedbLogStore {
             checkpoints,
             settle_blocks,
             identity,
+            lives,
             shape,
             sequence,
             compacted: None,
@@ -151,9 +157,10 @@ impl RedbLogStore {
         self.shared.overlay.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The random identity that the file got when it was created: another file, even of the same node, has another.
+    /// The random identity that the file got when it was created, or when it was found to be a copy: another file, even of
+    /// the same node, has another.
     pub fn store_id(&self) -> [u8; 16] {
-        self.identity.store
+        self.lives.last.map_or(self.identity.store, |life| life.store)
     }
 
     /// Where the file is.
@@ -228,6 +235,30 @@ impl LogStore for RedbLogStore {
     fn restore(&mut self) -> Result<RestoredLog, StorageError> {
         self.check_usable()?;
         Ok(self.shape.clone())
+    }
+
+    fn begin_life(&mut self) -> Result<StoreStamp, StorageError> {
+        self.check_usable()?;
+        let mut fresh = None;
+        if self.lives.is_copy(self.identity.node, &self.shape) {
+            let path = self.path();
+            let drawn = random_id()
+                .map_err(|error| storage_error(path, "naming", redb::Error::Io(error)))?;
+            tracing::warn!(
+                path = %path.display(),
+                "the log file is a copy, which may lack what this node has acknowledged since it was made: from now on it is another \
+                 store, and this node does not vote until the group has taken it back"
+            );
+            fresh = Some(drawn);
+        }
+        let next = self.lives.next(&self.identity, fresh);
+        self.poisoned = true;
+        self.settling.settle(None)?;
+        self.settling.begin_life(self.sequence + 1, &next)?;
+        self.poisoned = false;
+        self.sequence += 1;
+        self.lives.last = Some(next);
+        Ok(next.stamp())
     }
 
     fn found(&mut self, membership: &Membership) -> Result<(), StorageError> {

@@ -6,6 +6,7 @@ use raft_core::{Index, RestoredLog, SnapshotMeta, Term, TermRun};
 use redb::{ReadableTable, Table, TableDefinition};
 
 use crate::format::{self, Chunk, Head, Malformed, NumberedState};
+use crate::lives::Life;
 
 /// First index → chunk. The only table that a usual write touches.
 pub(crate) const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
@@ -13,12 +14,14 @@ pub(crate) const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("lo
 pub(crate) const TERMS: TableDefinition<'_, u64, u64> = TableDefinition::new("terms");
 /// Index → the configuration in that entry.
 pub(crate) const MEMBERSHIPS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("memberships");
-/// The identity row and the head row.
+/// The identity row, the head row and the life row.
 pub(crate) const META: TableDefinition<'_, u8, &[u8]> = TableDefinition::new("meta");
 /// Key of the identity in [`META`].
 pub(crate) const IDENTITY_KEY: u8 = 0;
 /// Key of the head in [`META`].
 pub(crate) const HEAD_KEY: u8 = 1;
+/// Key of the life in [`META`].
+pub(crate) const LIFE_KEY: u8 = 2;
 
 /// Takes away every row whose key is `from` or higher.
 pub(crate) fn remove_from(table: &mut Table<'_, u64, &[u8]>, from: u64) -> redb::Result<()> {
@@ -105,6 +108,12 @@ where
         }
         self.check_first_row(&shape)?;
         Ok((shape, state))
+    }
+
+    /// The row of the last start, if there was one that counted.
+    pub(crate) fn life(&self) -> Result<Option<Life>, RowFault> {
+        let row = self.meta.get(LIFE_KEY)?;
+        row.map(|row| Life::decode(row.value()).map_err(malformed("life"))).transpose()
     }
 
     fn restore_terms(&self, shape: &mut RestoredLog) -> Result<(), RowFault> {

@@ -7,7 +7,7 @@ use super::{
     RefusalReason, StalledLeader, Tally, TransferObstacle, UnappliedReason, Uncounted,
     UncountedReason, VotePromise,
 };
-use crate::RoleKind;
+use crate::{RoleKind, StoreStanding};
 
 /// Numbers with commas between them.
 struct List<'a, T>(&'a [T]);
@@ -59,6 +59,27 @@ impl fmt::Display for MissingReason {
     }
 }
 
+impl fmt::Display for StoreStanding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StoreStanding::Accepted => f.write_str("its store is the one that it was admitted with"),
+            StoreStanding::Blank => f.write_str(
+                "its log is blank, so it votes for nobody until the group has filled it: a new member has to be added; one whose data was \
+                 lost is taken back once the others have a leader",
+            ),
+            StoreStanding::Rejected { admitted } => write!(
+                f,
+                "it does not run on store {admitted}, with which it was admitted, as after a wipe or a restore from a copy: it does not vote \
+                 until the others have a leader that fills it and promotes it again"
+            ),
+            StoreStanding::Demoted { admitted } => write!(
+                f,
+                "it came back without store {admitted}, with which it was admitted: it is a learner until it is in step, and is promoted then"
+            ),
+        }
+    }
+}
+
 impl fmt::Display for CampaignObstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -67,7 +88,7 @@ impl fmt::Display for CampaignObstacle {
             ),
             CampaignObstacle::DemotedForItsStore { own, admitted } => write!(
                 f,
-                "it was made a learner, for it runs on store {own}, and was admitted with store {admitted}: promote it once it has caught up"
+                "it was made a learner, for it runs on store {own}, and was admitted with store {admitted}: it is to be promoted once it has caught up"
             ),
             CampaignObstacle::NotAVoter { role } => {
                 let article = if *role == RoleKind::Outsider { "an" } else { "a" };
@@ -79,7 +100,7 @@ impl fmt::Display for CampaignObstacle {
             }
             CampaignObstacle::StoreNotAdmitted { own, admitted: Some(admitted) } => write!(
                 f,
-                "it runs on store {own}, and was admitted with store {admitted}: promote it again once it has caught up"
+                "it runs on store {own}, and was admitted with store {admitted}: it has to be made a learner, filled and promoted"
             ),
             CampaignObstacle::StoreNotAdmitted { own, admitted: None } => {
                 write!(f, "its store {own} is not recorded: it may have been wiped")

@@ -2,9 +2,10 @@
 #![allow(dead_code)] // each test file uses a part
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use raft_core::{Body, Message, NodeId, Term};
+use raft_core::{Body, Message, NodeId, StoreId, StoreStamp, Term};
 use raft_net_quic::pki::ClusterCa;
 use raft_net_quic::{
     ClientEndpoint, ClusterId, Endpoint, EndpointConfig, Limits, NetError, PeerAddress,
@@ -59,6 +60,9 @@ pub(crate) struct Running {
     pub(crate) inbox: Receiver<Delivery>,
 }
 
+/// Every start is another life.
+static LIVES: AtomicU64 = AtomicU64::new(1);
+
 impl Running {
     pub(crate) fn start(endpoint: Endpoint, peers: &[(u64, std::net::SocketAddr)]) -> Running {
         let peers: BTreeMap<_, _> = peers
@@ -67,7 +71,8 @@ impl Running {
             .collect();
         let mut transport = endpoint.transport(peers);
         let (inbox, receiver) = Inbox::channel(64);
-        transport.start(inbox).unwrap();
+        let life = LIVES.fetch_add(1, Ordering::Relaxed);
+        transport.start(inbox, StoreStamp { id: StoreId(7), life, nonce: 1 }).unwrap();
         Running { endpoint, transport, inbox: receiver }
     }
 
@@ -81,7 +86,7 @@ impl Running {
         let next = async {
             loop {
                 match self.inbox.recv().await {
-                    Some(Delivery::Message { from, message }) => return (from, message),
+                    Some(Delivery::Message { from, message, .. }) => return (from, message),
                     Some(Delivery::Unreachable(_)) => {}
                     None => panic!("the transport is gone"),
                 }

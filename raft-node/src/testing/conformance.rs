@@ -3,12 +3,12 @@
 use bytes::Bytes;
 use raft_core::{
     Entries, Entry, HardState, Index, LogPosition, Membership, NodeId, Payload, Persist,
-    RestoredLog, SnapshotMeta, StoreId, Term, TermRun, Ticket,
+    RestoredLog, SnapshotMeta, StoreId, StoreStamp, Term, TermRun, Ticket,
 };
 
 use crate::{LogReader, LogStore, ReadError};
 
-/// Puts a [`LogStore`] through everything that its documentation promises: restoring after a reopen, founding, appending, truncation, reset,
+/// Puts a [`LogStore`] through everything that its documentation promises: restoring after a reopen, lives, founding, appending, truncation, reset,
 /// compaction, writes in groups, hard states, and readers with their budgets and their limits.
 ///
 /// `open` opens the store with this number: a number that was not seen before names an empty store, and the same number opens the same
@@ -33,6 +33,9 @@ pub fn check_log_store<L: LogStore>(mut open: impl FnMut(u32) -> L) {
     next(hard_states_survive_with_and_without_entries);
     next(readers_keep_to_their_budget_and_say_what_is_not_there);
     next(a_reader_follows_a_log_that_is_being_written);
+    next(lives_are_counted_durably_on_one_store);
+    let mut id_of = |number| open(number).begin_life().expect("a sound store begins a life").id;
+    assert_ne!(id_of(case + 1), id_of(case + 2), "two stores have two ids");
 }
 
 struct Case<'a, L> {
@@ -125,6 +128,25 @@ fn position(index: u64, term: u64) -> LogPosition {
 
 fn term_run(term: u64, first: u64) -> TermRun {
     TermRun { term: Term(term), first: Index(first) }
+}
+
+fn lives_are_counted_durably_on_one_store<L: LogStore>(case: &mut Case<'_, L>) {
+    let mut before: Option<StoreStamp> = None;
+    for start in 0..4 {
+        // Nothing but the life is written in some of them.
+        let end = case.reopened().last;
+        let now = case.store().begin_life().expect("a sound store begins a life");
+        if let Some(before) = before.replace(now) {
+            assert_eq!(now.id, before.id, "a store keeps its id");
+            assert!(now.life > before.life, "{now} after {before}: lives rise, durably");
+        }
+        if start % 2 == 1 {
+            let write = case.append(end.0 + 1, end.0 + 3, 1);
+            case.write(&[write]);
+        }
+    }
+    assert_eq!(case.reopened().last, Index(6), "lives leave the log as it is");
+    assert_eq!(case.read(1, 6), run(1, 6, 1));
 }
 
 fn an_empty_store_restores_empty_and_remembers_its_founding<L: LogStore>(case: &mut Case<'_, L>) {

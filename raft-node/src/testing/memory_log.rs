@@ -1,9 +1,11 @@
 //! A log store in memory, over a disk that can fail, stall and lose its power.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use raft_core::{
     Entries, Entry, HardState, Index, LogPosition, Membership, Payload, Persist, RestoredLog,
+    StoreId, StoreStamp,
 };
 
 use crate::{LogReader, LogStore, ReadError, StorageError};
@@ -20,8 +22,10 @@ struct Shared {
     wake: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    id: StoreId,
+    lives: u64,
     log: Log,
     /// A compaction that a loss of power would undo.
     compaction: Option<LogPosition>,
@@ -31,6 +35,28 @@ struct State {
     /// How many stores were opened; those before the last are dead.
     opened: u64,
     write_calls: u64,
+}
+
+impl Default for State {
+    fn default() -> State {
+        State {
+            id: new_id(),
+            lives: 0,
+            log: Log::default(),
+            compaction: None,
+            failure: None,
+            panics: false,
+            held: false,
+            opened: 0,
+            write_calls: 0,
+        }
+    }
+}
+
+/// An id that no other disk of this process has.
+fn new_id() -> StoreId {
+    static IDS: AtomicU64 = AtomicU64::new(1);
+    StoreId(IDS.fetch_add(1, Ordering::Relaxed))
 }
 
 /// A whole log.
@@ -53,6 +79,15 @@ impl MemoryDisk {
         let mut state = self.lock();
         state.opened += 1;
         MemoryLog { disk: self.clone(), session: state.opened }
+    }
+
+    /// Another disk with what is durable on this one, as a backup that is put back. It knows that it is a copy, so it is
+    /// another store.
+    #[must_use]
+    pub fn copied(&self) -> MemoryDisk {
+        let copy = MemoryDisk::new();
+        copy.lock().log = self.lock().log.clone();
+        copy
     }
 
     /// Loses the power: whatever was not durable is gone, and stores that are open are cut off.
@@ -138,6 +173,12 @@ impl LogStore for MemoryLog {
         let mut log = state.log.clone();
         log.compact(state.base());
         Ok(log.restored())
+    }
+
+    fn begin_life(&mut self) -> Result<StoreStamp, StorageError> {
+        let mut state = self.disk.session(self.session)?;
+        state.lives += 1;
+        Ok(StoreStamp { id: state.id, life: state.lives, nonce: 0 })
     }
 
     fn found(&mut self, membership: &Membership) -> Result<(), StorageError> {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use raft_core::NodeId;
+use raft_core::{NodeId, StoreStamp};
 
 use crate::{Delivery, Inbox, PeerMessage, Transport, TransportError};
 
@@ -15,7 +15,7 @@ pub struct Switchboard {
 
 #[derive(Debug, Default)]
 struct State {
-    inboxes: BTreeMap<NodeId, Inbox>,
+    inboxes: BTreeMap<NodeId, (Inbox, StoreStamp)>,
     /// Links that are cut, from and to.
     cut: BTreeSet<(NodeId, NodeId)>,
 }
@@ -28,7 +28,7 @@ impl Switchboard {
 
     /// A node's own plug. A later one for the same node replaces it.
     pub fn transport(&self, id: NodeId) -> SwitchboardTransport {
-        SwitchboardTransport { switchboard: self.clone(), id }
+        SwitchboardTransport { switchboard: self.clone(), id, own: None }
     }
 
     /// Cuts a node off from all others, in both directions.
@@ -55,16 +55,19 @@ impl Switchboard {
     }
 }
 
-/// A node's plug in a [`Switchboard`]. Delivers at once or, if the receiver's inbox is full, not at all.
+/// A node's plug in a [`Switchboard`]. Delivers at once or, if the receiver's inbox is full, not at all; nor if another
+/// plug has taken this one's place.
 #[derive(Debug)]
 pub struct SwitchboardTransport {
     switchboard: Switchboard,
     id: NodeId,
+    own: Option<StoreStamp>,
 }
 
 impl Transport for SwitchboardTransport {
-    fn start(&mut self, inbox: Inbox) -> Result<(), TransportError> {
-        self.switchboard.lock().inboxes.insert(self.id, inbox);
+    fn start(&mut self, inbox: Inbox, own: StoreStamp) -> Result<(), TransportError> {
+        self.own = Some(own);
+        self.switchboard.lock().inboxes.insert(self.id, (inbox, own));
         Ok(())
     }
 
@@ -73,8 +76,12 @@ impl Transport for SwitchboardTransport {
         if state.cut.contains(&(self.id, to)) {
             return;
         }
-        if let Some(inbox) = state.inboxes.get(&to) {
-            inbox.try_deliver(Delivery::Message { from: self.id, message });
+        let plugged = state.inboxes.get(&self.id).map(|(_, own)| *own);
+        if self.own.is_some() && plugged != self.own {
+            return;
+        }
+        if let Some((inbox, _)) = state.inboxes.get(&to) {
+            inbox.try_deliver(Delivery::Message { from: self.id, store: self.own, message });
         }
     }
 }

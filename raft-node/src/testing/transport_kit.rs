@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use raft_core::{
-    Body, Entries, Entry, Index, LogPosition, Message, NodeId, Payload, Term, TrafficClass,
+    Body, Entries, Entry, Index, LogPosition, Message, NodeId, Payload, StoreId, StoreStamp, Term,
+    TrafficClass,
 };
 use tokio::sync::mpsc::Receiver;
 
@@ -22,7 +24,7 @@ pub trait TestNetwork {
     fn plug(&mut self, node: NodeId) -> impl Future<Output = Self::Transport>;
 }
 
-/// Puts a [`Transport`] through what its documentation promises: messages arrive unchanged, from whom they are, and in the order of
+/// Puts a [`Transport`] through what its documentation promises: messages arrive unchanged, from whom they are (node and life), and in the order of
 /// their class; none is too large that a driver sends; nothing blocks or grows while nobody takes what arrives; and a peer that went away, or that is
 /// unknown, does no harm and is reached again when it returns.
 ///
@@ -53,6 +55,16 @@ struct Plugged<T> {
     inbox: Receiver<Delivery>,
     /// The last ping sent; each has a number of its own.
     pings: u64,
+    own: StoreStamp,
+    /// The latest life of each sender.
+    lives: BTreeMap<NodeId, u64>,
+}
+
+/// The stamp of a process of this node: another life each time.
+fn stamp(node: NodeId) -> StoreStamp {
+    static LIVES: AtomicU64 = AtomicU64::new(1);
+    let life = LIVES.fetch_add(1, Ordering::Relaxed);
+    StoreStamp { id: StoreId(node.0 << 32 | 7), life, nonce: life << 40 | 9 }
 }
 
 impl<T: Transport> Plugged<T> {
@@ -63,8 +75,9 @@ impl<T: Transport> Plugged<T> {
     ) -> Plugged<T> {
         let mut transport = network.plug(node).await;
         let (inbox, receiver) = Inbox::channel(inbox_messages_max);
-        transport.start(inbox).expect("a sound transport starts");
-        Plugged { node, transport, inbox: receiver, pings: 0 }
+        let own = stamp(node);
+        transport.start(inbox, own).expect("a sound transport starts");
+        Plugged { node, transport, inbox: receiver, pings: 0, own, lives: BTreeMap::new() }
     }
 
     fn send_all(&mut self, to: NodeId, messages: &[PeerMessage]) {
@@ -78,7 +91,16 @@ impl<T: Transport> Plugged<T> {
     async fn message(&mut self) -> (NodeId, PeerMessage) {
         loop {
             match self.inbox.recv().await {
-                Some(Delivery::Message { from, message }) => return (from, message),
+                Some(Delivery::Message { from, store, message }) => {
+                    let store = store.expect("a message has its sender's stamp");
+                    assert_eq!(store.id, stamp(from).id, "the stamp is the sender's");
+                    let before = self.lives.insert(from, store.life);
+                    assert!(
+                        before.is_none_or(|before| before <= store.life),
+                        "nothing of an earlier life of node {from} comes after a later one"
+                    );
+                    return (from, message);
+                }
                 Some(Delivery::Unreachable(_)) => {}
                 None => panic!("the transport of node {} let go of its inbox", self.node),
             }
@@ -98,6 +120,7 @@ impl<T: Transport> Plugged<T> {
                     (from, message) = other.message() => {
                         assert_eq!(from, self.node, "a message has the sender's id");
                         if message == wanted {
+                            assert_eq!(other.lives.get(&from), Some(&self.own.life), "the life");
                             break;
                         }
                         if !is_ping(&message) {

@@ -2,7 +2,7 @@
 // Each test binary uses a part of it.
 #![allow(dead_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -135,16 +135,19 @@ pub(crate) struct Group {
     pub(crate) network: Switchboard,
     pub(crate) disks: BTreeMap<NodeId, Disks>,
     pub(crate) nodes: BTreeMap<NodeId, NodeHandle<Journal>>,
+    /// Who founds the group if its log is empty.
+    pub(crate) founders: BTreeSet<NodeId>,
     scratch: tempfile::TempDir,
-    change: fn(&mut NodeConfig),
+    change: Change,
 }
 
 impl Group {
-    pub(crate) async fn start(size: u64, change: fn(&mut NodeConfig)) -> Group {
+    pub(crate) async fn start(size: u64, change: Change) -> Group {
         let mut group = Group {
             network: Switchboard::new(),
             disks: (1..=size).map(|id| (NodeId(id), Disks::default())).collect(),
             nodes: BTreeMap::new(),
+            founders: (1..=size).map(NodeId).collect(),
             scratch: tempfile::tempdir().expect("a folder"),
             change,
         };
@@ -156,7 +159,8 @@ impl Group {
 
     pub(crate) fn config(&self, id: NodeId) -> NodeConfig {
         let mut config = NodeConfig::new(id);
-        config.founding = Some(Membership::of_voters(self.disks.keys().copied()));
+        let founds = self.founders.contains(&id);
+        config.founding = founds.then(|| Membership::of_voters(self.disks.keys().copied()));
         config.scratch_dir = scratch(self.scratch.path(), id);
         config.raft.election_timeout = Duration::from_millis(150);
         config.raft.heartbeat_interval = Duration::from_millis(20);
@@ -170,6 +174,17 @@ impl Group {
         let transport = self.network.transport(id);
         let node = Node::start(self.config(id), disks.log.open(), transport, machine).await;
         self.nodes.insert(id, node.expect("starts"));
+    }
+
+    pub(crate) async fn stop_node(&mut self, id: u64) {
+        let node = self.nodes.remove(&NodeId(id)).expect("it runs");
+        node.shutdown().await.expect("stops in good order");
+    }
+
+    /// Gives a node that is down another disk: its folder was emptied, or a backup put back. It founds nothing.
+    pub(crate) fn replace_disk(&mut self, id: u64, disks: Disks) {
+        self.founders.remove(&NodeId(id));
+        self.disks.insert(NodeId(id), disks);
     }
 
     /// Waits for a leader that all of these nodes know.
@@ -202,6 +217,9 @@ impl Group {
         }
     }
 }
+
+/// What a test wants to be otherwise.
+type Change = fn(&mut NodeConfig);
 
 fn scratch(root: &Path, id: NodeId) -> std::path::PathBuf {
     root.join(id.to_string())

@@ -31,6 +31,7 @@ use crate::format::Identity;
 use crate::journal::file::{JournalFile, check_owner, new_owner, recover_file};
 use crate::journal::record::format_journal;
 use crate::journal::{BLOCK_BYTES, Checkpoints, Journaled};
+use crate::lives::FileMark;
 use crate::open::{check_magic, initialize};
 use crate::{OpenError, Options, RedbLogStore};
 
@@ -69,5 +70,6 @@ pub fn open(disk: &VirtualDisk, options: &Options) -> Result<RedbLogStore, OpenE
     let recovered = recover_file(options, &file, &journal)?;
     let backend =
         Journaled::new(file, journal.backend, recovered, Checkpoints::Inline).map_err(io)?;
-    RedbLogStore::open_backend(options, backend)
+    // Its files are the disk: there are no copies.
+    RedbLogStore::open_backend(options, backend, FileMark::default())
 }

@@ -12,6 +12,7 @@ use super::disk::Machine;
 use super::model::{Model, check, steps};
 use crate::format::Identity;
 use crate::journal::Checkpoints;
+use crate::lives::FileMark;
 use crate::open::initialize;
 use crate::testing::{DiskFault, DiskFile, VirtualDisk};
 use crate::{Options, RedbLogStore};
@@ -29,7 +30,8 @@ fn new_machine(journal_bytes: u64) -> Machine {
 
 fn open(machine: &Machine) -> RedbLogStore {
     let backend = machine.open().expect("recovered");
-    RedbLogStore::open_backend(&options(), backend).expect("opened after a crash")
+    RedbLogStore::open_backend(&options(), backend, FileMark::default())
+        .expect("opened after a crash")
 }
 
 /// Whether it holds what the model does. The shape alone does not tell: a write may replace entries by others of the same place and term.

@@ -5,5 +5,6 @@ mod damage;
 mod disk;
 mod faults;
 mod journal;
+mod lives;
 mod logged;
 mod model;

@@ -7,7 +7,7 @@ use raft_core::{
     Action, AppendOutcome, Apply, Body, Entries, Entry, Event, ForwardId, ForwardOutcome,
     HandleError, HardState, InFlightStatus, LogPosition, Membership, Message, NodeId, Payload,
     PeerStatus, Persist, ReplicationKind, Resolution, SnapshotMeta, SnapshotOutcome, Status,
-    StorageHealth,
+    StorageHealth, StoreStanding,
 };
 
 /// One line for one action of `node`; what it says of messages is said by [`sent`] and [`streamed`].
@@ -272,6 +272,8 @@ pub(crate) fn status(status: &Status) -> String {
         membership: members,
         membership_at,
         storage,
+        store: _,
+        standing,
         lease_until,
         transfer_to,
         peers,
@@ -287,6 +289,17 @@ pub(crate) fn status(status: &Status) -> String {
     }
     if *storage == StorageHealth::Stalled {
         text.push_str(" storage=stalled");
+    }
+    match standing {
+        StoreStanding::Accepted => {}
+        StoreStanding::Blank => text.push_str(" store=blank"),
+        StoreStanding::Rejected { admitted } => {
+            let _ = write!(text, " store=rejected, not {}", admitted.0);
+        }
+        StoreStanding::Demoted { admitted } => {
+            let _ = write!(text, " store=demoted, not {}", admitted.0);
+        }
+        other => panic!("a standing that scripts can not show: {other:?}"),
     }
     if let Some(until) = lease_until {
         let _ = write!(text, " lease until {} ms", until.0 / 1000);
