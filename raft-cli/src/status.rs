@@ -140,10 +140,11 @@ fn row((node, address, report): (NodeId, String, Result<NodeReport, ClientError>
             commit: Some(report.commit.0),
             // Of one moment with the digest, where there is one.
             applied: Some(report.stats.map_or(report.applied.0, |stats| stats.applied)),
-            health: match (report.failure, report.suspicion) {
-                (Some(why), _) => format!("failed: {why}"),
-                (None, Some(why)) => format!("suspect: {why}"),
-                (None, None) => "ok".to_owned(),
+            health: match (report.failure, report.uncounted, report.suspicion) {
+                (Some(why), ..) => format!("failed: {why}"),
+                (None, Some(why), _) => format!("does not count: {why}"),
+                (None, None, Some(why)) => format!("suspect: {why}"),
+                (None, None, None) => "ok".to_owned(),
             },
             state_digest: report.stats.map(|stats| format!("{:032x}", stats.digest)),
             pid: Some(report.pid),

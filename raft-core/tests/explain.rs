@@ -136,7 +136,8 @@ fn a_vote_that_does_not_count_is_named() {
     assert_eq!((asked.granted, asked.uncounted), (nodes(&[1]), vec![strange, unrecorded]));
     let words = raft.explain_leadership().to_string();
     assert!(words.contains("node 4 (it runs on a store that it was not admitted with)"), "{words}");
-    assert!(words.contains("node 5 (its store is not recorded yet); no answer: 2, 3"), "{words}");
+    assert!(words.contains("node 5 (its store is not recorded yet); start the members"), "{words}");
+    assert!(words.contains("of those that do not count; no answer: 2, 3"), "{words}");
 
     for from in [2, 3] {
         tell(&mut raft, from, stamp(100 * from), 1, Body::PreVoteResponse { granted: true });

@@ -124,6 +124,17 @@ impl StateFileError {
     }
 }
 
+/// What the file holds is for its owner alone.
+fn close_to_others(path: &Path) -> Result<(), StateFileError> {
+    #[cfg(unix)]
+    {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(path, mode).map_err(|error| StateFileError::io(path, error))?;
+    }
+    let _ = path;
+    Ok(())
+}
+
 /// The open file.
 #[derive(Debug)]
 pub(crate) struct StateFile {
@@ -152,6 +163,7 @@ impl StateFile {
             let file = StateFile { database, path: path.to_path_buf() };
             file.check_identity(options)?;
             if is_new {
+                close_to_others(path)?;
                 sync_folder(path)?;
             }
             Ok(file)

@@ -156,6 +156,7 @@ fn leading() -> NodeReport {
         address: String::new(),
         failure: None,
         suspicion: None,
+        uncounted: None,
         explanation: None,
         stats: None,
         pid: 1,

@@ -166,6 +166,11 @@ impl fmt::Display for Tally {
         if !uncounted.is_empty() {
             write!(f, "; do not count: {}", List(uncounted))?;
         }
+        if uncounted.iter().any(|it| it.because == UncountedReason::StoreDoesNotCount) {
+            f.write_str(
+                "; start the members that are down, or put back the data folders of those that do not count",
+            )?;
+        }
         if !refused.is_empty() {
             let why = "they have entries that it lacks, or owe their vote to another";
             write!(f, "; refused: {} ({why})", List(refused))?;

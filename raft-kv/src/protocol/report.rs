@@ -32,8 +32,10 @@ pub struct NodeReport {
     pub address: String,
     /// Why it does not serve; `None` if it does.
     pub failure: Option<String>,
-    /// Which peer it saw contradict what the group has agreed on; `None` if none.
+    /// Which peer it saw contradict what the group has agreed on; `None` if none, or if it does not count itself.
     pub suspicion: Option<String>,
+    /// Why nothing that it says counts: its data is blank, or not what the group admitted it with; `None` if it counts.
+    pub uncounted: Option<String>,
     /// Why it leads or does not, and what the last entry of its log waits for, in words; `None` if its driver was too busy to say.
     pub explanation: Option<String>,
     /// Its state, as it has it applied; `None` if the state machine could not be asked.
@@ -57,6 +59,9 @@ pub struct PeerReport {
     pub matched: Index,
 }
 
+/// Stands before why a node does not count, in the place of a suspicion: earlier versions show the two alike.
+const UNCOUNTED: &str = "does not count: ";
+
 /// The most peers in a report.
 const PEERS_MAX: u32 = 1024;
 
@@ -76,7 +81,8 @@ impl NodeReport {
         }
         put_text(out, &self.address);
         put_option(out, self.failure.as_deref(), put_text);
-        put_option(out, self.suspicion.as_deref(), put_text);
+        let uncounted = self.uncounted.as_ref().map(|why| format!("{UNCOUNTED}{why}"));
+        put_option(out, uncounted.as_deref().or(self.suspicion.as_deref()), put_text);
         put_option(out, self.explanation.as_deref(), put_text);
         put_option(out, self.stats.as_ref(), put_stats);
         out.put_u32(self.pid);
@@ -92,7 +98,7 @@ impl NodeReport {
 
     pub(super) fn read_from(reader: &mut Reader<'_>) -> Result<NodeReport, Malformed> {
         const WHAT: &str = "a status";
-        Ok(NodeReport {
+        let mut report = NodeReport {
             node: NodeId(reader.u64(WHAT)?),
             role: read_role(reader)?,
             term: Term(reader.u64(WHAT)?),
@@ -104,13 +110,19 @@ impl NodeReport {
             address: read_text(reader, WHAT)?,
             failure: read_option(reader, WHAT, |reader| read_text(reader, WHAT))?,
             suspicion: read_option(reader, WHAT, |reader| read_text(reader, WHAT))?,
+            uncounted: None,
             explanation: read_option(reader, WHAT, |reader| read_text(reader, WHAT))?,
             stats: read_option(reader, WHAT, read_stats)?,
             pid: reader.u32(WHAT)?,
             uptime: Duration::from_millis(reader.u64(WHAT)?),
             version: read_text(reader, WHAT)?,
             peers: read_peers(reader)?,
-        })
+        };
+        if let Some(why) = report.suspicion.as_ref().and_then(|why| why.strip_prefix(UNCOUNTED)) {
+            report.uncounted = Some(why.to_owned());
+            report.suspicion = None;
+        }
+        Ok(report)
     }
 }
 

@@ -93,6 +93,8 @@ fn report() -> impl Strategy<Value = NodeReport> {
                 stats,
                 peers,
             )| {
+                // It has one reason to be distrusted at most.
+                let is_uncounted = pid % 2 == 0;
                 let peer =
                     |(node, matched)| PeerReport { node: NodeId(node), matched: Index(matched) };
                 NodeReport {
@@ -106,7 +108,8 @@ fn report() -> impl Strategy<Value = NodeReport> {
                     durable: Index(n[5]),
                     address,
                     failure,
-                    suspicion,
+                    uncounted: suspicion.clone().filter(|_| is_uncounted),
+                    suspicion: suspicion.filter(|_| !is_uncounted),
                     explanation,
                     stats,
                     pid,

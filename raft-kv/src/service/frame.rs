@@ -208,9 +208,11 @@ impl Shared {
         };
         // A node that waits for its disk takes no questions; the rest of the report is told all the same.
         let explained = tokio::time::timeout(EXPLAIN_TIMEOUT, self.node.explain()).await;
-        let explanation = explained.ok().and_then(Result::ok).map(|why| why.to_string());
+        let explained = explained.ok().and_then(Result::ok);
         let status = self.node.status();
         let raft = status.raft;
+        let store = raft.store.map(|store| format!("; on store {store}")).unwrap_or_default();
+        let explanation = explained.map(|why| format!("{why}{store}"));
         let address = self.options.addresses.get(&raft.id).unwrap_or(&self.listening).clone();
         let peers = raft.peers.iter();
         NodeReport {
@@ -225,6 +227,7 @@ impl Shared {
             address,
             failure: status.health.why_stopped().map(|why| why.to_string()),
             suspicion: status.health.suspicion().map(|why| why.to_string()),
+            uncounted: status.health.why_uncounted().map(|why| why.to_string()),
             explanation,
             stats,
             pid: std::process::id(),
