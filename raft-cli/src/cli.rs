@@ -42,6 +42,8 @@ pub(crate) enum Command {
     Init(InitArgs),
     /// Run one node until it is told to stop (SIGINT or SIGTERM)
     Serve(ServeArgs),
+    /// Let a node whose data folder `raft init` did not make found its cluster at its next start; for a cluster that has never run
+    Found(FoundArgs),
     /// Store a value under a key
     #[command(after_help = "\
 Examples:
@@ -126,6 +128,9 @@ pub(crate) struct ServeArgs {
     /// Use this data folder instead of the file's
     #[arg(long, env = "RAFT_DATA", value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
+    /// The data folder was moved here as a whole, after its node was stopped, and is not an older copy: the node goes on as who it was
+    #[arg(long)]
+    pub(crate) moved: bool,
     /// Stop in good order when stdin ends: for a parent that must not leave nodes behind
     #[arg(long, hide = true)]
     pub(crate) until_stdin_closes: bool,
@@ -138,6 +143,16 @@ pub(crate) struct ServeArgs {
     /// The recording ends before it is larger than this, instead of the file's number
     #[arg(long, env = "RAFT_RECORD_MIB", value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) record_mib: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FoundArgs {
+    /// The node's configuration file
+    #[arg(long, env = "RAFT_NODE_CONFIG", value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// The data folder, if it is not the file's
+    #[arg(long, env = "RAFT_DATA", value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -1,5 +1,8 @@
 //! From a client's configuration to a [`Client`], and from its errors to exit codes. The only place that knows both.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use raft_core::NodeId;
@@ -20,7 +23,29 @@ pub(crate) fn cluster_id(text: &str) -> Outcome<ClusterId> {
 pub(crate) fn identity(tls: &Tls) -> Outcome<Identity> {
     let paths =
         IdentityPaths { cert: tls.certificate.clone(), key: tls.key.clone(), ca: tls.ca.clone() };
+    check_private(&tls.key)?;
     Identity::load(&paths).or_fail(Code::Config, || "the credentials can not be used".to_owned())
+}
+
+/// Refuses a key that other users can read or change, as ssh does: whoever has it is this node or client. A group may read a key that
+/// belongs to root, as keys are handed to services.
+fn check_private(key: &Path) -> Outcome {
+    let Some(found) = fs::metadata(key).ok().filter(fs::Metadata::is_file) else {
+        // Whoever reads it says what is wrong.
+        return Ok(());
+    };
+    let mode = found.mode() & 0o777;
+    let for_others = if found.uid() == 0 { 0o037 } else { 0o077 };
+    if mode & for_others == 0 {
+        return Ok(());
+    }
+    let key = key.display();
+    Err(Failure::new(
+        Code::Config,
+        format!(
+            "other users have rights on the key {key} (its mode is {mode:04o}): take them away with `chmod 600 {key}`, and if others may have read it, replace it"
+        ),
+    ))
 }
 
 /// Opens the client that the command asks for.

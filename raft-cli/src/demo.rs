@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::cli::DemoArgs;
 use crate::config::ClientConfig;
 use crate::exit::{Code, Failure, OrFail, Outcome};
-use crate::init::{self, Address};
+use crate::init::{self, Address, AuthorityKey};
 use crate::load::{self, Place};
 use crate::outage::Writer;
 use crate::output::say;
@@ -100,7 +100,7 @@ impl Home {
     }
 
     /// Says what is left after a demo that did not come to its end. The logs of one that failed are worth keeping; one that was
-    /// interrupted leaves nothing behind, and least of all the CA's key.
+    /// interrupted leaves nothing behind. (The CA's key was never there to be left, however the demo ends.)
     fn close_after(self, failure: Failure) -> Failure {
         let told = match self {
             Home::Temporary(temporary) if failure.code == Code::Interrupted => {
@@ -192,7 +192,7 @@ fn make(home: &Path) -> Outcome<((), String)> {
         .into_iter()
         .map(|port| Address { host: "127.0.0.1".to_owned(), port })
         .collect();
-    let cluster = init::create(home, &addresses)?;
+    let cluster = init::create(home, &addresses, AuthorityKey::Forgotten)?;
     Ok(((), format!("{cluster} in {}", home.display())))
 }
 

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `ca.pem`, `ca.key` | the certificate authority; the key is needed to issue certificates only, so keep it somewhere safe |
 //! | `node1.toml`, `node1.pem`, `node1.key`, … | one node each |
+//! | `data1/`, … | its data folder, which says that it founds the cluster |
 //! | `client.toml`, `client.pem`, `client.key` | for every client |
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use crate::cli::InitArgs;
 use crate::config::{
     ClientConfig, NodeConfig, ProcessSettings, RaftSettings, Tls, default_timeout_ms,
 };
+use crate::data_folder::DataFolder;
 use crate::exit::{Code, Failure, OrFail, Outcome};
 use crate::output::say;
 
@@ -52,12 +54,12 @@ impl Address {
 /// Runs the command.
 pub(crate) fn run(args: &InitArgs) -> Outcome {
     let addresses = addresses(args)?;
-    let cluster = create(&args.dir, &addresses)?;
+    let cluster = create(&args.dir, &addresses, AuthorityKey::Saved)?;
     let dir = args.dir.display();
     say(format_args!("made cluster {cluster} of {} nodes in {dir}", args.nodes))?;
     say("")?;
     say(
-        "start every node (on its own machine, with its own files and ca.pem; ca.key stays safe elsewhere):",
+        "start every node (on its own machine, with its own files, its data folder and ca.pem; ca.key stays safe elsewhere):",
     )?;
     for node in 1..=args.nodes {
         say(format_args!("  raft serve --config {dir}/node{node}.toml"))?;
@@ -90,8 +92,21 @@ fn addresses(args: &InitArgs) -> Outcome<Vec<Address>> {
         .collect())
 }
 
+/// What becomes of the key with which certificates are issued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AuthorityKey {
+    /// It is saved with the rest.
+    Saved,
+    /// It was only ever in memory: nobody needs another certificate, and whatever happens, nobody finds it.
+    Forgotten,
+}
+
 /// Makes the files of a cluster whose node i + 1 is at `addresses[i]`. An existing cluster is not touched.
-pub(crate) fn create(dir: &Path, addresses: &[Address]) -> Outcome<ClusterId> {
+pub(crate) fn create(
+    dir: &Path,
+    addresses: &[Address],
+    authority_key: AuthorityKey,
+) -> Outcome<ClusterId> {
     refuse_existing(dir)?;
     fs::create_dir_all(dir)
         .or_fail(Code::Config, || format!("can not make the folder {}", dir.display()))?;
@@ -99,7 +114,9 @@ pub(crate) fn create(dir: &Path, addresses: &[Address]) -> Outcome<ClusterId> {
         ClusterId::random().or_fail(Code::Failed, || "can not draw a cluster id".into())?;
     let pki = || "can not make the cluster's credentials".to_owned();
     let ca = ClusterCa::generate(cluster).or_fail(Code::Config, pki)?;
-    ca.save(dir).or_fail(Code::Config, pki)?;
+    if authority_key == AuthorityKey::Saved {
+        ca.save(dir).or_fail(Code::Config, pki)?;
+    }
     let members: BTreeMap<String, String> =
         (1..).zip(addresses).map(|(node, address)| (node.to_string(), address.reach())).collect();
     for (node, address) in (1_u64..).zip(addresses) {
@@ -116,6 +133,7 @@ pub(crate) fn create(dir: &Path, addresses: &[Address]) -> Outcome<ClusterId> {
             raft: RaftSettings::default(),
             process: ProcessSettings::default(),
         };
+        DataFolder::let_found(&dir.join(&config.data), &config.cluster, node)?;
         write(&dir.join(format!("{stem}.toml")), NODE_HEADER, &config)?;
     }
     save(&ca.issue_client("client").or_fail(Code::Config, pki)?, dir, "client")?;
@@ -185,7 +203,7 @@ mod tests {
     #[test]
     fn what_is_made_can_be_read_back() {
         let dir = tempfile::tempdir().unwrap();
-        let cluster = create(dir.path(), &loopback(&[7401, 7402])).unwrap();
+        let cluster = create(dir.path(), &loopback(&[7401, 7402]), AuthorityKey::Saved).unwrap();
         let node = NodeConfig::load(&dir.path().join("node2.toml")).unwrap();
         assert_eq!((node.node, node.listen.as_str()), (2, "127.0.0.1:7402"));
         assert_eq!(node.cluster, cluster.to_string());
@@ -198,9 +216,9 @@ mod tests {
     #[test]
     fn an_existing_cluster_is_not_touched() {
         let dir = tempfile::tempdir().unwrap();
-        create(dir.path(), &loopback(&[7401])).unwrap();
+        create(dir.path(), &loopback(&[7401]), AuthorityKey::Saved).unwrap();
         let before = fs::read(dir.path().join("ca.key")).unwrap();
-        let failure = create(dir.path(), &loopback(&[7401])).unwrap_err();
+        let failure = create(dir.path(), &loopback(&[7401]), AuthorityKey::Saved).unwrap_err();
         assert!(failure.to_string().contains("already holds a cluster"), "{failure}");
         assert_eq!(fs::read(dir.path().join("ca.key")).unwrap(), before);
     }

@@ -39,10 +39,15 @@ fn run(command: Command) -> Outcome {
     match command {
         Command::Init(args) => init::run(&args),
         Command::Serve(args) => {
+            keep_private();
             let config = serve::configure(&args)?;
-            block_on(config.process.workers, serve::run(config, args.until_stdin_closes))
+            block_on(config.process.workers, serve::run(config, &args))
         }
-        Command::Demo(args) => block_on(1, demo::run(args)),
+        Command::Found(args) => serve::found(&args),
+        Command::Demo(args) => {
+            keep_private();
+            block_on(1, demo::run(args))
+        }
         Command::Put(args) => block_on(1, commands::put(args)),
         Command::Get(args) => block_on(1, commands::get(args)),
         Command::Delete(args) => block_on(1, commands::delete(args)),
@@ -53,6 +58,11 @@ fn run(command: Command) -> Outcome {
         Command::Status(args) => block_on(1, status::run(args)),
         Command::Bench(args) => block_on(usize::from(args.workers), bench::run(args)),
     }
+}
+
+/// What a node writes is for its owner alone, whatever the umask was: its data, recordings, a demo's keys.
+fn keep_private() {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
 }
 
 /// Runs a command on a runtime of its own, with this many threads.

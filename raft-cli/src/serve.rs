@@ -15,12 +15,28 @@ use raft_storage_redb::{Options, RedbLogStore};
 use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::cli::ServeArgs;
+use crate::cli::{FoundArgs, ServeArgs};
 use crate::config::NodeConfig;
 use crate::connect;
 use crate::data_folder::DataFolder;
 use crate::exit::{Code, Failure, OrFail, Outcome};
 use crate::output::say;
+
+/// Lets the node found its group at its next start.
+pub(crate) fn found(args: &FoundArgs) -> Outcome {
+    let mut config = NodeConfig::load(&args.config)?;
+    if let Some(data) = &args.data {
+        config.data.clone_from(data);
+    }
+    let cluster = connect::cluster_id(&config.cluster)?.to_string();
+    DataFolder::let_found(&config.data, &cluster, config.node)?;
+    say(format_args!(
+        "node {} founds the group of nodes {} at its next start: the others must be told the same, and none of them may have run",
+        config.node,
+        config.members.keys().cloned().collect::<Vec<_>>().join(", ")
+    ))?;
+    Ok(())
+}
 
 /// Reads the file, and lets flags and environment override it.
 pub(crate) fn configure(args: &ServeArgs) -> Outcome<NodeConfig> {
@@ -44,16 +60,26 @@ pub(crate) fn configure(args: &ServeArgs) -> Outcome<NodeConfig> {
 }
 
 /// Runs the node.
-pub(crate) async fn run(config: NodeConfig, until_stdin_closes: bool) -> Outcome {
+pub(crate) async fn run(config: NodeConfig, args: &ServeArgs) -> Outcome {
     // First of all, so that no signal can come too early.
-    let stop = Stop::new(until_stdin_closes)?;
+    let stop = Stop::new(args.until_stdin_closes)?;
     let me = NodeId(config.node);
     let cluster = connect::cluster_id(&config.cluster)?;
     let identity = connect::identity(&config.tls)?;
-    let folder = DataFolder::open(&config.data, &cluster.to_string(), config.node)?;
+    let mut folder = DataFolder::open(&config.data, &cluster.to_string(), config.node)?;
     let endpoint = bind(&config, me, cluster, identity)?;
     let address = endpoint.local_addr();
-    let node = start(&config, me, cluster, &folder, &endpoint).await?;
+    if folder.is_new() && !folder.founds() {
+        tracing::warn!(
+            "the data folder {} is new: node {me} founds nothing and votes for nobody until the group has filled it. If this cluster \
+             has never run, stop the node and run `raft found --config {}`, once for every node",
+            config.data.display(),
+            args.config.display()
+        );
+    }
+    let store = open_log(me, cluster, &mut folder, args.moved)?;
+    let node = start(&config, me, cluster, &folder, &endpoint, store).await?;
+    folder.note_founded()?;
 
     // That nobody wants to know is no reason to stop.
     let _ = say(format_args!("ready node={me} address={address} pid={}", std::process::id()));
@@ -107,17 +133,30 @@ fn bind(
     })
 }
 
+fn unusable() -> String {
+    "the data folder can not be used".to_owned()
+}
+
+fn open_log(
+    me: NodeId,
+    cluster: ClusterId,
+    folder: &mut DataFolder,
+    is_moved: bool,
+) -> Outcome<RedbLogStore> {
+    let options = Options { adopts_copy: is_moved, ..Options::new(folder.log(), cluster.0, me) };
+    let store = RedbLogStore::open(options).or_fail(Code::DataFolder, unusable)?;
+    folder.note_log()?;
+    Ok(store)
+}
+
 async fn start(
     config: &NodeConfig,
     me: NodeId,
     cluster: ClusterId,
     folder: &DataFolder,
     endpoint: &Endpoint,
+    store: RedbLogStore,
 ) -> Outcome<NodeHandle<KvMachine>> {
-    let unusable = || "the data folder can not be used".to_owned();
-    let store = RedbLogStore::open(Options::new(folder.log(), cluster.0, me))
-        .or_fail(Code::DataFolder, unusable)?;
-    folder.note_log(&config.cluster, me.0)?;
     let machine = KvMachine::open(&StateFileOptions::new(folder.state(), cluster.0, me))
         .or_fail(Code::DataFolder, unusable)?;
     let members = config.member_addresses();
@@ -127,7 +166,10 @@ async fn start(
         .map(|(node, address)| (NodeId(*node), PeerAddress(address.clone())))
         .collect();
     let transport = endpoint.transport(peers);
-    let settings = settings(config, me, folder.incoming().as_path(), members.keys().copied());
+    let mut settings = settings(config, me, folder.incoming().as_path());
+    if folder.founds() {
+        settings.founding = Some(Membership::of_voters(members.keys().copied().map(NodeId)));
+    }
     Node::start(settings, store, transport, machine).await.map_err(|error| {
         let code = match error {
             StartError::Config(_) => Code::Config,
@@ -141,17 +183,11 @@ async fn start(
     })
 }
 
-fn settings(
-    config: &NodeConfig,
-    me: NodeId,
-    incoming: &Path,
-    members: impl Iterator<Item = u64>,
-) -> raft_node::NodeConfig {
+fn settings(config: &NodeConfig, me: NodeId, incoming: &Path) -> raft_node::NodeConfig {
     let mut settings = raft_node::NodeConfig::new(me);
     settings.raft.election_timeout = Duration::from_millis(config.raft.election_timeout_ms);
     settings.raft.heartbeat_interval = Duration::from_millis(config.raft.heartbeat_interval_ms);
     settings.checkpoint_log_bytes = config.raft.checkpoint_log_bytes;
-    settings.founding = Some(Membership::of_voters(members.map(NodeId)));
     incoming.clone_into(&mut settings.scratch_dir);
     settings.recording = config.process.record.as_ref().map(|file| raft_node::RecordingConfig {
         file: file.clone(),

@@ -177,6 +177,8 @@ fn open(scratch: &Path, position: LogPosition, size_bytes_max: u64) -> Result<In
         }
     }
     let mut options = OpenOptions::new();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file =
         options.read(true).write(true).create(true).truncate(false).open(&path).map_err(trouble)?;
     if file.metadata().map_err(trouble)?.len() > size_bytes_max {

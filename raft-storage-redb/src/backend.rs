@@ -11,6 +11,15 @@ use redb::{BackendError, StorageBackend};
 /// How much is filled with zeros by one call.
 const FILL_STEP_BYTES: usize = 256 << 10;
 
+/// How a file is opened to be read and written: what it holds is for its owner alone, if it is made.
+pub(crate) fn owner_only() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
 /// A file that redb works on.
 #[derive(Debug)]
 pub(crate) struct LogFile {
@@ -23,8 +32,7 @@ impl LogFile {
     /// before is cheaper to fsync than one that the file system has yet to allocate. Beyond, it grows sparsely, since filling
     /// would hold up a write for too long.
     pub(crate) fn open(path: &Path, fill_bytes: u64) -> io::Result<LogFile> {
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file = owner_only().create(true).truncate(false).open(path)?;
         let inner = FileBackend::new(file).map_err(io::Error::other)?;
         Ok(LogFile { inner, fill_bytes })
     }

@@ -17,7 +17,12 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The binary under test, without anything from the environment that it would heed.
 pub fn raft() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_raft"));
+    let mut command = clean(Command::new(env!("CARGO_BIN_EXE_raft")));
+    command.stdin(Stdio::null());
+    command
+}
+
+fn clean(mut command: Command) -> Command {
     for name in [
         "RAFT_CONFIG",
         "RAFT_NODE_CONFIG",
@@ -29,7 +34,6 @@ pub fn raft() -> Command {
     ] {
         command.env_remove(name);
     }
-    command.stdin(Stdio::null());
     command
 }
 
@@ -120,15 +124,34 @@ impl Cluster {
 
     /// Starts a node, and waits until it says that it is ready.
     pub fn start_node(&mut self, node: usize) {
+        self.start_node_with(node, &[]);
+    }
+
+    /// The same, with more arguments.
+    pub fn start_node_with(&mut self, node: usize, args: &[&str]) {
+        self.start_node_by(node, args, |program| {
+            let mut same = Command::new(program.get_program());
+            same.args(program.get_args()).stdin(Stdio::piped()).stdout(Stdio::piped());
+            same
+        });
+    }
+
+    /// The same, by another command that runs it.
+    pub fn start_node_by(
+        &mut self,
+        node: usize,
+        args: &[&str],
+        run_by: impl FnOnce(&Command) -> Command,
+    ) {
         let log = File::options()
             .create(true)
             .append(true)
             .open(self.path(&format!("node{node}.log")))
             .expect("a log file");
-        let mut child = self
-            .serve(node)
+        let mut serve = self.serve(node);
+        serve.args(args);
+        let mut child = clean(run_by(&serve))
             .env("RAFT_LOG", "info")
-            .stdout(Stdio::piped())
             .stderr(log)
             .spawn()
             .expect("the binary starts");

@@ -13,6 +13,7 @@ use super::record::{
 };
 use super::recover::{Recovered, Refusal, recover};
 use super::stamp::{Stamped, read_stamps};
+use crate::backend::owner_only;
 use crate::open::{folder_of, random_id, with_suffix};
 use crate::{OpenError, Options};
 
@@ -84,13 +85,7 @@ pub(crate) fn create(options: &Options) -> Result<JournalFile, OpenError> {
     let path = journal_path(&options.path);
     let io = |error| OpenError::io(&path, error);
     let unfinished = with_suffix(&path, ".unfinished");
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(&unfinished)
-        .map_err(io)?;
+    let file = owner_only().create(true).truncate(true).open(&unfinished).map_err(io)?;
     lock(&file, options)?;
     let owner = new_owner(options, random_id().map_err(io)?);
     let backend = FileBackend::new(file).map_err(|error| OpenError::redb(&path, error))?;

@@ -78,3 +78,15 @@ fn a_rename_is_no_copy_and_the_only_voter_has_nobody_who_knows_better() {
     copy(&new, &old);
     assert_eq!(live(options(&old), &[2]), StoreStamp { life: 3, ..first });
 }
+
+#[cfg(unix)]
+#[test]
+fn the_files_are_for_their_owner_alone() {
+    use std::os::unix::fs::MetadataExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    live(options(folder.path()), &[1, 2, 3]);
+    for name in FILES {
+        let mode = std::fs::metadata(folder.path().join(name)).unwrap().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{name}");
+    }
+}
