@@ -30,7 +30,8 @@ pub struct Config {
     /// After a snapshot, this many entries before it are kept for followers that lag; one that lags more gets the snapshot.
     pub retained_entries: u64,
     /// A leader lets its log grow by up to this many entries beyond `retained_entries` for a follower that still
-    /// replicates but lags; one that lags more, or was not heard for an election timeout, gets the snapshot.
+    /// replicates but lags, or that is being given a snapshot and needs what comes after it; one that lags more, or
+    /// was not heard for an election timeout, gets the snapshot, or the next one.
     pub compaction_lag_max: u64,
     /// The most reads that wait at one member for proof of leadership.
     pub waiting_reads_max: usize,

@@ -373,10 +373,7 @@ impl Raft {
             Progress::Replicate { .. } => {
                 peer.probe_later(peer.matched.next(), now);
             }
-            Progress::Snapshot { offered_at, streaming, .. } => {
-                *streaming = false;
-                *offered_at = now;
-            }
+            Progress::Snapshot { .. } => peer.on_stream_ended(now),
         }
     }
 
@@ -525,7 +522,7 @@ impl Peer {
                     self.probe(matched.next());
                 }
             }
-            Progress::Snapshot { offered, offered_at, streaming } => {
+            Progress::Snapshot { offered, offered_at, streaming, .. } => {
                 // Whatever became of an offer, there is another: a trigger that is dropped once must not be the last
                 // (scenario 38).
                 // A slow link gets as long as it needs (scenario 45).

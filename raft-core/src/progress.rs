@@ -89,7 +89,29 @@ pub(crate) enum Progress {
         offered_at: Instant,
         /// Whether the driver is streaming.
         streaming: bool,
+        /// What it will go on from.
+        hold: Hold,
     },
+}
+
+/// The log that a snapshot's receiver will need once it has the snapshot. It is kept meanwhile: if the next checkpoint
+/// cut it away, the snapshot would be out of date when it arrives, and so would every one after it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hold {
+    /// The snapshot's last index: what comes after it is kept.
+    after: Index,
+    /// When it was offered, its stream began, or its stream ended, whichever came last.
+    since: Instant,
+}
+
+impl Hold {
+    /// A receiver that answers heartbeats may be stuck all the same. It has so long to install what it was streamed. (A
+    /// stream itself may take as long as it gets on, which the driver sees to.)
+    const PATIENCE: Duration = Duration::from_secs(600);
+
+    pub(crate) fn new(after: Index, since: Instant) -> Hold {
+        Hold { after, since }
+    }
 }
 
 impl Peer {
@@ -159,6 +181,28 @@ impl Peer {
                     self.probe(matched.next());
                 }
             }
+        }
+    }
+
+    /// The index up to which it needs no log; `None` if the log is not kept for it.
+    pub(crate) fn needs_log_after(&self, now: Instant) -> Option<Index> {
+        match &self.progress {
+            Progress::Probe { .. } | Progress::Replicate { .. } => Some(self.matched),
+            Progress::Snapshot { streaming, hold, .. } => {
+                let is_in_time = *streaming || now.since(hold.since) < Hold::PATIENCE;
+                is_in_time.then_some(hold.after)
+            }
+        }
+    }
+
+    /// The driver streams to it no more.
+    pub(crate) fn on_stream_ended(&mut self, now: Instant) {
+        if let Progress::Snapshot { offered_at, streaming, hold, .. } = &mut self.progress {
+            if *streaming {
+                hold.since = now;
+            }
+            *streaming = false;
+            *offered_at = now;
         }
     }
 

@@ -1,6 +1,6 @@
 //! Snapshots and compaction: paper §7. The core decides who needs which snapshot; drivers carry the data.
 
-use crate::progress::{Peer, Progress};
+use crate::progress::{Hold, Peer, Progress};
 use crate::role::Role;
 use crate::{
     Action, Body, CallerFault, Index, LogPosition, Message, NodeId, PeerFault, Raft, SnapshotMeta,
@@ -69,16 +69,16 @@ impl Raft {
     }
 
     /// How far the log may go once a snapshot holds everything up to `index`: a reserve stays, and what a follower
-    /// still needs that replicates, as long as it does not lag too far.
+    /// still needs that replicates or is being given a snapshot, as long as it does not lag too far.
     fn compactable(&self, index: Index) -> Index {
         let reserve = if mutated!(NothingRetained) { 0 } else { self.config.retained_entries };
         let reserved = Index(index.0.saturating_sub(reserve));
         let Role::Leader(leader) = &self.role else { return reserved };
         let window = self.config.election_timeout;
         let is_heard = |peer: &&Peer| !peer.is_silent(self.now, window);
-        let replicates = |peer: &&Peer| !matches!(peer.progress, Progress::Snapshot { .. });
-        let peers = leader.peers.iter().map(|(_, peer)| peer).filter(is_heard).filter(replicates);
-        let slowest = peers.map(|peer| peer.matched).min().unwrap_or(reserved);
+        let peers = leader.peers.iter().map(|(_, peer)| peer).filter(is_heard);
+        let needs = peers.filter_map(|peer| peer.needs_log_after(self.now));
+        let slowest = needs.min().unwrap_or(reserved);
         let budget = Index(reserved.0.saturating_sub(self.config.compaction_lag_max));
         if mutated!(SlowFollowerOutrun) {
             return reserved;
@@ -119,7 +119,12 @@ impl Raft {
         let Some(snapshot) = self.snapshot.clone() else { return };
         let Some(peer) = self.peer_mut(to) else { return };
         let offered = Some(snapshot.position);
-        peer.progress = Progress::Snapshot { offered, offered_at: now, streaming: false };
+        let hold = match &peer.progress {
+            // It may be installing an earlier one, and goes on from there then.
+            Progress::Snapshot { hold, .. } => *hold,
+            _ => Hold::new(snapshot.position.index, now),
+        };
+        peer.progress = Progress::Snapshot { offered, offered_at: now, streaming: false, hold };
         self.send_now(to, Body::SnapshotOffer { snapshot });
     }
 
@@ -163,7 +168,7 @@ impl Raft {
             }
             return Ok(());
         }
-        let Progress::Snapshot { offered, offered_at, streaming } = &mut peer.progress else {
+        let Progress::Snapshot { offered, offered_at, streaming, hold } = &mut peer.progress else {
             return Ok(());
         };
         if *offered != Some(position) && !mutated!(AnswerToAnEarlierOfferBelieved) {
@@ -174,6 +179,7 @@ impl Raft {
                 if !*streaming || mutated!(SnapshotStreamedTwice) =>
             {
                 *streaming = true;
+                *hold = Hold::new(position.index, now);
                 self.actions.push_back(Action::StreamSnapshot { to: from, term, snapshot });
             }
             (SnapshotOutcome::Wanted, Some(_)) => {}
@@ -193,12 +199,11 @@ impl Raft {
     /// while (scenario 45).
     pub(crate) fn on_snapshot_stream_ended(&mut self, to: NodeId, position: LogPosition) {
         let now = self.now;
-        if let Some(Progress::Snapshot { offered, offered_at, streaming }) =
-            self.peer_mut(to).map(|peer| &mut peer.progress)
+        if let Some(peer) = self.peer_mut(to)
+            && let Progress::Snapshot { offered, .. } = &peer.progress
             && (*offered == Some(position) || mutated!(EarlierStreamEndsTheLater))
         {
-            *streaming = false;
-            *offered_at = now;
+            peer.on_stream_ended(now);
         }
     }
 
