@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use quinn::{ClientConfig, Connection};
 use raft_core::NodeId;
+use tokio::task::JoinSet;
 
 use crate::config::Limits;
 use crate::error::{CloseCode, NetError, dial_failure, lost};
@@ -56,9 +57,9 @@ impl ClientEndpoint {
         let v4 = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
         // A machine without IPv6 still has IPv4.
         let socket = tuning::socket(v6).or_else(|_| tuning::socket(v4))?;
-        let quinn =
-            tuning::open(socket, None).map_err(|source| NetError::Bind { address: v6, source })?;
-        let config = tls::client(identity, tuning::dialing(&limits))?;
+        let quinn = tuning::open(socket, None, None)
+            .map_err(|source| NetError::Bind { address: v6, source })?;
+        let config = tls::client(identity, tuning::dialing_as_client(&limits))?;
         let connections = Mutex::default();
         Ok(ClientEndpoint { quinn, config, identity: who, cluster, limits, connections })
     }
@@ -83,6 +84,12 @@ impl ClientEndpoint {
             self.open_stream(node, &connection).await
         };
         within(limit, node, address, attempt).await
+    }
+
+    /// The next stream to `node` at `address` goes over a new connection: over the one that is open, nothing was heard in time.
+    /// Streams that are open stay as they are.
+    pub fn forget(&self, node: NodeId, address: &str) {
+        self.lock().remove(&(node, address.to_owned()));
     }
 
     /// Closes every connection, and waits until the other sides know or a moment has passed.
@@ -149,26 +156,94 @@ pub(crate) async fn dial(
     let unreachable =
         |reason: String| NetError::Unreachable { node, address: address.into(), reason };
     let local = quinn.local_addr().map_err(|error| unreachable(error.to_string()))?;
-    let remote = resolve(address, local).await?;
-    let name = node_dns_name(node, hello.cluster);
-    let connecting =
-        quinn.connect_with(config.clone(), remote, &name).map_err(|error| match error {
-            quinn::ConnectError::EndpointStopping => NetError::Closed,
-            other => unreachable(other.to_string()),
-        })?;
-    let connection = connecting.await.map_err(|error| dial_failure(node, address, &error))?;
+    let remotes = resolve(address, local).await?;
+    let connection = connect_any(quinn, config, hello, address, &remotes).await?;
     let welcome = introduce(&connection, hello, &format!("node {node} at {address}")).await?;
     Ok((connection, welcome))
 }
 
-async fn resolve(address: &str, local: SocketAddr) -> Result<SocketAddr, NetError> {
+/// Connects to the first of a node's addresses that answers (RFC 8305): they are tried one after another, a moment apart, and none is
+/// given up for the next. Says hello to nobody, so that a node that has several addresses sees one caller.
+async fn connect_any(
+    quinn: &quinn::Endpoint,
+    config: &ClientConfig,
+    hello: &Hello,
+    address: &str,
+    remotes: &[SocketAddr],
+) -> Result<Connection, NetError> {
+    let node = hello.target;
+    let name = node_dns_name(node, hello.cluster);
+    let mut attempts = JoinSet::new();
+    let mut failure = None;
+    for (number, remote) in (1..).zip(remotes) {
+        match quinn.connect_with(config.clone(), *remote, &name) {
+            Ok(connecting) => {
+                attempts.spawn(connecting.into_future());
+            }
+            Err(quinn::ConnectError::EndpointStopping) => return Err(NetError::Closed),
+            Err(error) => {
+                let reason = error.to_string();
+                let error = NetError::Unreachable { node, address: address.into(), reason };
+                failure.get_or_insert(error);
+            }
+        }
+        let is_last = number == remotes.len();
+        let wait = if is_last { Duration::MAX } else { ATTEMPTS_APART };
+        while let Ok(Some(ended)) = tokio::time::timeout(wait, attempts.join_next()).await {
+            match ended {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(error)) => {
+                    let error = dial_failure(node, address, &error);
+                    // That somebody else answers there says more than that nobody does.
+                    if failure.as_ref().is_none_or(NetError::is_transient) {
+                        failure = Some(error);
+                    }
+                    if !is_last {
+                        break;
+                    }
+                }
+                // Nobody aborts it, and it does not panic.
+                Err(_) => {}
+            }
+        }
+    }
+    Err(failure.unwrap_or(NetError::Closed))
+}
+
+/// How long an address has before the next one is tried too.
+const ATTEMPTS_APART: Duration = Duration::from_millis(100);
+/// No more addresses of one name are tried.
+const ADDRESSES_MAX: usize = 8;
+
+/// All addresses of a name that this socket reaches; the families take turns, beginning with that of the first.
+async fn resolve(address: &str, local: SocketAddr) -> Result<Vec<SocketAddr>, NetError> {
     let failed = |reason: String| NetError::Resolve { address: address.into(), reason };
-    let mut found =
+    let found =
         tokio::net::lookup_host(address).await.map_err(|error| failed(error.to_string()))?;
     // An IPv6 socket reaches both families, an IPv4 socket its own.
-    found.find(|remote| local.is_ipv6() || remote.is_ipv4()).ok_or_else(|| {
-        failed("it has no address of the family that this endpoint listens on".into())
-    })
+    let found: Vec<SocketAddr> =
+        found.filter(|remote| local.is_ipv6() || remote.is_ipv4()).collect();
+    if found.is_empty() {
+        return Err(failed("it has no address of the family that this endpoint listens on".into()));
+    }
+    Ok(in_turns(&found))
+}
+
+fn in_turns(found: &[SocketAddr]) -> Vec<SocketAddr> {
+    let first_family = found.first().is_some_and(SocketAddr::is_ipv6);
+    let (firsts, others): (Vec<_>, Vec<_>) =
+        found.iter().partition::<Vec<SocketAddr>, _>(|remote| remote.is_ipv6() == first_family);
+    let mut turns = Vec::new();
+    let (mut firsts, mut others) = (firsts.into_iter(), others.into_iter());
+    while turns.len() < ADDRESSES_MAX {
+        let (first, other) = (firsts.next(), others.next());
+        if first.is_none() && other.is_none() {
+            break;
+        }
+        turns.extend(first.into_iter().chain(other));
+    }
+    turns.truncate(ADDRESSES_MAX);
+    turns
 }
 
 /// Bounds an attempt to connect.
@@ -185,4 +260,57 @@ pub(crate) async fn within<T>(
             reason: format!("no answer within {limit:?}"),
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pki::ClusterCa;
+    use crate::{Endpoint, EndpointConfig};
+
+    #[test]
+    fn the_families_take_turns_and_there_is_an_end() {
+        let v4 = |host: u8| SocketAddr::from(([127, 0, 0, host], 7));
+        let v6 = |host: u16| SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, host], 7));
+        let found = [v6(1), v6(2), v6(3), v4(1), v4(2)];
+        assert_eq!(in_turns(&found), [v6(1), v4(1), v6(2), v4(2), v6(3)]);
+        assert_eq!(in_turns(&[v4(1)]), [v4(1)]);
+        assert!(in_turns(&[]).is_empty());
+        let many: Vec<SocketAddr> = (0..100).map(v4).collect();
+        assert_eq!(in_turns(&many), many[..ADDRESSES_MAX]);
+    }
+
+    #[tokio::test]
+    async fn a_name_whose_first_addresses_are_silent_or_strangers_is_reached_by_a_later_one() {
+        let cluster = ClusterId([5; 16]);
+        let ca = ClusterCa::generate(cluster).unwrap();
+        let node = |id: u64| {
+            let identity = ca.issue_node(NodeId(id), &[]).unwrap();
+            let listen = ([127, 0, 0, 1], 0).into();
+            let config = EndpointConfig::new(listen, identity, NodeId(id), cluster);
+            Endpoint::bind(config).unwrap()
+        };
+        let (wanted, stranger) = (node(1), node(2));
+        let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let remotes = [silent.local_addr().unwrap(), stranger.local_addr(), wanted.local_addr()];
+        let client = ClientEndpoint::new(ca.issue_client("tester").unwrap(), cluster).unwrap();
+        let hello = Hello {
+            versions: VERSIONS,
+            role: Role::Service,
+            cluster,
+            claimed: NodeId(0),
+            target: NodeId(1),
+            incarnation: 0,
+            store: None,
+        };
+        let connect = |remotes: Vec<SocketAddr>| {
+            let (client, hello) = (&client, &hello);
+            async move { connect_any(&client.quinn, &client.config, hello, "name", &remotes).await }
+        };
+        let connection = connect(remotes.to_vec()).await.unwrap();
+        assert_eq!(connection.remote_address().port(), wanted.local_addr().port());
+        // If nobody is the right one, that somebody else is there is what is told.
+        let error = connect(vec![stranger.local_addr()]).await.unwrap_err();
+        assert!(matches!(error, NetError::WrongNode { .. }), "{error}");
+    }
 }

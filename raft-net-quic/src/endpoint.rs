@@ -14,9 +14,13 @@ use crate::error::{CloseCode, NetError};
 use crate::identity::{ClusterId, PeerIdentity};
 use crate::link::Dialer;
 use crate::pki::Identity;
+use crate::reset::ResetKeys;
 use crate::service::ServiceStream;
 use crate::transport::{PeerTable, Peers, QuicTransport};
 use crate::{accept, tls, tuning};
+
+/// How long the others have to learn that this node is closing.
+const FAREWELL: Duration = Duration::from_millis(100);
 
 /// A node's place on the network. Cheap to clone; all clones are the same endpoint. It lives until the last clone and the transport
 /// are dropped, or [`Endpoint::close`] is called.
@@ -71,7 +75,8 @@ impl Endpoint {
         let server = tls::server(&identity, tuning::accepting(&limits))?;
         let client = tls::client(&identity, tuning::dialing(&limits))?;
         let socket = tuning::socket(listen)?;
-        let quinn = tuning::open(socket, Some(server))
+        let resets = ResetKeys::derive(&identity, me, cluster)?;
+        let quinn = tuning::open(socket, Some(server), Some(resets))
             .map_err(|source| NetError::Bind { address: listen, source })?;
         let (services, waiting) = mpsc::channel(limits.services_waiting_max.max(1));
         let dialer = Arc::new(Dialer {
@@ -134,11 +139,13 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Closes every connection, tells the other sides, and waits (a second at most) until they know.
+    /// Closes every connection, and gives the other sides 100 ms to learn of it.
     pub async fn close(&self) {
         let quinn = &self.shared.dialer.quinn;
         quinn.close(CloseCode::Shutdown.code(), b"the node is shutting down");
-        let _ = tokio::time::timeout(Duration::from_secs(1), quinn.wait_idle()).await;
+        // A connection counts as open until its last packets can not arrive any more. Of one that was just being made to a
+        // node that is down, that is a second; nobody is there who could learn anything from it.
+        let _ = tokio::time::timeout(FAREWELL, quinn.wait_idle()).await;
     }
 }
 

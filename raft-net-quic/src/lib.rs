@@ -22,6 +22,7 @@ mod identity;
 mod link;
 pub mod pki;
 mod queue;
+mod reset;
 mod service;
 #[cfg(unix)]
 mod socket;

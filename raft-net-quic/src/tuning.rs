@@ -13,6 +13,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::Limits;
 use crate::error::NetError;
+use crate::reset::ResetKeys;
 
 /// The largest datagram looked for. Loopback and jumbo frames carry more than Ethernet's 1,452 bytes; discovery finds what the
 /// path allows, and each datagram saved is a packet not sealed and acknowledged.
@@ -79,11 +80,15 @@ pub(crate) fn accepting(limits: &Limits) -> Arc<TransportConfig> {
 
 /// For the side that dials: the other opens no streams.
 pub(crate) fn dialing(limits: &Limits) -> Arc<TransportConfig> {
+    Arc::new(dialing_base(limits))
+}
+
+fn dialing_base(limits: &Limits) -> TransportConfig {
     let mut config = base(limits);
     config
         .receive_window(VarInt::from_u32(PEER_WINDOW))
         .max_concurrent_bidi_streams(VarInt::from_u32(0));
-    Arc::new(config)
+    config
 }
 
 /// Once the other side is known to be a peer, it gets a peer's windows and streams.
@@ -92,9 +97,25 @@ pub(crate) fn promote_to_peer(connection: &quinn::Connection) {
     connection.set_max_concurrent_uni_streams(VarInt::from_u32(PEER_STREAMS_MAX));
 }
 
-/// Puts quinn on a socket. Without a server's configuration it accepts nobody.
-pub(crate) fn open(socket: UdpSocket, server: Option<ServerConfig>) -> io::Result<Endpoint> {
+/// For a client: it has no connection that others keep up for it, and every request waits for the first packet's answer. So a
+/// first packet that was lost, because its node was just starting, is sent again after 90 ms, 180 ms, and so on.
+pub(crate) fn dialing_as_client(limits: &Limits) -> Arc<TransportConfig> {
+    let mut config = dialing_base(limits);
+    config.initial_rtt(Duration::from_millis(30));
+    Arc::new(config)
+}
+
+/// Puts quinn on a socket. Without a server's configuration it accepts nobody; without keys, nobody learns from a successor on the
+/// same address that a connection is dead.
+pub(crate) fn open(
+    socket: UdpSocket,
+    server: Option<ServerConfig>,
+    resets: Option<ResetKeys>,
+) -> io::Result<Endpoint> {
     let mut config = EndpointConfig::default();
+    if let Some(keys) = resets {
+        keys.apply_to(&mut config);
+    }
     // Can not fail: the size is within what QUIC allows (at least 1,200).
     let _ = config.max_udp_payload_size(DATAGRAM_BYTES_MAX);
     let runtime = Arc::new(quinn::TokioRuntime);

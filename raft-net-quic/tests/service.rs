@@ -164,3 +164,39 @@ async fn a_replaced_certificate_is_used_from_the_next_connection_on() {
     let wrong = cluster.ca.issue_node(NodeId(2), &[]).unwrap();
     assert!(matches!(endpoint.replace_identity(&wrong), Err(NetError::NotMyCertificate { .. })));
 }
+
+/// A node is killed: nobody is told. Started again on the same address, it ends its predecessor's connections at the first packet,
+/// long before they are found to be idle.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_node_ends_the_connections_of_its_predecessor() {
+    let cluster = Cluster::new();
+    // Connections are never idle here, so that only a reset can end one.
+    let limits = Limits { idle_timeout: PATIENCE * 100, ..Limits::default() };
+    let config = EndpointConfig { limits: limits.clone(), ..cluster.config(1) };
+    let (started, address) = std::sync::mpsc::channel();
+    let (kill, killed) = std::sync::mpsc::channel::<()>();
+    let first_config = config.clone();
+    // As good as a process: nothing of it says anything any more once its runtime is gone.
+    let process = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let endpoint = runtime.block_on(async { Endpoint::bind(first_config).unwrap() });
+        started.send(endpoint.local_addr()).unwrap();
+        let _ = killed.recv();
+        runtime.shutdown_timeout(PATIENCE);
+    });
+    let listen = address.recv().unwrap();
+    let identity = cluster.ca.issue_client("tester").unwrap();
+    let client = ClientEndpoint::with_limits(&identity, cluster.id, limits).unwrap();
+    let stream = client.connect(NodeId(1), &listen.to_string()).await.unwrap();
+    let (mut reader, _writer) = stream.split();
+    drop(kill);
+    process.join().unwrap();
+
+    let second = Endpoint::bind(EndpointConfig { listen, ..config }).unwrap();
+    let ended =
+        tokio::time::timeout(PATIENCE, reader.next()).await.expect("it waits for a time-out");
+    let error = ended.unwrap_err();
+    assert!(matches!(error, NetError::ConnectionLost { .. }), "{error}");
+    client.connect(NodeId(1), &listen.to_string()).await.unwrap();
+    drop(second);
+}
