@@ -92,11 +92,26 @@ impl ClientEndpoint {
         self.lock().remove(&(node, address.to_owned()));
     }
 
-    /// Closes every connection, and waits until the other sides know or a moment has passed.
+    /// Closes every connection, and returns as soon as the packets that say so are sent, or after 50 ms. It does not wait for
+    /// them to arrive: if one is lost, the node notices by its idle time-out.
     pub async fn close(&self) {
-        self.lock().clear();
+        let open = std::mem::take(&mut *self.lock()).into_values();
+        let open = open.filter(|connection| connection.close_reason().is_none());
+        let before: Vec<(Connection, u64)> = open.map(|one| (one.clone(), sent(&one))).collect();
         self.quinn.close(CloseCode::Shutdown.code(), b"the client is done");
-        let _ = tokio::time::timeout(Duration::from_secs(1), self.quinn.wait_idle()).await;
+        if self.quinn.open_connections() == 0 {
+            return;
+        }
+        let all_told = async {
+            // At least one turn, for connections that were still being made.
+            loop {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                if before.iter().all(|(connection, before)| sent(connection) > *before) {
+                    break;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(FAREWELL, all_told).await;
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(NodeId, String), Connection>> {
@@ -143,6 +158,11 @@ impl Drop for ClientEndpoint {
     fn drop(&mut self) {
         self.quinn.close(CloseCode::Shutdown.code(), b"the client is gone");
     }
+}
+
+/// How many datagrams went out over a connection. Once it is closed, all that still goes out says so.
+fn sent(connection: &Connection) -> u64 {
+    connection.stats().udp_tx.datagrams
 }
 
 /// Resolves, connects, checks who answers, and says hello.
@@ -214,6 +234,8 @@ async fn connect_any(
 const ATTEMPTS_APART: Duration = Duration::from_millis(100);
 /// No more addresses of one name are tried.
 const ADDRESSES_MAX: usize = 8;
+/// How long a client waits until its last packets are sent.
+const FAREWELL: Duration = Duration::from_millis(50);
 
 /// All addresses of a name that this socket reaches; the families take turns, beginning with that of the first.
 async fn resolve(address: &str, local: SocketAddr) -> Result<Vec<SocketAddr>, NetError> {
@@ -312,5 +334,22 @@ mod tests {
         // If nobody is the right one, that somebody else is there is what is told.
         let error = connect(vec![stranger.local_addr()]).await.unwrap_err();
         assert!(matches!(error, NetError::WrongNode { .. }), "{error}");
+    }
+
+    /// Time is virtual here: what counts is what it waits for, and not how fast it is.
+    #[tokio::test(start_paused = true)]
+    async fn closing_does_not_wait_for_a_node_that_is_down() {
+        let cluster = ClusterId([5; 16]);
+        let ca = ClusterCa::generate(cluster).unwrap();
+        let client = ClientEndpoint::new(ca.issue_client("tester").unwrap(), cluster).unwrap();
+        let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = silent.local_addr().unwrap().to_string();
+        let attempt = client.connect(NodeId(1), &address);
+        let given_up = tokio::time::timeout(Duration::from_millis(10), attempt).await;
+        assert!(given_up.is_err(), "somebody answered");
+        assert_eq!(client.quinn.open_connections(), 1);
+        let began = tokio::time::Instant::now();
+        client.close().await;
+        assert!(began.elapsed() <= FAREWELL, "{:?}", began.elapsed());
     }
 }
