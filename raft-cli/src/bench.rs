@@ -13,7 +13,7 @@ use crate::cli::{BenchArgs, BenchKind};
 use crate::connect;
 use crate::exit::OrFail as _;
 use crate::exit::{Code, Outcome};
-use crate::output::say;
+use crate::output::{say, say_json};
 use crate::progress;
 
 /// Not counted, before the measurement: connections open, caches fill.
@@ -191,8 +191,7 @@ async fn prefill(load: &Arc<Load>) -> Outcome {
 
 fn print(report: &Report, json: bool) -> Outcome {
     if json {
-        say(format_args!("{}", serde_json::to_string_pretty(report)?))?;
-        return Ok(());
+        return say_json(report);
     }
     say(format_args!(
         "{} {}s in {} s, {} in flight, {}-byte values, {} keys",

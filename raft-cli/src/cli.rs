@@ -3,6 +3,7 @@
 // These comments are printed as they are, where backticks would be noise.
 #![allow(clippy::doc_markdown)]
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -51,8 +52,17 @@ Examples:
   date | raft put now -              the value from stdin, as it is")]
     Put(PutArgs),
     /// Print the value of a key; exit code 3 if there is none
+    #[command(after_help = "\
+Examples:
+  raft get greeting                   on a terminal: one line, with escapes
+  raft get photo > photo.jpg          into a file or pipe: exactly the bytes
+  raft get --key-hex 00ff --json")]
     Get(GetArgs),
     /// Delete a key; exit code 3 if there was none
+    #[command(after_help = "\
+Examples:
+  raft delete greeting
+  raft delete --key-hex 00ff          a key that cannot be typed")]
     Delete(DeleteArgs),
     /// Store a value only if the current one is as expected; exit code 3 if it is not
     #[command(after_help = "\
@@ -73,10 +83,21 @@ TSV is one `key<tab>value` a line; \\t \\n \\r \\\\ and \\xNN stand for a tab, a
 byte. Everything after the first tab is the value. `--format raw-tsv` takes backslashes as they are. JSON Lines is one \
 {\"key\": \"...\", \"value\": \"...\"} a line (`key_hex`, `value_hex` for bytes that are not UTF-8).
 
-The whole file is checked before anything is loaded: a malformed line is named by its number, and nothing is loaded then. If \
-the load is interrupted, the same command goes on where it stopped (it keeps FILE.raft-progress beside the file).")]
+The whole file is checked before anything is loaded: a malformed line is named by its number, a dump without its end mark is \
+refused, and nothing is loaded then. If the load is interrupted, the same command goes on where it stopped (it keeps \
+FILE.raft-progress beside the file), unless the cluster no longer holds what was stored.
+
+Examples:
+  raft load backup.tsv
+  raft dump --config old/client.toml | raft load - --config new/client.toml")]
     Load(LoadArgs),
     /// Print everything as TSV, sorted by key, as of one moment
+    #[command(after_help = "\
+Example:
+  raft dump > backup.tsv              then: raft load backup.tsv
+
+The first line says that it is a dump, the last one how many records there are, with a checksum: `raft load` refuses what was \
+cut off or changed. Both begin with `#raft-dump ` and have no tab, so no record looks like them.")]
     Dump(DumpArgs),
     /// Show every node: role, term, how far it is, and whether the states agree
     Status(StatusArgs),
@@ -156,25 +177,37 @@ pub(crate) struct FoundArgs {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct PutArgs {
+pub(crate) struct KeyArgs {
     /// The key
-    pub(crate) key: String,
+    pub(crate) key: OsString,
+    /// KEY is hexadecimal digits, as `key_hex` of `raft range --json`: for bytes that cannot be typed
+    #[arg(long)]
+    pub(crate) key_hex: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PutArgs {
+    #[command(flatten)]
+    pub(crate) key: KeyArgs,
     /// The value, or - for stdin
     #[arg(allow_hyphen_values = true)]
-    pub(crate) value: String,
+    pub(crate) value: OsString,
     #[command(flatten)]
     pub(crate) client: ClientArgs,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct GetArgs {
-    /// The key
-    pub(crate) key: String,
-    /// Print the value's bytes as they are, without escapes or a line feed
+    #[command(flatten)]
+    pub(crate) key: KeyArgs,
+    /// Print the value's bytes as they are, without escapes or a line feed, on a terminal too
     #[arg(long)]
     pub(crate) raw: bool,
-    /// Print a JSON object with the value and its revisions
+    /// Print the value on one line, with escapes, into a file or pipe too
     #[arg(long, conflicts_with = "raw")]
+    pub(crate) text: bool,
+    /// Print a JSON object with the value and its revisions
+    #[arg(long, conflicts_with_all = ["raw", "text"])]
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) client: ClientArgs,
@@ -182,19 +215,19 @@ pub(crate) struct GetArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct DeleteArgs {
-    /// The key
-    pub(crate) key: String,
+    #[command(flatten)]
+    pub(crate) key: KeyArgs,
     #[command(flatten)]
     pub(crate) client: ClientArgs,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct CasArgs {
-    /// The key
-    pub(crate) key: String,
+    #[command(flatten)]
+    pub(crate) key: KeyArgs,
     /// The new value, or - for stdin
     #[arg(allow_hyphen_values = true)]
-    pub(crate) value: String,
+    pub(crate) value: OsString,
     /// The value that must be there now
     #[arg(
         long,
@@ -202,7 +235,7 @@ pub(crate) struct CasArgs {
         allow_hyphen_values = true,
         required_unless_present = "absent"
     )]
-    pub(crate) expect: Option<String>,
+    pub(crate) expect: Option<OsString>,
     /// The key must not exist now
     #[arg(long, conflicts_with = "expect")]
     pub(crate) absent: bool,
@@ -213,12 +246,15 @@ pub(crate) struct CasArgs {
 #[derive(Debug, Args)]
 pub(crate) struct RangeArgs {
     /// The first key [default: the lowest]
-    pub(crate) start: Option<String>,
+    pub(crate) start: Option<OsString>,
     /// The key to stop before [default: none]
-    pub(crate) end: Option<String>,
+    pub(crate) end: Option<OsString>,
     /// All keys that start like this
     #[arg(long, conflicts_with_all = ["start", "end"])]
-    pub(crate) prefix: Option<String>,
+    pub(crate) prefix: Option<OsString>,
+    /// START, END and the prefix are hexadecimal digits
+    #[arg(long)]
+    pub(crate) key_hex: bool,
     /// At most this many
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<u64>,
@@ -234,11 +270,14 @@ pub(crate) struct RangeArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct LoadArgs {
-    /// The file, or - for stdin (which can not be resumed)
+    /// The file, or - for stdin (which cannot be resumed)
     pub(crate) file: PathBuf,
     /// How it is written [default: by its name: jsonl for .jsonl and .ndjson, else tsv]
     #[arg(long, value_enum)]
     pub(crate) format: Option<Format>,
+    /// Load what there is of a dump that was cut off, or of a table whose last line has no line feed
+    #[arg(long)]
+    pub(crate) allow_incomplete: bool,
     #[command(flatten)]
     pub(crate) client: ClientArgs,
 }

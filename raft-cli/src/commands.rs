@@ -1,6 +1,8 @@
 //! `raft put`, `get`, `delete`, `cas`, `range` and `dump`: one question to the cluster, printed.
 
-use std::io::{self, BufWriter, Read as _, Write};
+use std::ffi::OsStr;
+use std::io::{self, BufWriter, IsTerminal as _, Read as _, Write};
+use std::os::unix::ffi::OsStrExt as _;
 
 use bytes::Bytes;
 use raft_kv::WriteOutcome;
@@ -9,63 +11,68 @@ use raft_kv::limits::VALUE_BYTES_MAX;
 use raft_kv::query::KeyRecord;
 use serde_json::{Map, Value};
 
-use crate::cli::{CasArgs, DeleteArgs, DumpArgs, GetArgs, PutArgs, RangeArgs};
+use crate::cli::{CasArgs, DeleteArgs, DumpArgs, GetArgs, KeyArgs, PutArgs, RangeArgs};
 use crate::connect;
+use crate::dump_file::DumpWriter;
 use crate::exit::{Code, Failure, OrFail as _, Outcome};
 use crate::output::written;
 use crate::text;
 
 pub(crate) async fn put(args: PutArgs) -> Outcome {
-    let value = value(&args.value)?;
+    let (key, value) = (key(&args.key)?, value(&args.value)?);
     let client = connect::open(&args.client)?;
-    let put = client.put(args.key.clone(), value).await;
+    let put = client.put(key.clone(), value).await;
     client.close().await;
-    put.map_err(|error| connect::failure(error, &format!("put {}", text::name(&args.key))))?;
+    put.map_err(|error| connect::failure(error, &format!("put {}", text::name(&key))))?;
     Ok(())
 }
 
 pub(crate) async fn get(args: GetArgs) -> Outcome {
+    let key = key(&args.key)?;
     let client = connect::open(&args.client)?;
-    let found = client.get(args.key.clone()).await;
+    let found = client.get(key.clone()).await;
     client.close().await;
-    let found = found
-        .map_err(|error| connect::failure(error, &format!("get {}", text::name(&args.key))))?;
+    let found =
+        found.map_err(|error| connect::failure(error, &format!("get {}", text::name(&key))))?;
     let Some(record) = found else {
-        return Err(absent(&args.key));
+        return Err(absent(&key));
     };
     let mut out = io::stdout().lock();
+    let is_escaped = args.text || !args.raw && out.is_terminal();
     if args.json {
-        let record = KeyRecord { key: args.key.as_bytes().into(), record };
+        let record = KeyRecord { key: key.as_ref().into(), record };
         written(writeln!(out, "{}", json(&record, false)))?;
-    } else if args.raw {
-        written(out.write_all(&record.value))?;
-    } else {
+    } else if is_escaped {
         written(writeln!(out, "{}", text::escaped(&record.value)))?;
+    } else {
+        written(out.write_all(&record.value))?;
     }
     written(out.flush())?;
     Ok(())
 }
 
 pub(crate) async fn delete(args: DeleteArgs) -> Outcome {
+    let key = key(&args.key)?;
     let client = connect::open(&args.client)?;
-    let deleted = client.delete(args.key.clone()).await;
+    let deleted = client.delete(key.clone()).await;
     client.close().await;
     let deleted = deleted
-        .map_err(|error| connect::failure(error, &format!("delete {}", text::name(&args.key))))?;
-    deleted.map(drop).ok_or_else(|| absent(&args.key))
+        .map_err(|error| connect::failure(error, &format!("delete {}", text::name(&key))))?;
+    deleted.map(drop).ok_or_else(|| absent(&key))
 }
 
 pub(crate) async fn cas(args: CasArgs) -> Outcome {
+    let key = key(&args.key)?;
     let expect = match args.expect {
-        Some(expected) => ExpectKey::Value(expected.into()),
+        Some(expected) => ExpectKey::Value(Bytes::copy_from_slice(expected.as_bytes())),
         None => ExpectKey::Absent,
     };
     let value = value(&args.value)?;
     let client = connect::open(&args.client)?;
-    let outcome = client.compare_and_set(args.key.clone(), expect, Some(value)).await;
+    let outcome = client.compare_and_set(key.clone(), expect, Some(value)).await;
     client.close().await;
-    let outcome = outcome
-        .map_err(|error| connect::failure(error, &format!("cas {}", text::name(&args.key))))?;
+    let outcome =
+        outcome.map_err(|error| connect::failure(error, &format!("cas {}", text::name(&key))))?;
     let WriteOutcome::CompareFailed { mod_revision } = outcome else {
         return Ok(());
     };
@@ -75,10 +82,7 @@ pub(crate) async fn cas(args: CasArgs) -> Outcome {
     };
     Err(Failure::new(
         Code::NotFound,
-        format!(
-            "the key {} is not as expected ({found}); nothing was changed",
-            text::name(&args.key)
-        ),
+        format!("the key {} is not as expected ({found}); nothing was changed", text::name(&key)),
     ))
 }
 
@@ -91,11 +95,16 @@ pub(crate) async fn range(args: RangeArgs) -> Outcome {
 
 /// Prints page after page. Each is linearizable; a change between two of them may show in the later one.
 async fn range_with(client: &Client, args: &RangeArgs) -> Outcome {
-    let (start, end) = match &args.prefix {
-        Some(prefix) => (Bytes::from(prefix.clone()), prefix_end(prefix.as_bytes())),
-        None => (args.start.clone().unwrap_or_default().into(), args.end.clone().map(Bytes::from)),
+    let bytes = |argument: &OsStr| key_bytes(argument, args.key_hex);
+    let bound = |argument: &Option<_>| argument.as_deref().map(bytes).transpose();
+    let (mut start, end) = match &args.prefix {
+        Some(prefix) => {
+            let prefix = bytes(prefix)?;
+            let end = prefix_end(&prefix);
+            (prefix, end)
+        }
+        None => (bound(&args.start)?.unwrap_or_default(), bound(&args.end)?),
     };
-    let mut start = start;
     let mut left = args.limit.unwrap_or(u64::MAX);
     let mut out = BufWriter::new(io::stdout().lock());
     while left > 0 {
@@ -123,14 +132,8 @@ fn print(out: &mut impl Write, record: &KeyRecord, args: &RangeArgs) -> io::Resu
     if args.keys_only {
         return writeln!(out, "{}", text::escaped(&record.key));
     }
-    print_tsv(out, &record.key, &record.record.value)
-}
-
-fn print_tsv(out: &mut impl Write, key: &[u8], value: &[u8]) -> io::Result<()> {
-    let mut line = text::escaped(key);
-    line.push('\t');
-    text::escape(value, &mut line);
-    line.push('\n');
+    let mut line = String::new();
+    text::put_tsv(&record.key, &record.record.value, &mut line);
     out.write_all(line.as_bytes())
 }
 
@@ -142,20 +145,39 @@ pub(crate) async fn dump(args: DumpArgs) -> Outcome {
 }
 
 async fn dump_with(client: &Client) -> Outcome {
-    let failed = |error| connect::failure(error, "dump");
+    let failed =
+        |error| connect::failure(error, "the dump is incomplete, and has no end mark: dump");
     let mut dump = client.dump(Bytes::new());
-    let mut out = BufWriter::new(io::stdout().lock());
+    let mut out = written(DumpWriter::begin(BufWriter::new(io::stdout().lock())))?;
     while let Some(records) = dump.next().await {
         for record in &records.map_err(failed)? {
-            written(print_tsv(&mut out, &record.key, &record.record.value))?;
+            written(out.record(&record.key, &record.record.value))?;
         }
     }
-    written(out.flush())?;
-    Ok(())
+    written(out.finish())
+}
+
+/// The key of an argument.
+fn key(argument: &KeyArgs) -> Outcome<Bytes> {
+    key_bytes(&argument.key, argument.key_hex)
+}
+
+fn key_bytes(argument: &OsStr, is_hex: bool) -> Outcome<Bytes> {
+    let bytes = argument.as_bytes();
+    if !is_hex {
+        return Ok(Bytes::copy_from_slice(bytes));
+    }
+    text::unhex(bytes).map(Bytes::from).ok_or_else(|| {
+        let message = format!(
+            "the key {} is no string of hexadecimal pairs (--key-hex says that it is one)",
+            text::name(bytes)
+        );
+        Failure::new(Code::Input, message)
+    })
 }
 
 /// The value of an argument; `-` is stdin, to its end.
-fn value(argument: &str) -> Outcome<Bytes> {
+fn value(argument: &OsStr) -> Outcome<Bytes> {
     if argument != "-" {
         return Ok(Bytes::copy_from_slice(argument.as_bytes()));
     }
@@ -174,7 +196,7 @@ fn value(argument: &str) -> Outcome<Bytes> {
     Ok(bytes.into())
 }
 
-fn absent(key: &str) -> Failure {
+fn absent(key: &[u8]) -> Failure {
     Failure::new(Code::NotFound, format!("the key {} does not exist", text::name(key)))
 }
 
@@ -186,7 +208,7 @@ fn prefix_end(prefix: &[u8]) -> Option<Bytes> {
     Some(end.into())
 }
 
-fn json(record: &KeyRecord, keys_only: bool) -> Value {
+fn json(record: &KeyRecord, keys_only: bool) -> String {
     let mut object = Map::new();
     text::put_json(&mut object, "key", &record.key);
     let KeyRecord { record, .. } = record;
@@ -196,7 +218,7 @@ fn json(record: &KeyRecord, keys_only: bool) -> Value {
     object.insert("create_revision".to_owned(), record.create_revision.into());
     object.insert("mod_revision".to_owned(), record.mod_revision.into());
     object.insert("version".to_owned(), record.version.into());
-    Value::Object(object)
+    text::safe_json(&Value::Object(object).to_string())
 }
 
 #[cfg(test)]

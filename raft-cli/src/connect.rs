@@ -64,6 +64,7 @@ pub(crate) fn client(config: &ClientConfig, timeout: Option<Duration>) -> Outcom
 }
 
 /// Gives a client's error its exit code; `doing` says what it was about.
+#[expect(clippy::needless_pass_by_value, reason = "callers have no more use for it")]
 pub(crate) fn failure(error: ClientError, doing: &str) -> Failure {
     let code = match &error {
         ClientError::NoNodes
@@ -80,5 +81,7 @@ pub(crate) fn failure(error: ClientError, doing: &str) -> Failure {
     if code == Code::Unavailable {
         doing.push_str(" (is a majority of the nodes running? `raft status` shows it)");
     }
-    Failure { code, error: anyhow::Error::new(error).context(doing) }
+    // Its words may be another process's, which must not make lines of their own.
+    let told = crate::text::shown(&error.to_string());
+    Failure { code, error: anyhow::Error::msg(told).context(doing) }
 }

@@ -218,11 +218,11 @@ async fn wait_for_leader(client: &Client) -> Outcome<((), String)> {
 }
 
 async fn load_data(client: &Client) -> Outcome<((), String)> {
-    let checked = load::check(DATA, Format::Tsv, "characters.tsv")?;
+    let checked = load::check(DATA, Format::Tsv, "characters.tsv", false)?;
     let bar = progress::record_bar("loading", checked.records);
     let begun = Instant::now();
-    let records = load::store(client, Cursor::new(DATA), Format::Tsv, Place::default(), |at| {
-        bar.set_position(at.line);
+    let records = load::store(client, Cursor::new(DATA), Format::Tsv, Place::default(), |stored| {
+        bar.set_position(stored.place.line);
     })
     .await?;
     bar.finish_and_clear();

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::text;
+
 /// The exit codes. 0 is success, and 2 is clap's for arguments that make no sense. Documented in `raft --help`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Code {
@@ -98,7 +100,8 @@ pub(crate) fn report(outcome: Outcome) -> ExitCode {
         // Whoever read our output has seen enough (`raft dump | head`): not worth a word.
         Err(failure) if is_broken_pipe(&failure.error) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {failure}");
+            // The text may quote a file, an argument or another process.
+            eprintln!("error: {}", text::shown_lines(&failure.to_string()));
             ExitCode::from(failure.code as u8)
         }
     }

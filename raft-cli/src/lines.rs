@@ -20,6 +20,8 @@ pub(crate) struct Line<'a> {
     pub(crate) end: u64,
     /// Its bytes without the line feed; `None` if there are more than allowed.
     pub(crate) bytes: Option<&'a [u8]>,
+    /// Whether it has a line feed; only the last of a file may lack it.
+    pub(crate) is_ended: bool,
 }
 
 impl<R: BufRead> Lines<R> {
@@ -36,24 +38,26 @@ impl<R: BufRead> Lines<R> {
         if read == 0 {
             return Ok(None);
         }
-        let ended = self.buffer.last() == Some(&b'\n');
-        if ended {
+        let mut is_ended = self.buffer.last() == Some(&b'\n');
+        if is_ended {
             self.buffer.pop();
         }
         let too_long = self.buffer.len() > self.bytes_max;
-        if too_long && !ended {
-            read += self.skip_line()?;
+        if too_long && !is_ended {
+            let skipped;
+            (skipped, is_ended) = self.skip_line()?;
+            read += skipped;
         }
         let byte_order_mark: &[u8] = if self.offset == 0 { b"\xef\xbb\xbf" } else { b"" };
         self.number += 1;
         self.offset += read;
         let bytes = self.buffer.strip_prefix(byte_order_mark).unwrap_or(&self.buffer);
         let bytes = (!too_long).then_some(bytes);
-        Ok(Some(Line { number: self.number, end: self.offset, bytes }))
+        Ok(Some(Line { number: self.number, end: self.offset, bytes, is_ended }))
     }
 
-    /// Consumes through the next line feed, and returns how many bytes that were.
-    fn skip_line(&mut self) -> io::Result<u64> {
+    /// Consumes through the next line feed, and returns how many bytes that were, and whether there was one.
+    fn skip_line(&mut self) -> io::Result<(u64, bool)> {
         let mut skipped = 0;
         loop {
             let available = match self.reader.fill_buf() {
@@ -62,14 +66,14 @@ impl<R: BufRead> Lines<R> {
                 Err(error) => return Err(error),
             };
             if available.is_empty() {
-                return Ok(skipped);
+                return Ok((skipped, false));
             }
             let end = available.iter().position(|&byte| byte == b'\n');
             let used = end.map_or(available.len(), |at| at + 1);
             self.reader.consume(used);
             skipped += used as u64;
             if end.is_some() {
-                return Ok(skipped);
+                return Ok((skipped, true));
             }
         }
     }
@@ -97,6 +101,19 @@ mod tests {
         assert_eq!(all(b"ab\n\ncd", 10), expected);
         assert_eq!(all(b"", 10), vec![]);
         assert_eq!(all(b"\xef\xbb\xbfa\n", 10), vec![(1, 5, Some(b"a".to_vec()))]);
+    }
+
+    #[test]
+    fn only_the_last_line_may_lack_its_end() {
+        for (text, ends) in
+            [("a\nb", &[true, false][..]), ("a\n", &[true]), ("12345\n1234567", &[true, false])]
+        {
+            let mut lines = Lines::new(text.as_bytes(), 4, 0, 0);
+            for end in ends {
+                assert_eq!(lines.next().unwrap().unwrap().is_ended, *end, "{text:?}");
+            }
+            assert_eq!(lines.next().unwrap(), None);
+        }
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! `raft load`: checks a whole file, then stores every record of it, many at a time; resumable. Not how a line is written
-//! (`text`), nor how a record is stored (`raft_kv::client`).
+//! (`text`), how a dump is marked (`dump_file`), where a load goes on (`sidecar`), nor how a record is stored (`raft_kv::client`).
 
 use std::collections::{HashSet, VecDeque};
-use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read, Seek as _, SeekFrom, Write as _};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Seek as _, SeekFrom};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -16,10 +16,12 @@ use tokio::task::JoinHandle;
 use crate::cli::LoadArgs;
 use crate::config::ClientConfig;
 use crate::connect;
+use crate::dump_file::{self, DumpReader, Ending};
 use crate::exit::{Code, Failure, OrFail, Outcome};
-use crate::lines::Lines;
+use crate::lines::{Line, Lines};
 use crate::output::say;
 use crate::progress;
+use crate::sidecar::Sidecar;
 use crate::text::Format;
 
 /// How many puts wait for their answers at any time.
@@ -28,29 +30,34 @@ const IN_FLIGHT: usize = 512;
 const LINE_BYTES_MAX: usize = 6 * (KEY_BYTES_MAX + VALUE_BYTES_MAX) + 256;
 /// How many malformed lines are listed before the rest is only counted.
 const FAULTS_LISTED: usize = 10;
-/// How often the progress file is written.
-const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs the command.
 pub(crate) async fn run(args: LoadArgs) -> Outcome {
     let format = args.format.unwrap_or_else(|| format_of(&args.file));
     let (mut file, name) = open(&args.file)?;
-    let checked = check(&file, format, &name)?;
+    let checked = check(&file, format, &name, args.allow_incomplete)?;
+    if let Some(loss) = &checked.loss {
+        eprintln!("{name}: {loss}");
+    }
     let config = ClientConfig::load(&args.client.config)?;
     let client = connect::client(&config, args.client.timeout_ms.map(Duration::from_millis))?;
-    let mut sidecar = Sidecar::new(&args.file, &config.cluster, format, &checked);
-    let from = sidecar.resume();
-    if from.line > 0 {
-        eprintln!("{name}: going on after line {}", from.line);
-    }
+    let mut sidecar = Sidecar::new(&args.file, &config.cluster, format, &checked.hash);
+    let from = match resume(&mut sidecar, &client, &name).await {
+        Ok(from) => from,
+        Err(failure) => {
+            client.close().await;
+            return Err(failure);
+        }
+    };
     file.seek(SeekFrom::Start(from.offset))
-        .or_fail(Code::Failed, || format!("can not read {name}"))?;
+        .or_fail(Code::Failed, || format!("cannot read {name}"))?;
+    let source = BufReader::new(file.take(checked.bytes.saturating_sub(from.offset)));
 
     let started = Instant::now();
     let bar = progress::byte_bar("loading", checked.bytes);
-    let storing = store(&client, BufReader::new(file), format, from, |at| {
-        bar.set_position(at.offset);
-        sidecar.note(at);
+    let storing = store(&client, source, format, from, |stored| {
+        bar.set_position(stored.place.offset);
+        sidecar.note(stored);
     });
     let stored = tokio::select! {
         stored = storing => stored,
@@ -70,6 +77,26 @@ pub(crate) async fn run(args: LoadArgs) -> Outcome {
             Err(Failure { error: failure.error.context(sidecar.farewell(&name)), ..failure })
         }
     }
+}
+
+/// Where to go on. An earlier load counts only if the cluster still holds what it stored: one that was founded anew under the same
+/// id, or put back from a copy, does not.
+async fn resume(sidecar: &mut Sidecar, client: &Client, name: &str) -> Outcome<Place> {
+    let Some(found) = sidecar.earlier() else {
+        return Ok(Place::default());
+    };
+    let stored = client.get(found.last.key()).await;
+    let stored = stored.map_err(|error| {
+        connect::failure(error, &format!("find out how much of {name} is stored"))
+    })?;
+    let Some(record) = stored.filter(|record| found.last.is(record)) else {
+        eprintln!(
+            "{name}: starting over: the cluster does not hold what an earlier load stored last, or it was changed since"
+        );
+        return Ok(Place::default());
+    };
+    eprintln!("{name}: going on after line {}", found.place.line);
+    Ok(sidecar.go_on(&found, &record))
 }
 
 fn format_of(file: &Path) -> Format {
@@ -102,47 +129,120 @@ fn open(path: &Path) -> Outcome<(File, String)> {
 pub(crate) struct Checked {
     /// How many records there are.
     pub(crate) records: u64,
-    /// How many bytes.
+    /// How many bytes hold them.
     pub(crate) bytes: u64,
     /// BLAKE3 of all bytes, in hexadecimal digits.
-    hash: String,
+    pub(crate) hash: String,
+    /// What is missing, and was allowed to.
+    loss: Option<String>,
 }
 
-/// Reads everything once and stores nothing. The error lists malformed lines by number.
-pub(crate) fn check(source: impl Read, format: Format, name: &str) -> Outcome<Checked> {
+/// Reads everything once and stores nothing. The error lists malformed lines by number, or says that the file is not whole.
+pub(crate) fn check(
+    source: impl Read,
+    format: Format,
+    name: &str,
+    allow_incomplete: bool,
+) -> Outcome<Checked> {
     let hashing = Hashing { source, hasher: blake3::Hasher::new() };
     let mut reader = BufReader::with_capacity(128 << 10, hashing);
     let mut lines = Lines::new(&mut reader, LINE_BYTES_MAX, 0, 0);
-    let mut checked = Checked { records: 0, bytes: 0, hash: String::new() };
-    let mut faults = Vec::new();
-    let mut faults_total = 0_u64;
-    while let Some(line) = lines.next().or_fail(Code::Input, || format!("can not read {name}"))? {
+    let mut checked = Checked { records: 0, bytes: 0, hash: String::new(), loss: None };
+    let mut marks = DumpReader::Start;
+    let mut faults = Faults::default();
+    let mut cut = None;
+    while let Some(line) = lines.next().or_fail(Code::Input, || format!("cannot read {name}"))? {
+        // The last line of a dump that lacks its end is what is left of a record, or of the end mark.
+        if !line.is_ended && matches!(marks, DumpReader::Records { .. }) && !is_end(&line, &marks) {
+            cut = Some(line.number);
+            break;
+        }
         checked.bytes = line.end;
-        match parse(line.bytes, format) {
-            Ok(_) => checked.records += 1,
-            Err(fault) => {
-                faults_total += 1;
-                if faults.len() < FAULTS_LISTED {
-                    faults.push(format!("\n  line {}: {fault}", line.number));
-                }
-            }
+        let is_record = match line.bytes {
+            Some(bytes) if format == Format::Tsv => marks.line(bytes),
+            _ => Ok(true),
+        };
+        match is_record
+            .and_then(|is| if is { parse(line.bytes, format).map(|_| is) } else { Ok(is) })
+        {
+            Ok(is_record) => checked.records += u64::from(is_record),
+            Err(fault) => faults.note(line.number, &fault),
+        }
+        if !line.is_ended && format != Format::Jsonl && marks.ending() == Ending::Unmarked {
+            cut = Some(line.number);
         }
     }
-    if faults_total > 0 {
-        let listed = faults.len() as u64;
-        if faults_total > listed {
-            faults.push(format!("\n  and {} more", faults_total - listed));
-        }
-        return Err(Failure::new(
-            Code::Input,
-            format!(
-                "{name} is malformed in {faults_total} of its lines; nothing was loaded. Correct them and load it again:{}",
-                faults.concat()
-            ),
-        ));
+    faults.refuse(name)?;
+    checked.loss = loss(marks.ending(), cut, &checked);
+    if let Some(loss) = checked.loss.as_ref().filter(|_| !allow_incomplete) {
+        let message = format!(
+            "{name}: {loss}; nothing was loaded. Get the whole file, or load what there is with --allow-incomplete"
+        );
+        return Err(Failure::new(Code::Input, message));
     }
+    // What is left after a cut belongs to the content too.
+    let read_on = io::copy(&mut reader, &mut io::sink());
+    read_on.or_fail(Code::Input, || format!("cannot read {name}"))?;
     checked.hash = reader.into_inner().hasher.finalize().to_hex().to_string();
     Ok(checked)
+}
+
+/// Whether this last line, which has no line feed, is the whole end mark all the same.
+fn is_end(line: &Line<'_>, marks: &DumpReader) -> bool {
+    line.bytes.is_some_and(|bytes| marks.is_end(bytes))
+}
+
+/// What shows that the file is not whole.
+fn loss(ending: Ending, cut: Option<u64>, checked: &Checked) -> Option<String> {
+    let records = checked.records;
+    match (ending, cut) {
+        (Ending::CutOff, Some(line)) => Some(format!(
+            "the dump was cut off in line {line}, after {records} whole records: it has no end mark"
+        )),
+        (Ending::CutOff, None) => {
+            Some(format!("the dump was cut off after {records} records: it has no end mark"))
+        }
+        (Ending::Unmarked, Some(line)) => Some(format!(
+            "line {line} is the last and has no line feed, so it may be cut off (if it is not, end it with one)"
+        )),
+        (Ending::Unmarked, None) if checked.bytes == 0 => Some("there is nothing in it".to_owned()),
+        (Ending::Marked, _) | (Ending::Unmarked, None) => None,
+    }
+}
+
+/// Malformed lines.
+#[derive(Default)]
+struct Faults {
+    listed: Vec<String>,
+    total: u64,
+}
+
+impl Faults {
+    fn note(&mut self, line: u64, fault: &str) {
+        self.total += 1;
+        if self.listed.len() < FAULTS_LISTED {
+            self.listed.push(format!("\n  line {line}: {fault}"));
+        }
+    }
+
+    /// The error, if there is any.
+    fn refuse(mut self, name: &str) -> Outcome {
+        if self.total == 0 {
+            return Ok(());
+        }
+        let more = self.total - self.listed.len() as u64;
+        if more > 0 {
+            self.listed.push(format!("\n  and {more} more"));
+        }
+        Err(Failure::new(
+            Code::Input,
+            format!(
+                "{name} is malformed in {} of its lines; nothing was loaded. Correct them and load it again:{}",
+                self.total,
+                self.listed.concat()
+            ),
+        ))
+    }
 }
 
 fn parse(line: Option<&[u8]>, format: Format) -> Result<(Bytes, Bytes), String> {
@@ -182,6 +282,16 @@ pub(crate) struct Place {
     pub(crate) offset: u64,
 }
 
+/// A put that was acknowledged, as was everything before it in the file.
+pub(crate) struct Stored {
+    /// After its line.
+    pub(crate) place: Place,
+    pub(crate) key: Bytes,
+    pub(crate) value: Bytes,
+    /// The revision since when the key has the value.
+    pub(crate) revision: u64,
+}
+
 /// Stores every record of `source`, which stands at `from`, and reports how far everything is acknowledged. A key that comes twice ends with
 /// its last value.
 pub(crate) async fn store(
@@ -189,12 +299,15 @@ pub(crate) async fn store(
     source: impl BufRead,
     format: Format,
     from: Place,
-    mut acknowledged: impl FnMut(Place),
+    mut acknowledged: impl FnMut(Stored),
 ) -> Outcome<u64> {
     let mut lines = Lines::new(source, LINE_BYTES_MAX, from.line, from.offset);
     let mut window = Window::default();
     let mut records = 0;
-    while let Some(line) = lines.next().or_fail(Code::Input, || "can not read on".to_owned())? {
+    while let Some(line) = lines.next().or_fail(Code::Input, || "cannot read on".to_owned())? {
+        if format == Format::Tsv && line.bytes.is_some_and(dump_file::is_mark) {
+            continue;
+        }
         let place = Place { line: line.number, offset: line.end };
         let (key, value) = parse(line.bytes, format).map_err(|fault| {
             let message = format!("line {} was changed while it was loaded: {fault}", line.number);
@@ -205,9 +318,9 @@ pub(crate) async fn store(
             acknowledged(window.finish_oldest().await?);
         }
         window.keys.insert(key.clone());
-        let (client, put_key) = (client.clone(), key.clone());
-        let task = tokio::spawn(async move { client.put(put_key, value).await.map(drop) });
-        window.puts.push_back(Put { key, place, task });
+        let (client, put_key, put_value) = (client.clone(), key.clone(), value.clone());
+        let task = tokio::spawn(async move { client.put(put_key, put_value).await });
+        window.puts.push_back(Put { key, value, place, task });
         records += 1;
     }
     while !window.puts.is_empty() {
@@ -225,21 +338,24 @@ struct Window {
 
 struct Put {
     key: Bytes,
+    value: Bytes,
     /// After its line.
     place: Place,
-    task: JoinHandle<Result<(), ClientError>>,
+    task: JoinHandle<Result<u64, ClientError>>,
 }
 
 impl Window {
-    /// Waits for the oldest put, and returns the place up to which everything is acknowledged.
-    async fn finish_oldest(&mut self) -> Outcome<Place> {
+    /// Waits for the oldest put; everything up to it is acknowledged then.
+    async fn finish_oldest(&mut self) -> Outcome<Stored> {
         let Some(put) = self.puts.pop_front() else {
             return Err(Failure::new(Code::Failed, "no put is under way"));
         };
         let done = put.task.await.or_fail(Code::Failed, || "a put was cut off".to_owned())?;
-        done.map_err(|error| connect::failure(error, &format!("line {}", put.place.line)))?;
-        self.keys.remove(&put.key);
-        Ok(put.place)
+        let Put { key, value, place, .. } = put;
+        let revision =
+            done.map_err(|error| connect::failure(error, &format!("line {}", place.line)))?;
+        self.keys.remove(&key);
+        Ok(Stored { place, key, value, revision })
     }
 }
 
@@ -251,97 +367,13 @@ impl Drop for Window {
     }
 }
 
-/// The progress file beside a file that is being loaded. Only a help: when it can not be written, the load starts over next time.
-struct Sidecar {
-    path: Option<PathBuf>,
-    state: Progress,
-    saved: Option<Instant>,
-}
-
-/// What the progress file holds. It counts only for the same content and the same cluster.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Progress {
-    cluster: String,
-    hash: String,
-    format: String,
-    place: Place,
-}
-
-impl Sidecar {
-    fn new(file: &Path, cluster: &str, format: Format, checked: &Checked) -> Sidecar {
-        let path = (file != Path::new("-")).then(|| {
-            let mut name = file.as_os_str().to_owned();
-            name.push(".raft-progress");
-            PathBuf::from(name)
-        });
-        let state = Progress {
-            cluster: cluster.to_owned(),
-            hash: checked.hash.clone(),
-            format: format!("{format:?}"),
-            place: Place::default(),
-        };
-        Sidecar { path, state, saved: None }
-    }
-
-    /// Where an earlier load of the same content into the same cluster stopped; the start if there was none.
-    fn resume(&mut self) -> Place {
-        let found = self.path.as_ref().and_then(|path| fs::read(path).ok());
-        let found = found.and_then(|text| serde_json::from_slice::<Progress>(&text).ok());
-        if let Some(found) = found {
-            self.state.place = found.place;
-            if self.state != found {
-                self.state.place = Place::default();
-            }
-        }
-        self.state.place
-    }
-
-    fn note(&mut self, place: Place) {
-        self.state.place = place;
-        if self.saved.is_none_or(|saved| saved.elapsed() >= SAVE_INTERVAL) {
-            self.save();
-        }
-    }
-
-    fn save(&mut self) -> bool {
-        self.saved = Some(Instant::now());
-        let Some(path) = &self.path else {
-            return false;
-        };
-        let write = || -> io::Result<()> {
-            let mut temporary = path.clone().into_os_string();
-            temporary.push(".new");
-            let mut file = File::create(&temporary)?;
-            file.write_all(&serde_json::to_vec(&self.state)?)?;
-            fs::rename(&temporary, path)
-        };
-        write().is_ok()
-    }
-
-    fn remove(&mut self) {
-        if let Some(path) = &self.path {
-            // It may never have been written.
-            let _ = fs::remove_file(path);
-        }
-    }
-
-    /// What to say when the load ends early.
-    fn farewell(&mut self, name: &str) -> String {
-        let line = self.state.place.line;
-        let saved = self.save();
-        let next = if saved { "goes on from there" } else { "starts over" };
-        format!(
-            "the load of {name} stopped; all up to and including line {line} is stored, and some after it may be; the same command {next}"
-        )
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dump_file::DumpWriter;
 
     fn fault(text: &[u8]) -> String {
-        let failure = check(text, Format::Tsv, "f.tsv").unwrap_err();
+        let failure = check(text, Format::Tsv, "f.tsv", false).unwrap_err();
         assert_eq!(failure.code, Code::Input);
         failure.to_string()
     }
@@ -362,26 +394,40 @@ mod tests {
         assert!(fault(&long_key).contains("line 1: the key has"));
         let long_value = [b"k\t", &vec![b'v'; VALUE_BYTES_MAX + 1][..]].concat();
         assert!(fault(&long_value).contains("line 1: the value has"));
-        let fits = [&vec![b'k'; KEY_BYTES_MAX][..], b"\t", &vec![b'v'; VALUE_BYTES_MAX]].concat();
-        assert_eq!(check(&fits[..], Format::Tsv, "f").unwrap().records, 1);
+        let fits =
+            [&vec![b'k'; KEY_BYTES_MAX][..], b"\t", &vec![b'v'; VALUE_BYTES_MAX], b"\n"].concat();
+        assert_eq!(check(&fits[..], Format::Tsv, "f", false).unwrap().records, 1);
     }
 
     #[test]
-    fn progress_counts_for_the_same_content_and_cluster_only() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("f.tsv");
-        let checked = check(&b"a\t1\nb\t2\n"[..], Format::Tsv, "f.tsv").unwrap();
-        let sidecar = |cluster: &str, checked| Sidecar::new(&file, cluster, Format::Tsv, checked);
-        let place = Place { line: 1, offset: 4 };
-        let mut first = sidecar("c1", &checked);
-        assert_eq!(first.resume(), Place::default());
-        first.note(place);
-        assert!(first.farewell("f.tsv").contains("goes on from there"));
-        assert_eq!(sidecar("c1", &checked).resume(), place);
-        assert_eq!(sidecar("c2", &checked).resume(), Place::default());
-        let other = check(&b"a\t1\nb\t3\n"[..], Format::Tsv, "f.tsv").unwrap();
-        assert_eq!(sidecar("c1", &other).resume(), Place::default());
-        first.remove();
-        assert_eq!(sidecar("c1", &checked).resume(), Place::default());
+    fn what_may_be_cut_off_needs_a_word() {
+        let mut dump = Vec::new();
+        let mut writer = DumpWriter::begin(&mut dump).unwrap();
+        for key in [b"a", b"b", b"c"] {
+            writer.record(key, b"value").unwrap();
+        }
+        writer.finish().unwrap();
+        let whole = |text: &[u8]| check(text, Format::Tsv, "f.tsv", false);
+        assert_eq!(whole(&dump).unwrap().records, 3);
+        assert_eq!(whole(&dump[..dump.len() - 1]).unwrap().records, 3, "the last line feed");
+        for cut in 0..dump.len() - 1 {
+            assert!(whole(&dump[..cut]).is_err(), "{cut}");
+        }
+        // Through the second record.
+        let cut = &dump[..dump.len() - b"lue\nc\tvalue\n".len() - end_mark_bytes(&dump)];
+        let error = fault(cut);
+        assert!(error.contains("cut off in line 3, after 1 whole records"), "{error}");
+        assert!(error.contains("--allow-incomplete"), "{error}");
+        let checked = check(cut, Format::Tsv, "f.tsv", true).unwrap();
+        assert_eq!((checked.records, checked.bytes), (1, b"#raft-dump 1\na\tvalue\n".len() as u64));
+        // A table has no end mark, but its last line has an end.
+        assert!(fault(b"a\tb\nc\tval").contains("line 2 is the last and has no line feed"));
+        assert_eq!(check(&b"a\tb\nc\tval"[..], Format::Tsv, "f.tsv", true).unwrap().records, 2);
+        assert!(check(&b"{\"key\":\"k\",\"value\":\"v\"}"[..], Format::Jsonl, "f", false).is_ok());
+        assert!(fault(b"").contains("nothing in it"));
+    }
+
+    fn end_mark_bytes(dump: &[u8]) -> usize {
+        dump.split_inclusive(|&byte| byte == b'\n').next_back().unwrap().len()
     }
 }

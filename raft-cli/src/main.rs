@@ -7,6 +7,7 @@ mod config;
 mod connect;
 mod data_folder;
 mod demo;
+mod dump_file;
 mod exit;
 mod init;
 mod lines;
@@ -16,6 +17,7 @@ mod output;
 mod processes;
 mod progress;
 mod serve;
+mod sidecar;
 mod status;
 mod text;
 

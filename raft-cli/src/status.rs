@@ -8,7 +8,8 @@ use serde::Serialize;
 use crate::cli::StatusArgs;
 use crate::connect;
 use crate::exit::{Code, Failure, Outcome};
-use crate::output::say;
+use crate::output::{say, say_json};
+use crate::text;
 
 /// What is known of the cluster's nodes.
 #[derive(Clone, Debug, Serialize)]
@@ -80,11 +81,11 @@ pub(crate) async fn run(args: StatusArgs) -> Outcome {
     let status = gather(&client).await;
     client.close().await;
     if args.json {
-        say(serde_json::to_string_pretty(&status)?)?;
+        say_json(&status)?;
     } else {
         say(table(&status))?;
         for (node, why) in status.reasons(args.why) {
-            say(format_args!("node {node}: {why}"))?;
+            say(format_args!("node {node}: {}", text::shown(why)))?;
         }
     }
     if status.nodes.iter().all(|row| row.is_refused) {
@@ -184,17 +185,17 @@ pub(crate) fn table(status: &ClusterStatus) -> Table {
     ]);
     for row in &status.nodes {
         let number = |value: Option<u64>| value.map_or("-".to_owned(), |value| value.to_string());
-        let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
+        let or_dash = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
         table.add_row([
             row.node.to_string(),
-            text(&row.role),
+            or_dash(&row.role),
             number(row.term),
             number(row.commit),
             number(row.applied),
             number(row.lag),
-            row.address.clone(),
-            row.health.clone(),
-            text(&row.state_digest),
+            text::shown(&row.address),
+            text::shown(&row.health),
+            or_dash(&row.state_digest),
         ]);
     }
     for column in [2, 3, 4, 5] {

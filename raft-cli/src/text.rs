@@ -1,11 +1,14 @@
 //! Records as lines of text: the TSV and JSON Lines that `load` reads and `dump` and `range` print. No I/O.
 //!
 //! TSV: key, tab, value. In both, `\t`, `\n`, `\r` and `\\` stand for a tab, a line feed, a carriage return and a backslash, and
-//! `\xNN` for any byte. [`escape`] writes bytes that are not UTF-8, control characters and U+FEFF in this way and leaves everything else
-//! alone, so that what is dumped can be loaded, and dumps to the same text again. Everything after the first tab is the value,
-//! further tabs included: a table of more columns keeps them.
+//! `\xNN` for any byte. [`escape`] writes bytes that are not UTF-8 and characters that are not [safe](is_safe) in this way and
+//! leaves everything else alone, so that what is dumped can be loaded, and dumps to the same text again. Everything after the
+//! first tab is the value, further tabs included: a table of more columns keeps them.
 //!
 //! JSON Lines: `{"key": "…", "value": "…"}`; bytes that are not UTF-8 stand in `key_hex` and `value_hex`.
+//!
+//! Whatever comes from the store, a file or another process passes [`escape`], [`shown`] or [`safe_json`] before it is printed:
+//! a value must not be able to move a terminal's cursor, or to show its characters in another order than they have.
 
 use std::fmt::Write as _;
 
@@ -70,12 +73,11 @@ pub(crate) fn escape(bytes: &[u8], out: &mut String) {
                 '\n' => out.push_str("\\n"),
                 '\r' => out.push_str("\\r"),
                 '\\' => out.push_str("\\\\"),
-                // A byte order mark at the start of a file is none of its content.
-                char if char.is_control() || char == '\u{feff}' => {
+                char if is_safe(char) => out.push(char),
+                char => {
                     let mut utf8 = [0; 4];
                     escape_hex(char.encode_utf8(&mut utf8).as_bytes(), out);
                 }
-                char => out.push(char),
             }
         }
         escape_hex(chunk.invalid(), out);
@@ -96,12 +98,70 @@ pub(crate) fn escaped(bytes: &[u8]) -> String {
     out
 }
 
+/// Appends a record as a line, line feed included.
+pub(crate) fn put_tsv(key: &[u8], value: &[u8], out: &mut String) {
+    escape(key, out);
+    out.push('\t');
+    escape(value, out);
+    out.push('\n');
+}
+
+/// Whether a terminal shows this character as what it is: not a control character, which it may obey; not a mark that turns the
+/// direction of what follows, or breaks the line; and not a byte order mark, which at the start of a file is none of its content.
+pub(crate) fn is_safe(char: char) -> bool {
+    let is_format = matches!(
+        char,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+    );
+    !char.is_control() && !is_format
+}
+
+/// A text from elsewhere as messages show it: on one line, with escapes for what is not [safe](is_safe).
+pub(crate) fn shown(text: &str) -> String {
+    with_escapes(text, is_safe)
+}
+
+/// Like [`shown`], for a text that this program has put together itself, whose lines stay lines.
+pub(crate) fn shown_lines(text: &str) -> String {
+    with_escapes(text, |char| char == '\n' || is_safe(char))
+}
+
+fn with_escapes(text: &str, is_left: impl Fn(char) -> bool) -> String {
+    let mut out = String::with_capacity(text.len());
+    for char in text.chars() {
+        if is_left(char) {
+            out.push(char);
+        } else {
+            out.extend(char.escape_default());
+        }
+    }
+    out
+}
+
+/// JSON with `\uNNNN` for what is not [safe](is_safe). Nothing but line feeds between its parts and the inside of its strings
+/// can hold such a character, so it stays the same JSON.
+pub(crate) fn safe_json(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for char in json.chars() {
+        if char == '\n' || is_safe(char) {
+            out.push(char);
+        } else {
+            let mut units = [0; 2];
+            for unit in char.encode_utf16(&mut units) {
+                let _ = write!(out, "\\u{unit:04x}");
+            }
+        }
+    }
+    out
+}
+
 /// A key as messages name it: quoted, and cut if it is long.
-pub(crate) fn name(key: &str) -> String {
+pub(crate) fn name(key: &[u8]) -> String {
     const CHARS_MAX: usize = 64;
+    let key = escaped(key);
     match key.char_indices().nth(CHARS_MAX) {
-        Some((at, _)) => format!("{:?}...", &key[..at]),
-        None => format!("{key:?}"),
+        Some((at, _)) => format!("\"{}\"...", &key[..at]),
+        None => format!("\"{key}\""),
     }
 }
 
@@ -160,11 +220,8 @@ fn parse_json(line: &[u8]) -> Result<Record, String> {
 fn take_bytes(object: &mut Map<String, Value>, name: &str) -> Result<Vec<u8>, String> {
     match (object.remove(name), object.remove(&format!("{name}_hex"))) {
         (Some(Value::String(text)), None) => Ok(text.into_bytes()),
-        (None, Some(Value::String(text))) => {
-            let digits = text.as_bytes();
-            let bytes = digits.chunks(2).map(hex_byte).collect::<Option<Vec<u8>>>();
-            bytes.ok_or_else(|| format!("{name:?}_hex is not a string of hexadecimal pairs"))
-        }
+        (None, Some(Value::String(text))) => unhex(text.as_bytes())
+            .ok_or_else(|| format!("\"{name}_hex\" is not a string of hexadecimal pairs")),
         (None, None) => Err(format!("there is no {name:?}")),
         (Some(_), Some(_)) => Err(format!("there are both {name:?} and \"{name}_hex\"")),
         _ => Err(format!("{name:?} is not a string")),
@@ -177,6 +234,11 @@ pub(crate) fn put_json(object: &mut Map<String, Value>, name: &str, bytes: &[u8]
         Ok(text) => object.insert(name.to_owned(), Value::from(text)),
         Err(_) => object.insert(format!("{name}_hex"), Value::from(hex(bytes))),
     };
+}
+
+/// Undoes [`hex`]; `None` if the digits are not pairs of hexadecimal ones.
+pub(crate) fn unhex(digits: &[u8]) -> Option<Vec<u8>> {
+    digits.chunks(2).map(hex_byte).collect()
 }
 
 /// Bytes as hexadecimal digits.
@@ -210,8 +272,39 @@ mod tests {
 
     #[test]
     fn long_keys_are_cut_in_messages() {
-        assert_eq!(name("k"), "\"k\"");
-        assert_eq!(name(&"ü".repeat(65)), format!("{:?}...", "ü".repeat(64)));
+        assert_eq!(name(b"k"), "\"k\"");
+        assert_eq!(name(b"\xff"), "\"\\xff\"");
+        assert_eq!(name("ü".repeat(65).as_bytes()), format!("{:?}...", "ü".repeat(64)));
+    }
+
+    /// Each of these is obeyed by some terminal: an escape sequence, its C1 form, marks that turn the direction, line breaks.
+    const HOSTILE: &str =
+        "a\u{1b}[2J\u{9b}31m\u{85}\u{7f}\u{202e}\u{2066}\u{200f}\u{61c}\u{2028}\u{feff}\r\nb";
+
+    #[test]
+    fn nothing_hostile_passes_to_a_terminal() {
+        let texts = [
+            escaped(HOSTILE.as_bytes()),
+            shown(HOSTILE),
+            shown_lines(&HOSTILE.replace('\n', "")),
+            safe_json(&Value::from(HOSTILE).to_string()),
+            name(HOSTILE.as_bytes()),
+        ];
+        for text in texts {
+            assert!(text.chars().all(is_safe), "{text:?}");
+            assert!(text.contains('a') && text.contains("[2J"), "{text}");
+        }
+        assert_eq!(unescape(escaped(HOSTILE.as_bytes()).as_bytes()).unwrap(), HOSTILE.as_bytes());
+        assert_eq!(shown("two\nlines"), "two\\nlines");
+        assert_eq!(shown_lines("two\nlines \u{202e}"), "two\nlines \\u{202e}");
+    }
+
+    #[test]
+    fn safe_json_is_the_same_json() {
+        let value = Value::from(format!("{HOSTILE} \u{1f980} é \" \\"));
+        let json = safe_json(&serde_json::to_string_pretty(&value).unwrap());
+        assert_eq!(serde_json::from_str::<Value>(&json).unwrap(), value);
+        assert!(json.contains('\u{1f980}') && json.contains('é'), "{json}");
     }
 
     #[test]

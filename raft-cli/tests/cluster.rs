@@ -75,7 +75,7 @@ fn every_acknowledged_write_survives_ten_kills_of_the_leader() {
     }
 
     let digest = cluster.agreement();
-    let dump = assert_succeeds(&cluster.client(&["dump"]));
+    let dump = cluster.records();
     let found: BTreeMap<&str, &str> =
         dump.lines().map(|line| line.split_once('\t').expect("a tab")).collect();
     let acknowledged = acknowledged.lock().expect("not poisoned");
@@ -100,13 +100,13 @@ fn client_commands_against_three_processes() {
     let client = |args: &[&str]| cluster.client(args);
     assert_fails(&client(&["get", "k"]), 3, &["k"]);
     assert_succeeds(&client(&["put", "k", "one"]));
-    assert_eq!(assert_succeeds(&client(&["get", "k"])), "one\n");
-    assert_eq!(assert_succeeds(&client(&["get", "k", "--raw"])), "one");
+    assert_eq!(assert_succeeds(&client(&["get", "k"])), "one");
+    assert_eq!(assert_succeeds(&client(&["get", "k", "--text"])), "one\n");
     assert_fails(&client(&["cas", "k", "two", "--expect", "zero"]), 3, &["k"]);
     assert_fails(&client(&["cas", "k", "two", "--absent"]), 3, &["k"]);
     assert_succeeds(&client(&["cas", "k", "two", "--expect", "one"]));
     assert_succeeds(&client(&["cas", "new", "tab\tand \\", "--absent"]));
-    assert_eq!(assert_succeeds(&client(&["dump"])), "k\ttwo\nnew\ttab\\tand \\\\\n");
+    assert_eq!(cluster.records(), "k\ttwo\nnew\ttab\\tand \\\\\n");
     assert_eq!(assert_succeeds(&client(&["range", "--prefix", "n", "--keys-only"])), "new\n");
     assert_eq!(assert_succeeds(&client(&["range", "a", "n"])), "k\ttwo\n");
     let json = assert_succeeds(&client(&["range", "--limit", "1", "--json"]));
@@ -152,7 +152,7 @@ fn what_is_dumped_loads_and_dumps_the_same() {
         .expect("writable");
     assert_succeeds(&cluster.client(&["load", &first]));
     let dump = assert_succeeds(&cluster.client(&["dump"]));
-    assert_eq!(dump, "a\\x00\\xff\t\\tx\\n\\\\\nb\tnew\\tcolumn\nempty\t\nü\t世界\n");
+    assert_eq!(cluster.records(), "a\\x00\\xff\t\\tx\\n\\\\\nb\tnew\\tcolumn\nempty\t\nü\t世界\n");
 
     let other = Cluster::start(1);
     let second = cluster.path("second.tsv");

@@ -48,7 +48,7 @@ fn serves(cluster: &Cluster, path: &str, content: &[u8], what: &str) -> bool {
         // It has its log applied then, with everything in it.
         cluster.leader();
         let get = cluster.client(&["get", "k"]);
-        assert_eq!(assert_succeeds(&get), format!("{LATE}\n"), "{what}");
+        assert_eq!(assert_succeeds(&get), LATE, "{what}");
     }
     drop(stdin);
     let mut said = String::new();

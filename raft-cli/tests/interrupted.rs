@@ -17,15 +17,14 @@ fn send(signal: &str, pid: u32) {
     assert!(status.success(), "the process {pid} is there");
 }
 
-/// The loader is killed with SIGKILL: it can not write anything at its end.
-#[test]
-fn a_load_that_was_killed_goes_on_where_it_stopped() {
-    const RECORDS: usize = 60_000;
-    let cluster = Cluster::start(1);
+const RECORDS: usize = 60_000;
+
+/// A load that was killed with SIGKILL in its middle, so that it could not write anything at its end: its file and what that holds.
+fn kill_a_load(cluster: &Cluster) -> (String, String) {
     let lines: Vec<String> = (0..RECORDS).map(|at| format!("key/{at:06}\tvalue {at}\n")).collect();
-    let data = lines.concat();
-    let (file, progress) = (cluster.path("data.tsv"), cluster.path("data.tsv.raft-progress"));
+    let (file, data) = (cluster.path("data.tsv"), lines.concat());
     fs::write(&file, &data).expect("writable");
+    let progress = progress_of(&file);
     let mut loader = support::raft()
         .env("RAFT_CONFIG", cluster.path("client.toml"))
         .args(["load", &file])
@@ -41,7 +40,17 @@ fn a_load_that_was_killed_goes_on_where_it_stopped() {
     loader.kill().expect("killable");
     assert!(!loader.wait().expect("ended").success());
     assert!(Path::new(&progress).exists(), "it was killed in the middle");
+    (file, data)
+}
 
+fn progress_of(file: &str) -> String {
+    format!("{file}.raft-progress")
+}
+
+#[test]
+fn a_load_that_was_killed_goes_on_where_it_stopped() {
+    let cluster = Cluster::start(1);
+    let (file, data) = kill_a_load(&cluster);
     let output = cluster.client(&["load", &file]);
     let stored = assert_succeeds(&output);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -49,9 +58,29 @@ fn a_load_that_was_killed_goes_on_where_it_stopped() {
     let after: usize = after.trim().parse().expect("a number");
     assert!((1..RECORDS).contains(&after), "{after}");
     assert!(stored.contains(&format!("loaded {} records", RECORDS - after)), "{stored}");
-    assert!(!Path::new(&progress).exists(), "it is of no use any more");
+    assert!(!Path::new(&progress_of(&file)).exists(), "it is of no use any more");
     // The keys are sorted already: everything is there, once.
-    assert!(assert_succeeds(&cluster.client(&["dump"])) == data, "the dump differs");
+    assert!(cluster.records() == data, "the dump differs");
+}
+
+/// The cluster's id is the same, its content is gone: nothing may be taken for stored.
+#[test]
+fn a_load_does_not_go_on_in_a_cluster_that_lost_what_was_loaded() {
+    let cluster = Cluster::start(1);
+    let (file, data) = kill_a_load(&cluster);
+    assert_succeeds(&cluster.client(&["delete", "key/000000"]));
+    let progress = fs::read_to_string(progress_of(&file)).expect("readable");
+    let progress: serde_json::Value = serde_json::from_str(&progress).expect("JSON");
+    if let Some(last) = progress["last"]["key_hex"].as_str() {
+        cluster.client(&["delete", "--key-hex", last]);
+    }
+    let output = cluster.client(&["load", &file]);
+    let stored = assert_succeeds(&output);
+    let holds = assert_succeeds(&cluster.client(&["range"]));
+    assert!(holds == data, "it lacks records: {stored}");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("starting over"), "{said}");
+    assert!(stored.contains(&format!("loaded {RECORDS} records")), "{stored}");
 }
 
 #[test]

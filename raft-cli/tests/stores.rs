@@ -69,7 +69,7 @@ fn is_taken_back(mut cluster: Cluster) {
     assert!(log.contains("WARN") && log.contains("this node does not count"), "{log}");
     cluster.start_node(1);
     cluster.leader();
-    assert_eq!(assert_succeeds(&cluster.client(&["get", "k"])), "acknowledged\n");
+    assert_eq!(assert_succeeds(&cluster.client(&["get", "k"])), "acknowledged");
     cluster.agreement();
     wait_for("node 2 as a voter", || {
         let status = cluster.status();
@@ -124,7 +124,7 @@ fn of_two_emptied_folders_nobody_founds_anything_and_the_third_says_what_is_need
     fs::rename(cluster.path("saved2"), cluster.path("data2")).expect("put back");
     cluster.start_node(2);
     cluster.leader();
-    assert_eq!(assert_succeeds(&cluster.client(&["get", "k"])), "acknowledged\n");
+    assert_eq!(assert_succeeds(&cluster.client(&["get", "k"])), "acknowledged");
     cluster.agreement();
 }
 
@@ -167,6 +167,6 @@ fn folders_that_were_all_moved_go_on_if_somebody_says_so() {
         cluster.start_node_with(node, &["--moved"]);
     }
     cluster.leader();
-    assert_eq!(assert_succeeds(&cluster.client(&["get", "k"])), "acknowledged\n");
+    assert_eq!(assert_succeeds(&cluster.client(&["get", "k"])), "acknowledged");
     cluster.agreement();
 }

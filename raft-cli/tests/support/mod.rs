@@ -186,6 +186,17 @@ impl Cluster {
         raft().env("RAFT_CONFIG", self.path("client.toml")).args(args).output().expect("runs")
     }
 
+    /// The records of `raft dump`, without the marks at its beginning and end, which must be there.
+    #[track_caller]
+    pub fn records(&self) -> String {
+        let dump = assert_succeeds(&self.client(&["dump"]));
+        let records = dump.strip_prefix("#raft-dump 1\n").expect("a mark at the beginning");
+        let (records, end) = records.rsplit_once("#raft-dump end ").expect("a mark at the end");
+        let count = format!("records={} blake3=", records.lines().count());
+        assert!(end.starts_with(&count) && end.ends_with('\n'), "{end}");
+        records.to_owned()
+    }
+
     /// `raft status --json`.
     pub fn status(&self) -> Value {
         let output = self.client(&["status", "--json"]);
