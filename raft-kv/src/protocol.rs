@@ -92,6 +92,13 @@ struct RawItem<'a> {
     payload: &'a [u8],
 }
 
+/// How many items a frame can have: as many as it claims, but not more than fit.
+pub(crate) fn items_in(frame: &[u8]) -> usize {
+    let fitting = frame.len().saturating_sub(HEADER_BYTES) / ITEM_HEADER_BYTES;
+    let claimed = frame.get(1..HEADER_BYTES).and_then(|count| count.try_into().ok());
+    claimed.map_or(0, |count| fitting.min(u32::from_le_bytes(count) as usize))
+}
+
 /// Reads a frame's items. The count is checked against the frame's length before anything is allocated for it.
 fn decode_items<'a, T>(
     frame: &'a [u8],

@@ -2,10 +2,12 @@
 //! affair) nor about who may connect (the certificates decide that).
 //!
 //! All commands of a frame are one proposal, and all reads of a frame one ReadIndex round. Frames are answered as they finish, not
-//! in their order. A client that sends more than [`ServiceOptions::frames_in_flight_max`] or
-//! [`ServiceOptions::bytes_in_flight_max`] is read from no further until its answers are out.
+//! in their order. A client that sends more than [`ServiceOptions::frames_in_flight_max`], or more than its share of what may be received
+//! and of what may wait to be sent ([`Limits`](raft_net_quic::Limits)), is read from no further until its answers are out. What is put to the
+//! node takes turns by certificate and connection (`fair`).
 
 mod dump;
+mod fair;
 mod frame;
 mod stream;
 
@@ -14,11 +16,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use raft_core::NodeId;
-use raft_net_quic::Endpoint;
+use raft_net_quic::{Endpoint, Throttle};
 use raft_node::NodeHandle;
 use tokio::task::JoinSet;
 
 use crate::KvMachine;
+use fair::{Gate, Room};
 
 /// Settings of the service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,15 +30,12 @@ pub struct ServiceOptions {
     pub addresses: BTreeMap<NodeId, String>,
     /// The version that a status shows.
     pub version: String,
-    /// How many frames of one client may be worked on at a time; default 1,024.
+    /// How many frames of one stream may be worked on at a time; default 1,024.
     pub frames_in_flight_max: u32,
-    /// How many bytes of requests of one client may be worked on at a time; default 64 MiB.
-    pub bytes_in_flight_max: usize,
     /// How many bytes of commands go into one proposal; must be well below the node's quota. Default 4 MiB.
     pub proposal_bytes_max: usize,
-    /// How many streams may be served at a time; further ones wait. Default 4,096.
-    pub streams_max: usize,
-    /// How many dumps may be under way at a time, over all clients; further ones are told that the node is busy. Default 4.
+    /// How many dumps may be under way at a time, over all clients, half of them of one certificate; further ones are told that the node is
+    /// busy. Default 4.
     pub dumps_max: usize,
     /// How long a shutdown waits for answers to get out; default 1 s.
     pub drain_timeout: Duration,
@@ -48,9 +48,7 @@ impl ServiceOptions {
             addresses,
             version: env!("CARGO_PKG_VERSION").into(),
             frames_in_flight_max: 1024,
-            bytes_in_flight_max: 64 << 20,
             proposal_bytes_max: 4 << 20,
-            streams_max: 4096,
             dumps_max: 4,
             drain_timeout: Duration::from_secs(1),
         }
@@ -63,8 +61,21 @@ struct Shared {
     options: ServiceOptions,
     started: Instant,
     listening: String,
-    dumps: Arc<tokio::sync::Semaphore>,
+    dumps: dump::Dumps,
+    /// Turns of what is proposed, by bytes.
+    proposals: Arc<Gate>,
+    /// Turns of what is read, by about the bytes of the answers.
+    reads: Arc<Gate>,
+    /// For lines about frames that make no sense.
+    nonsense: Throttle,
 }
+
+/// A mebibyte is written and replicated in some milliseconds. Alone, several at a time keep disks and network busy.
+const PROPOSALS: Room =
+    Room { connection: 128 << 10, certificate: 1 << 20, alone: 8 << 20, in_company: 1 << 20 };
+/// A page of a range is a mebibyte, and keeps the thread that applies commands from them for about a millisecond.
+const READS: Room =
+    Room { connection: 256 << 10, certificate: 1 << 20, alone: 8 << 20, in_company: 2 << 20 };
 
 /// Serves until `shutdown` resolves or the endpoint is closed. Must be called within a tokio runtime.
 pub async fn serve(
@@ -73,13 +84,15 @@ pub async fn serve(
     options: ServiceOptions,
     shutdown: impl Future<Output = ()>,
 ) {
-    let streams_max = options.streams_max.max(1);
     let drain_timeout = options.drain_timeout;
     let shared = Arc::new(Shared {
         node,
         started: Instant::now(),
         listening: endpoint.local_addr().to_string(),
-        dumps: Arc::new(tokio::sync::Semaphore::new(options.dumps_max)),
+        dumps: dump::Dumps::new(options.dumps_max),
+        proposals: Gate::new(PROPOSALS),
+        reads: Gate::new(READS),
+        nonsense: Throttle::default(),
         options,
     });
     let (stop, stopping) = tokio::sync::watch::channel(false);
@@ -89,7 +102,8 @@ pub async fn serve(
         tokio::select! {
             () = &mut shutdown => break,
             Some(_) = streams.join_next() => {}
-            stream = endpoint.accept_service(), if streams.len() < streams_max => {
+            // How many there are is bounded by the endpoint.
+            stream = endpoint.accept_service() => {
                 let Some(stream) = stream else { break };
                 tracing::debug!(peer = %stream.peer, "a service stream was opened");
                 streams.spawn(stream::run(stream, Arc::clone(&shared), stopping.clone()));

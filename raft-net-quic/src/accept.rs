@@ -1,16 +1,20 @@
 //! The accepting side: takes connections, finds out who it is, and receives what they send. Every refusal has a code and words,
 //! which go to the log here and to the dialing side's error there.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use quinn::{Connection, Incoming, RecvStream};
+use quinn::{Connection, Incoming, RecvStream, SendStream};
 use raft_core::{NodeId, StoreStamp};
 use raft_node::{Delivery, Inbox};
 use rustls::pki_types::CertificateDer;
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tracing::{debug, info, warn};
 
+use crate::accounts::{Closer, NoPlace, Place};
+use crate::door::Ticket;
 use crate::endpoint::Shared;
 use crate::error::{CloseCode, NetError, lost};
 use crate::hello::{Hello, Role, Welcome, await_hello, welcome};
@@ -23,75 +27,107 @@ use crate::wire::{WireError, WireLimits, decode};
 
 /// Accepts until the endpoint is closed.
 pub(crate) async fn run(shared: Arc<Shared>) {
-    while let Some(incoming) = shared.dialer.quinn.accept().await {
-        let open = shared.connections.load(Ordering::Relaxed);
-        let max = shared.limits().connections_max;
-        if open >= max {
-            warn!(from = %incoming.remote_address(), open, max, "refused a connection: too many are open");
-            incoming.refuse();
-            continue;
-        }
-        // Half of the room is only for those that have shown that their address is theirs: a forged one can not fill the rest.
-        if open >= max / 2 && incoming.may_retry() {
-            // Fails only if it may not retry.
-            let _ = incoming.retry();
-            continue;
-        }
-        let shared = Arc::clone(&shared);
-        let place = Place::taken(&shared);
-        tokio::spawn(async move {
-            let from = incoming.remote_address();
-            if let Err(error) = serve(&shared, incoming).await {
-                match error {
-                    NetError::Closed => {}
-                    error if error.is_transient() => debug!(%from, %error, "a connection ended"),
-                    error => warn!(%from, %error, "a connection was refused or broken off"),
+    let mut reports = tokio::time::interval(REPORTS);
+    reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            incoming = shared.dialer.quinn.accept() => match incoming {
+                Some(incoming) => open(&shared, incoming),
+                None => break,
+            },
+            _ = reports.tick() => {
+                if let Some(more) = shared.refusals.rest() {
+                    warn!(more, "connections were refused or broken off, as the ones told of before");
                 }
             }
-            drop(place);
-        });
+        }
     }
     // Nobody may be listening.
     let _ = shared.closed.send_replace(true);
 }
 
-/// A place among the connections that may be open; free again when dropped, whatever happened.
-struct Place(Arc<Shared>);
+/// How often it is told how many lines were not written.
+const REPORTS: Duration = Duration::from_secs(10);
 
-impl Place {
-    fn taken(shared: &Arc<Shared>) -> Place {
-        shared.connections.fetch_add(1, Ordering::Relaxed);
-        Place(Arc::clone(shared))
+/// Lets a handshake begin, or asks the other side to prove its address first, which costs nothing here.
+fn open(shared: &Arc<Shared>, incoming: Incoming) {
+    let from = incoming.remote_address();
+    let is_peer = shared.peers().is_some_and(|peers| peers.is_address_of_peer(from));
+    if shared.door.is_busy(is_peer) && !incoming.remote_address_validated() {
+        // Fails only if it may not retry, which holds for validated addresses alone.
+        let _ = incoming.retry();
+        return;
+    }
+    let shared = Arc::clone(shared);
+    let ticket = shared.door.enter(from, is_peer);
+    tokio::spawn(async move {
+        let Err(error) = serve(&shared, incoming, ticket, is_peer).await else { return };
+        match error {
+            NetError::Closed => {}
+            error if error.is_transient() && !matches!(error, NetError::Crowded { .. }) => {
+                debug!(%from, %error, "a connection ended");
+            }
+            error => match shared.refusals.pass() {
+                Some(0) => warn!(%from, %error, "a connection was refused or broken off"),
+                Some(more) => {
+                    warn!(%from, %error, more, "a connection was refused or broken off, and others before it");
+                }
+                None => debug!(%from, %error, "a connection was refused or broken off"),
+            },
+        }
+    });
+}
+
+/// From the first packet to the hello.
+async fn shake_hands(
+    shared: &Arc<Shared>,
+    incoming: Incoming,
+    is_peer: bool,
+) -> Result<(Connection, Hello, SendStream), NetError> {
+    let by = incoming.remote_address().to_string();
+    // A peer does not queue with strangers.
+    let turn = if is_peer { None } else { shared.door.turn().await };
+    let mut connecting = incoming.accept().map_err(|error| lost(&by, &error))?;
+    if let Some(turn) = turn {
+        // The first flight is the work that anybody can cause. Who sends its own in pieces does not hold the others up.
+        let _ = tokio::time::timeout(FIRST_FLIGHT, connecting.handshake_data()).await;
+        turn.end();
+    }
+    let connection = connecting.await.map_err(|error| lost(&by, &error))?;
+    match await_hello(&connection, &by).await {
+        Ok((hello, reply)) => Ok((connection, hello, reply)),
+        Err(error) => Err(refuse(&connection, CloseCode::Protocol, error)),
     }
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
-    }
-}
+/// How long a first flight may keep others from being worked on.
+const FIRST_FLIGHT: Duration = Duration::from_millis(20);
 
 /// One connection from its handshake to its end.
-async fn serve(shared: &Arc<Shared>, incoming: Incoming) -> Result<(), NetError> {
+async fn serve(
+    shared: &Arc<Shared>,
+    incoming: Incoming,
+    ticket: Ticket,
+    is_peer: bool,
+) -> Result<(), NetError> {
     let limit = shared.limits().handshake_timeout;
     let from = incoming.remote_address();
     let by = from.to_string();
-    let timed_out = || NetError::TimedOut { what: "the handshake", limit };
-    let deadline = tokio::time::Instant::now() + limit;
-    let connection = tokio::time::timeout_at(deadline, async { incoming.await })
-        .await
-        .map_err(|_| timed_out())?
-        .map_err(|error| lost(&by, &error))?;
-    let (hello, reply) =
-        match tokio::time::timeout_at(deadline, await_hello(&connection, &by)).await {
-            Ok(Ok(hello)) => hello,
-            Ok(Err(error)) => return Err(refuse(&connection, CloseCode::Protocol, error)),
-            Err(_) => return Err(refuse(&connection, CloseCode::Protocol, timed_out())),
-        };
-    let (peer, version) = match check(shared, &connection, &hello) {
+    let shaken = tokio::time::timeout(limit, shake_hands(shared, incoming, is_peer));
+    let (connection, hello, reply) = tokio::select! {
+        shaken = shaken => {
+            shaken.map_err(|_| NetError::TimedOut { what: "the handshake", limit })??
+        }
+        () = ticket.evicted() => {
+            let reason = format!("{by}: its handshake was the oldest of too many");
+            return Err(NetError::ConnectionLost { reason });
+        }
+    };
+    let (peer, certificate, version) = match check(shared, &connection, &hello) {
         Ok(checked) => checked,
         Err((code, error)) => return Err(refuse(&connection, code, error)),
     };
+    drop(ticket);
     let limits = shared.limits();
     let frame_bytes_max = match hello.role {
         Role::Peer => limits.peer_frame_bytes_max,
@@ -102,44 +138,78 @@ async fn serve(shared: &Arc<Shared>, incoming: Incoming) -> Result<(), NetError>
         incarnation: shared.dialer.incarnation,
         frame_bytes_max: u32::try_from(frame_bytes_max).unwrap_or(u32::MAX),
     };
-    match (hello.role, &peer) {
+    let guest = Guest { peer, certificate, from };
+    match (hello.role, &guest.peer) {
         (Role::Service, _) => {
+            let place = shared
+                .accounts
+                .enter(&guest.certificate, &connection)
+                .map_err(|none| refuse(&connection, CloseCode::Busy, crowded(&guest.peer, none)))?;
             welcome(reply, &answer, &by).await?;
-            debug!(%peer, %from, "connected");
-            Err(services(shared, &connection, &peer).await)
+            debug!(peer = %guest.peer, %from, "connected");
+            let error = services(shared, &connection, &guest.peer, || Ok(place)).await;
+            Err(refuse(&connection, CloseCode::Busy, error))
         }
         (Role::Peer, PeerIdentity::Node(node)) => {
-            let (link, inbox) = match admit(shared, *node) {
-                Ok(admitted) => admitted,
-                Err((code, error)) => return Err(refuse(&connection, code, error)),
-            };
-            if let Err(later) = link.on_call(&connection, hello.incarnation, hello.store) {
-                let reason = format!(
-                    "a later start of it ({later}) has connected: stop one of the two processes, which run on copies of one data folder"
-                );
-                let error = NetError::NotAllowed { peer, reason };
-                return Err(refuse(&connection, CloseCode::NotAllowed, error));
-            }
-            tuning::promote_to_peer(&connection);
-            if let Err(error) = welcome(reply, &answer, &by).await {
-                link.on_call_ended(&connection);
-                return Err(error);
-            }
-            info!(%peer, %from, "peer connected");
-            let sender = (*node, hello.store);
-            let error = tokio::select! {
-                error = receive(&connection, sender, &inbox, frame_bytes_max) => error,
-                error = services(shared, &connection, &peer) => error,
-            };
-            link.on_call_ended(&connection);
-            Err(refuse(&connection, CloseCode::Protocol, error))
+            let node = *node;
+            Err(serve_peer(shared, &connection, node, (&hello, reply, &answer), &guest).await)
         }
         (Role::Peer, PeerIdentity::Client { .. }) => {
             let reason = "a client's certificate does not make a peer; use a node's".into();
-            let error = NetError::NotAllowed { peer, reason };
+            let error = NetError::NotAllowed { peer: guest.peer, reason };
             Err(refuse(&connection, CloseCode::NotAllowed, error))
         }
     }
+}
+
+/// Who has connected.
+struct Guest {
+    peer: PeerIdentity,
+    certificate: Vec<u8>,
+    from: SocketAddr,
+}
+
+/// A peer's connection, from its hello on.
+async fn serve_peer(
+    shared: &Arc<Shared>,
+    connection: &Connection,
+    node: NodeId,
+    (hello, reply, answer): (&Hello, SendStream, &Welcome),
+    Guest { peer, certificate, from }: &Guest,
+) -> NetError {
+    let (link, inbox) = match admit(shared, node) {
+        Ok(admitted) => admitted,
+        Err((code, error)) => return refuse(connection, code, error),
+    };
+    if let Err(later) = link.on_call(connection, hello.incarnation, hello.store) {
+        let reason = format!(
+            "a later start of it ({later}) has connected: stop one of the two processes, which run on copies of one data folder"
+        );
+        let error = NetError::NotAllowed { peer: peer.clone(), reason };
+        return refuse(connection, CloseCode::NotAllowed, error);
+    }
+    tuning::promote_to_peer(connection);
+    if let Err(error) = welcome(reply, answer, &from.to_string()).await {
+        link.on_call_ended(connection);
+        return error;
+    }
+    info!(%peer, %from, "peer connected");
+    // It takes a client's place only if it asks as a client does.
+    let place = || {
+        let closer = Closer::Connection(connection.clone());
+        shared.accounts.place(certificate, closer).map_err(|none| crowded(peer, none))
+    };
+    let frame_bytes_max = answer.frame_bytes_max as usize;
+    let error = tokio::select! {
+        error = receive(connection, (node, hello.store), &inbox, frame_bytes_max) => error,
+        error = services(shared, connection, peer, place) => error,
+    };
+    link.on_call_ended(connection);
+    refuse(connection, CloseCode::Protocol, error)
+}
+
+fn crowded(peer: &PeerIdentity, none: NoPlace) -> NetError {
+    NetError::Crowded { peer: peer.clone(), reason: none.to_string() }
 }
 
 /// Closes with the error's words, so that the other side learns them.
@@ -150,12 +220,12 @@ fn refuse(connection: &Connection, code: CloseCode, error: NetError) -> NetError
 
 type Refusal = (CloseCode, NetError);
 
-/// Who it is, by its certificate, and which version to speak.
+/// Who it is, by which certificate, and which version to speak.
 fn check(
     shared: &Shared,
     connection: &Connection,
     hello: &Hello,
-) -> Result<(PeerIdentity, u8), Refusal> {
+) -> Result<(PeerIdentity, Vec<u8>, u8), Refusal> {
     let dialer = &shared.dialer;
     let address = connection.remote_address();
     let identity_fault = |fault| (CloseCode::Identity, NetError::Identity { address, fault });
@@ -164,9 +234,8 @@ fn check(
         .and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
     let certificate =
         certificates.as_ref().and_then(|chain| chain.first()).ok_or(IdentityFault::Nobody);
-    let peer = certificate
-        .and_then(|certificate| identity_of(certificate, dialer.cluster))
-        .map_err(identity_fault)?;
+    let certificate = certificate.map_err(identity_fault)?;
+    let peer = identity_of(certificate, dialer.cluster).map_err(identity_fault)?;
     let version = hello.common_version().map_err(|error| (CloseCode::Protocol, error.into()))?;
     if hello.cluster != dialer.cluster {
         return Err(identity_fault(IdentityFault::OtherCluster {
@@ -187,7 +256,7 @@ fn check(
             let reason = format!("it says that it is node {}", hello.claimed);
             Err(not_allowed(CloseCode::Identity, reason))
         }
-        _ => Ok((peer, version)),
+        _ => Ok((peer, certificate.to_vec(), version)),
     }
 }
 
@@ -210,16 +279,38 @@ fn admit(shared: &Shared, node: NodeId) -> Result<(Arc<Link>, Inbox), Refusal> {
     }
 }
 
-/// Hands on the streams that the other side opens for services, until the connection ends.
-async fn services(shared: &Shared, connection: &Connection, peer: &PeerIdentity) -> NetError {
+/// Hands on the streams that the other side opens for services, until the connection ends. The connection takes its place at the first.
+async fn services(
+    shared: &Shared,
+    connection: &Connection,
+    peer: &PeerIdentity,
+    place: impl FnOnce() -> Result<Place, NetError>,
+) -> NetError {
     let by = peer.to_string();
+    let first = match connection.accept_bi().await {
+        Ok(stream) => stream,
+        Err(error) => return lost(&by, &error),
+    };
+    let place = match place() {
+        Ok(place) => place,
+        Err(error) => return error,
+    };
+    let mut next = Some(first);
     loop {
-        let (send, recv) = match connection.accept_bi().await {
-            Ok(stream) => stream,
-            Err(error) => return lost(&by, &error),
+        let stream = match next.take() {
+            Some(stream) => stream,
+            None => match connection.accept_bi().await {
+                Ok(stream) => stream,
+                Err(error) => return lost(&by, &error),
+            },
         };
-        let max = shared.limits().service_frame_bytes_max;
-        let stream = ServiceStream::new(peer.clone(), send, recv, max);
+        // Further ones of this connection wait in the transport meanwhile, where they take next to nothing.
+        let stream_place = tokio::select! {
+            place = place.stream() => place,
+            error = connection.closed() => return lost(&by, &error),
+        };
+        let owned = (place.owner.clone(), stream_place);
+        let stream = ServiceStream::accepted(peer.clone(), stream, owned, shared.limits());
         if shared.services.send(stream).await.is_err() {
             return NetError::Closed;
         }

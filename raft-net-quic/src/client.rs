@@ -132,10 +132,21 @@ impl ClientEndpoint {
         let peer = PeerIdentity::Node(node);
         let (send, recv) =
             connection.open_bi().await.map_err(|error| lost(&peer.to_string(), &error))?;
-        Ok(ServiceStream::new(peer, send, recv, self.limits.service_frame_bytes_max))
+        Ok(ServiceStream::dialed(peer, send, recv, self.limits.service_frame_bytes_max))
     }
 
-    async fn dial(&self, node: NodeId, address: &str) -> Result<Connection, NetError> {
+    /// Begins a handshake with whoever is at `address`, and leaves it there.
+    #[cfg(feature = "testing")]
+    pub(crate) fn begin(
+        &self,
+        node: NodeId,
+        address: SocketAddr,
+    ) -> Result<quinn::Connecting, quinn::ConnectError> {
+        let name = node_dns_name(node, self.cluster);
+        self.quinn.connect_with(self.config.clone(), address, &name)
+    }
+
+    pub(crate) async fn dial(&self, node: NodeId, address: &str) -> Result<Connection, NetError> {
         let claimed = match self.identity {
             PeerIdentity::Node(node) => node,
             PeerIdentity::Client { .. } => NodeId(0),

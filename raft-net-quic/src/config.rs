@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use raft_core::NodeId;
 
+use crate::budget::BudgetLimits;
 use crate::identity::ClusterId;
 use crate::pki::Identity;
 
@@ -65,14 +66,36 @@ pub struct Limits {
     pub peer_frame_bytes_max: usize,
     /// The largest frame of a service stream, in bytes; default 8 MiB.
     pub service_frame_bytes_max: usize,
-    /// How many connections may be open, peers' included; default 1,024.
+    /// How many connections of clients may be open; default 1,024. Peers do not count. When all are taken, a certificate that has fewer than
+    /// others gets a place of the one that has most.
     pub connections_max: usize,
+    /// How many of them may be of one certificate; default 256. A new one takes the place of one that does nothing.
+    pub connections_per_certificate_max: usize,
+    /// How many service streams may be open beside the first of each connection, which is always there; default 4,096.
+    pub streams_max: usize,
+    /// How many of them may be of one certificate; default 1,024. Further ones wait.
+    pub streams_per_certificate_max: usize,
     /// How many service streams one connection may have open; default 256.
     pub streams_per_connection_max: u32,
+    /// How many handshakes may be under way before it is known whose they are; default 256. The oldest makes room for the newest; from an
+    /// eighth on, addresses have to be proved. Known addresses of peers do not count.
+    pub handshakes_max: usize,
+    /// How many of them may come from one IP address; default 128.
+    pub handshakes_per_address_max: usize,
+    /// What may be held of requests, from the first byte of a frame until it is answered; default 64 KiB for each connection, 80 MiB for each
+    /// certificate, 160 MiB for all. What a certificate may have must hold the largest frame.
+    pub received: BudgetLimits,
+    /// What may be held of answers that the other side has not taken yet; default 64 KiB for each connection, 32 MiB for each certificate,
+    /// 64 MiB for all.
+    pub unsent: BudgetLimits,
     /// How many accepted service streams may wait for [`Endpoint::accept_service`](crate::Endpoint::accept_service); default 1,024.
     pub services_waiting_max: usize,
     /// How long a handshake (TLS and hello) may take on the accepting side; default 5 s.
     pub handshake_timeout: Duration,
+    /// How long a frame of a service stream may take from its first byte to its last, and a new stream to its first frame; default 10 s.
+    pub frame_timeout: Duration,
+    /// How long answers may lie there without the other side taking any of them; default 30 s. Then the stream is reset.
+    pub unread_timeout: Duration,
     /// How long an attempt to connect may take on the dialing side; default 2 s.
     pub connect_timeout: Duration,
     /// A connection that hears nothing for so long is dead; default 3 s. The smaller of both sides' values holds.
@@ -106,9 +129,18 @@ impl Default for Limits {
             peer_frame_bytes_max: 16 << 20,
             service_frame_bytes_max: 8 << 20,
             connections_max: 1024,
+            connections_per_certificate_max: 256,
+            streams_max: 4096,
+            streams_per_certificate_max: 1024,
             streams_per_connection_max: 256,
+            handshakes_max: 256,
+            handshakes_per_address_max: 128,
+            received: BudgetLimits { connection: 64 << 10, certificate: 80 << 20, all: 160 << 20 },
+            unsent: BudgetLimits { connection: 64 << 10, certificate: 32 << 20, all: 64 << 20 },
             services_waiting_max: 1024,
             handshake_timeout: Duration::from_secs(5),
+            frame_timeout: Duration::from_secs(10),
+            unread_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(2),
             idle_timeout: Duration::from_secs(3),
             keep_alive: Duration::from_millis(500),

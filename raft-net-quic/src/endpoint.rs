@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use raft_core::NodeId;
 use tokio::sync::{mpsc, watch};
 
+use crate::accounts::{Accounts, Load};
 use crate::config::{EndpointConfig, Limits, PeerAddress};
+use crate::door::Door;
 use crate::error::{CloseCode, NetError};
 use crate::identity::{ClusterId, PeerIdentity};
 use crate::link::Dialer;
@@ -17,6 +18,7 @@ use crate::pki::Identity;
 use crate::reset::ResetKeys;
 use crate::service::ServiceStream;
 use crate::transport::{PeerTable, Peers, QuicTransport};
+use crate::untrusted::Throttle;
 use crate::{accept, tls, tuning};
 
 /// How long the others have to learn that this node is closing.
@@ -37,7 +39,10 @@ pub(crate) struct Shared {
     pub(crate) services: mpsc::Sender<ServiceStream>,
     waiting: tokio::sync::Mutex<mpsc::Receiver<ServiceStream>>,
     peers: Mutex<Option<Arc<PeerTable>>>,
-    pub(crate) connections: AtomicUsize,
+    pub(crate) accounts: Arc<Accounts>,
+    pub(crate) door: Arc<Door>,
+    /// For lines about refusals.
+    pub(crate) refusals: Throttle,
     /// Becomes true when nothing more is accepted.
     pub(crate) closed: watch::Sender<bool>,
 }
@@ -79,6 +84,7 @@ impl Endpoint {
         let quinn = tuning::open(socket, Some(server), Some(resets))
             .map_err(|source| NetError::Bind { address: listen, source })?;
         let (services, waiting) = mpsc::channel(limits.services_waiting_max.max(1));
+        let (accounts, door) = (Accounts::new(&limits), Door::new(&limits));
         let dialer = Arc::new(Dialer {
             quinn: quinn.clone(),
             config: RwLock::new(client),
@@ -92,7 +98,9 @@ impl Endpoint {
             services,
             waiting: tokio::sync::Mutex::new(waiting),
             peers: Mutex::default(),
-            connections: AtomicUsize::new(0),
+            accounts,
+            door,
+            refusals: Throttle::default(),
             closed: watch::Sender::new(false),
         });
         tokio::spawn(accept::run(Arc::clone(&shared)));
@@ -105,6 +113,11 @@ impl Endpoint {
     /// Never: the socket is open as long as this is.
     pub fn local_addr(&self) -> SocketAddr {
         self.shared.dialer.quinn.local_addr().unwrap_or_else(|_| ([0, 0, 0, 0], 0).into())
+    }
+
+    /// What clients have open here, and how much of its budgets they use ([`Limits::received`], [`Limits::unsent`]).
+    pub fn load(&self) -> Load {
+        self.shared.accounts.load()
     }
 
     /// The transport for the driver, with its first peers; itself among them is ignored. To be made once: a later one takes the

@@ -8,6 +8,7 @@ use quinn::{ConnectionError, VarInt};
 use raft_core::NodeId;
 
 use crate::identity::{ClusterId, IdentityFault, PeerIdentity};
+use crate::untrusted::Untrusted;
 use crate::wire::WireError;
 
 /// A failure of the network layer: what happened, to what, and what to do about it.
@@ -108,6 +109,14 @@ pub enum NetError {
         /// Why.
         reason: String,
     },
+    /// The other side may be here, but there is no place for it now.
+    #[error("there is no place for {peer}: {reason}")]
+    Crowded {
+        /// Who.
+        peer: PeerIdentity,
+        /// Why.
+        reason: String,
+    },
     /// Something took longer than allowed.
     #[error("{what} took longer than {limit:?}")]
     TimedOut {
@@ -150,6 +159,7 @@ impl NetError {
         match self {
             NetError::Resolve { .. }
             | NetError::Unreachable { .. }
+            | NetError::Crowded { .. }
             | NetError::TimedOut { .. }
             | NetError::ConnectionLost { .. }
             | NetError::StreamCut { .. } => true,
@@ -287,7 +297,7 @@ pub(crate) fn lost(by: &str, error: &ConnectionError) -> NetError {
             }
         }
         ConnectionError::LocallyClosed => NetError::Closed,
-        other => NetError::ConnectionLost { reason: format!("{by}: {other}") },
+        other => NetError::ConnectionLost { reason: format!("{by}: {}", in_words(other)) },
     }
 }
 
@@ -296,7 +306,7 @@ pub(crate) fn dial_failure(node: NodeId, address: &str, error: &ConnectionError)
     match error {
         // Our own TLS refused the server: its words are in the reason.
         ConnectionError::TransportError(fault) if alert(fault.code.into()).is_some() => {
-            let reason = fault.reason.clone();
+            let reason = text(fault.reason.as_bytes());
             if alert(fault.code.into()) == Some(ALERT_BAD_CERTIFICATE) {
                 NetError::WrongNode { expected: node, address: address.into(), reason }
             } else {
@@ -304,13 +314,18 @@ pub(crate) fn dial_failure(node: NodeId, address: &str, error: &ConnectionError)
             }
         }
         ConnectionError::TimedOut | ConnectionError::Reset | ConnectionError::VersionMismatch => {
-            NetError::Unreachable { node, address: address.into(), reason: error.to_string() }
+            NetError::Unreachable { node, address: address.into(), reason: in_words(error) }
         }
         ConnectionError::ConnectionClosed(close) if alert(close.error_code.into()).is_none() => {
-            NetError::Unreachable { node, address: address.into(), reason: error.to_string() }
+            NetError::Unreachable { node, address: address.into(), reason: in_words(error) }
         }
         other => lost(&format!("node {node} at {address}"), other),
     }
+}
+
+/// An error's words may end in the other side's.
+fn in_words(error: &ConnectionError) -> String {
+    Untrusted(&error.to_string()).to_string()
 }
 
 const ALERT_BAD_CERTIFICATE: u8 = 42;
@@ -333,5 +348,40 @@ fn alert_meaning(alert: u8) -> &'static str {
 }
 
 fn text(reason: &[u8]) -> String {
-    String::from_utf8_lossy(&reason[..reason.len().min(512)]).into_owned()
+    Untrusted::bytes(reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use quinn::{ApplicationClose, ConnectionClose, TransportErrorCode};
+
+    use super::*;
+
+    /// Anybody can end a handshake with an alert of their own words, without any certificate.
+    #[test]
+    fn an_alert_with_a_line_break_and_an_escape_sequence_forges_no_line() {
+        let reason =
+            Bytes::from_static(b"bye\n2026-12-01 ERROR \x1b[31mthe disk has failed\x1b[0m");
+        let alert = ConnectionClose {
+            error_code: TransportErrorCode::crypto(42),
+            frame_type: None,
+            reason: reason.clone(),
+        };
+        let plain = ConnectionClose { error_code: TransportErrorCode::NO_ERROR, ..alert.clone() };
+        let close = ApplicationClose { error_code: VarInt::from_u32(3), reason };
+        for error in [
+            ConnectionError::ConnectionClosed(alert),
+            ConnectionError::ConnectionClosed(plain),
+            ConnectionError::ApplicationClosed(close),
+        ] {
+            for told in [
+                lost("127.0.0.1:1", &error).to_string(),
+                dial_failure(NodeId(1), "a:1", &error).to_string(),
+            ] {
+                assert!(told.contains("ERROR"), "{told:?}");
+                assert!(!told.contains(|c: char| c.is_control()), "{told:?}");
+            }
+        }
+    }
 }

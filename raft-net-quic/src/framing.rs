@@ -14,9 +14,15 @@ pub(crate) const PREFIX_BYTES: usize = 4;
 const COPY_BELOW: usize = 16 << 10;
 
 /// Collects received pieces and gives out whole frames.
+///
+/// What is left over when no whole frame is here is copied together: a piece keeps the whole datagram that it came in alive, which may be a
+/// thousand times its size. So what an unfinished frame takes is at most twice of what has arrived of it, whatever it claims to become.
 #[derive(Debug)]
 pub(crate) struct Assembler {
+    /// The beginning of the frame that comes next; of what has arrived, the first.
+    begun: Vec<u8>,
     pieces: VecDeque<Bytes>,
+    /// In the pieces.
     bytes: usize,
     frame_bytes_max: usize,
     /// The length of the frame that comes next, once its prefix is here.
@@ -25,7 +31,8 @@ pub(crate) struct Assembler {
 
 impl Assembler {
     pub(crate) fn new(frame_bytes_max: usize) -> Assembler {
-        Assembler { pieces: VecDeque::new(), bytes: 0, frame_bytes_max, next: None }
+        let (begun, pieces) = (Vec::new(), VecDeque::new());
+        Assembler { begun, pieces, bytes: 0, frame_bytes_max, next: None }
     }
 
     /// Adds what was received.
@@ -38,36 +45,66 @@ impl Assembler {
 
     /// Whether the stream may end here: nothing is left over.
     pub(crate) fn is_empty(&self) -> bool {
-        self.bytes == 0 && self.next.is_none()
+        self.bytes == 0 && self.begun.is_empty() && self.next.is_none()
     }
 
-    /// The next whole frame, if it is here. Allocates at most the frame's length, and only once all of it has arrived.
+    /// What the memory of an unfinished frame is at most, in bytes.
+    #[cfg(test)]
+    fn kept_bytes(&self) -> usize {
+        self.begun.capacity() + self.bytes
+    }
+
+    /// The next whole frame, if it is here. Allocates no more than has arrived, rounded up to a power of two. After an error there is nothing
+    /// but that error.
     pub(crate) fn pop(&mut self) -> Result<Option<Bytes>, NetError> {
         let length = match self.next {
             Some(length) => length,
-            None if self.bytes < PREFIX_BYTES => return Ok(None),
+            None if self.begun.len() + self.bytes < PREFIX_BYTES => {
+                self.set_aside();
+                return Ok(None);
+            }
             None => {
                 let mut prefix = [0; PREFIX_BYTES];
-                self.copy_out(&mut prefix);
-                let length = u32::from_le_bytes(prefix) as usize;
-                if length > self.frame_bytes_max {
-                    return Err(NetError::FrameTooLarge {
-                        bytes: length,
-                        max: self.frame_bytes_max,
-                    });
-                }
-                self.next = Some(length);
-                length
+                let begun = std::mem::take(&mut self.begun);
+                prefix[..begun.len()].copy_from_slice(&begun);
+                self.copy_out(&mut prefix[begun.len()..]);
+                *self.next.insert(u32::from_le_bytes(prefix) as usize)
             }
         };
-        if self.bytes < length {
+        if length > self.frame_bytes_max {
+            return Err(NetError::FrameTooLarge { bytes: length, max: self.frame_bytes_max });
+        }
+        if self.begun.len() + self.bytes < length {
+            self.set_aside();
             return Ok(None);
         }
         self.next = None;
         Ok(Some(self.take(length)))
     }
 
+    /// Copies the pieces to what has begun. The bytes are at most a frame's, or less than a prefix's.
+    fn set_aside(&mut self) {
+        let length = self.next.unwrap_or(PREFIX_BYTES);
+        let needed = self.begun.len() + self.bytes;
+        if needed > self.begun.capacity() {
+            let capacity = needed.checked_next_power_of_two().unwrap_or(needed).min(length);
+            self.begun.reserve_exact(capacity.max(needed) - self.begun.len());
+        }
+        for piece in self.pieces.drain(..) {
+            self.begun.extend_from_slice(&piece);
+        }
+        self.bytes = 0;
+    }
+
     fn take(&mut self, length: usize) -> Bytes {
+        if !self.begun.is_empty() {
+            let begun = self.begun.len();
+            let mut frame = std::mem::take(&mut self.begun);
+            frame.reserve_exact(length - begun);
+            frame.resize(length, 0);
+            self.copy_out(&mut frame[begun..]);
+            return Bytes::from(frame);
+        }
         if length >= COPY_BELOW && self.pieces.front().is_some_and(|piece| piece.len() >= length) {
             let piece = &mut self.pieces[0];
             let frame = piece.split_to(length);
@@ -187,9 +224,29 @@ mod tests {
     }
 
     #[test]
-    fn an_oversize_frame_is_refused_by_its_prefix_alone() {
+    fn an_oversize_frame_is_refused_by_its_prefix_alone_and_nothing_after_it_is_read() {
         let mut assembler = Assembler::new(100);
-        assembler.push(Bytes::from_static(&[101, 0, 0, 0]));
-        assert!(matches!(assembler.pop(), Err(NetError::FrameTooLarge { bytes: 101, max: 100 })));
+        assembler.push(Bytes::from_static(&[101, 0, 0, 0, 1, 0, 0, 0, 7]));
+        for _ in 0..2 {
+            let popped = assembler.pop();
+            assert!(matches!(popped, Err(NetError::FrameTooLarge { bytes: 101, max: 100 })));
+        }
+    }
+
+    /// A frame that claims 4 GiB where that is allowed, and one that dribbles in: memory follows what has arrived.
+    #[test]
+    fn an_unfinished_frame_takes_twice_of_what_has_arrived_at_most() {
+        let mut assembler = Assembler::new(usize::MAX);
+        assembler.push(Bytes::from_static(&[0xff; PREFIX_BYTES]));
+        assert!(assembler.pop().unwrap().is_none());
+        assert_eq!(assembler.kept_bytes(), 0, "nothing of it is here");
+        for arrived in 1..10_000 {
+            // One byte, in a datagram of many.
+            let datagram = Bytes::from(vec![arrived as u8; 1_500]);
+            assembler.push(datagram.slice(7..8));
+            assert!(assembler.pop().unwrap().is_none());
+            assert!(assembler.kept_bytes() <= 2 * arrived, "{arrived}");
+            assert!(assembler.pieces.is_empty());
+        }
     }
 }

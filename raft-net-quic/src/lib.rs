@@ -11,9 +11,12 @@
 mod accept;
 #[cfg(test)]
 mod accept_tests;
+mod accounts;
 mod backoff;
+mod budget;
 mod client;
 mod config;
+mod door;
 mod endpoint;
 mod error;
 mod framing;
@@ -26,15 +29,21 @@ mod reset;
 mod service;
 #[cfg(unix)]
 mod socket;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod tls;
 mod transport;
 mod tuning;
+mod untrusted;
 pub mod wire;
 
+pub use accounts::{Load, Owner};
+pub use budget::{Budget, BudgetLimits, Held};
 pub use client::ClientEndpoint;
 pub use config::{EndpointConfig, Limits, PeerAddress, QueueLimits};
 pub use endpoint::Endpoint;
 pub use error::{CloseCode, NetError};
 pub use identity::{BadClusterId, ClusterId, IdentityFault, PeerIdentity};
-pub use service::{FrameReader, FrameWriter, ServiceStream};
+pub use service::{FrameReader, FrameWriter, HeldFrame, ServiceStream};
 pub use transport::{Peers, QuicTransport};
+pub use untrusted::{Throttle, Untrusted};

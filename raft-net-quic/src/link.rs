@@ -1,6 +1,7 @@
 //! The way to one peer: the queues of what it is to get, and the task that keeps a connection to it and writes them. Each node dials for
 //! what it sends itself, so there is one connection per direction, and neither side has to agree on which one survives.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -51,6 +52,8 @@ const LASTING: Duration = Duration::from_millis(500);
 pub(crate) struct Link {
     node: NodeId,
     address: Mutex<PeerAddress>,
+    /// Where it was when it was dialed last.
+    resolved: Mutex<Option<SocketAddr>>,
     control: Queue,
     append: Queue,
     bulk: Queue,
@@ -76,6 +79,7 @@ impl Link {
         Link {
             node,
             address: Mutex::new(address),
+            resolved: Mutex::default(),
             control: Queue::new(limits.control_queue, WhenFull::DropOldest),
             append: Queue::new(limits.append_queue, WhenFull::DropNewest),
             bulk: Queue::new(limits.bulk_queue, WhenFull::DropNewest),
@@ -173,6 +177,13 @@ impl Link {
         self.address.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 
+    /// Whether it was there when it was dialed last.
+    pub(crate) fn was_reached_at(&self, address: SocketAddr) -> bool {
+        let canonical = |at: SocketAddr| (at.ip().to_canonical(), at.port());
+        let resolved = *self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
+        resolved.is_some_and(|resolved| canonical(resolved) == canonical(address))
+    }
+
     /// Tells the core of dropped appends; apart from everything else, because the inbox may make it wait.
     pub(crate) async fn report(self: Arc<Self>, inbox: Inbox) {
         loop {
@@ -191,6 +202,8 @@ impl Link {
         loop {
             match self.connect(&dialer, own).await {
                 Ok((connection, welcome)) => {
+                    let at = Some(connection.remote_address());
+                    *self.resolved.lock().unwrap_or_else(PoisonError::into_inner) = at;
                     let peer = self.node;
                     info!(%peer, address = %connection.remote_address(), "connected to peer");
                     told = false;

@@ -13,6 +13,11 @@ use crate::pki::provider;
 /// The application protocol. A change that old versions could not even say hello through gets a new name.
 const ALPN: &[u8] = b"raft/1";
 
+/// How many first packets may wait to be looked at; they are within a moment.
+const INCOMING_MAX: usize = 1024;
+/// What may arrive of a connection before it is accepted: a first flight or two.
+const INCOMING_BYTES: u64 = 64 << 10;
+
 /// The configuration of the dialing side.
 pub(crate) fn client(
     identity: &Identity,
@@ -51,7 +56,11 @@ pub(crate) fn server(
     config.send_tls13_tickets = 0;
     let config = QuicServerConfig::try_from(config).map_err(|error| failed(&error))?;
     let mut server = ServerConfig::with_crypto(Arc::new(config));
-    server.transport_config(transport);
+    server
+        .transport_config(transport)
+        .max_incoming(INCOMING_MAX)
+        .incoming_buffer_size(INCOMING_BYTES)
+        .incoming_buffer_size_total(INCOMING_BYTES * 64);
     Ok(server)
 }
 

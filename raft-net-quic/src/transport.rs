@@ -1,6 +1,7 @@
 //! [`raft_node::Transport`] over the links. Called by the driver's task, so nothing here waits.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use raft_core::{NodeId, StoreStamp};
@@ -175,6 +176,11 @@ impl PeerTable {
                 Admission::Admitted(Arc::clone(&running.link), started.inbox.clone())
             }
         }
+    }
+
+    /// Whether a peer was last reached at this address, which is also what it dials from.
+    pub(crate) fn is_address_of_peer(&self, address: SocketAddr) -> bool {
+        self.lock().links.values().any(|running| running.link.was_reached_at(address))
     }
 
     fn start(&self, inbox: Inbox, own: StoreStamp, runtime: Handle) {

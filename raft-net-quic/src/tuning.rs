@@ -35,8 +35,9 @@ const STREAM_WINDOW: u32 = 8 << 20;
 /// from another. On the sending side the same holds for the send window, since no stream can buffer more than its own window.
 const PEER_WINDOW: u32 = 4 * STREAM_WINDOW;
 
-/// What a client's connection may have under way until it is known to be a peer's.
-const CLIENT_WINDOW: u32 = STREAM_WINDOW;
+/// What a connection may have under way until it is known whose it is: enough for a hello. A client's then grows with what there is for it
+/// (see `accounts`).
+const UNKNOWN_WINDOW: u32 = 64 << 10;
 
 /// How many one-way streams a peer may have open: one for each class, and those of a predecessor that are being closed.
 pub(crate) const PEER_STREAMS_MAX: u32 = 8;
@@ -73,7 +74,8 @@ fn base(limits: &Limits) -> TransportConfig {
 pub(crate) fn accepting(limits: &Limits) -> Arc<TransportConfig> {
     let mut config = base(limits);
     config
-        .receive_window(VarInt::from_u32(CLIENT_WINDOW))
+        .receive_window(VarInt::from_u32(UNKNOWN_WINDOW))
+        .send_window(u64::from(UNKNOWN_WINDOW))
         .max_concurrent_bidi_streams(VarInt::from_u32(limits.streams_per_connection_max));
     Arc::new(config)
 }
@@ -94,6 +96,8 @@ fn dialing_base(limits: &Limits) -> TransportConfig {
 /// Once the other side is known to be a peer, it gets a peer's windows and streams.
 pub(crate) fn promote_to_peer(connection: &quinn::Connection) {
     connection.set_receive_window(VarInt::from_u32(PEER_WINDOW));
+    // What it asks as a client of services is answered here too.
+    connection.set_send_window(u64::from(STREAM_WINDOW));
     connection.set_max_concurrent_uni_streams(VarInt::from_u32(PEER_STREAMS_MAX));
 }
 

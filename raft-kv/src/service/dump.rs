@@ -1,13 +1,14 @@
 //! Everything, as of one moment: a checkpoint made now, read at leisure on a thread of its own while writes go on.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use raft_node::CheckpointFailed;
 use tokio::sync::mpsc;
 
 use super::Shared;
-use super::frame::Out;
+use super::frame::{Out, reply_bytes};
 use crate::protocol::{Fault, Reply, ReplyBody};
 use crate::query::{Answer, KeyRecord, Query};
 use crate::snapshot::SnapshotRecords;
@@ -19,14 +20,58 @@ const CHUNKS_AHEAD: usize = 2;
 
 type Chunk = Result<Vec<KeyRecord>, Fault>;
 
+/// The dumps that are under way, by certificate: no one may have more than half of them, so that a reader that has gone to sleep keeps
+/// nobody else from a backup.
+pub(super) struct Dumps {
+    max: usize,
+    running: Mutex<BTreeMap<u64, usize>>,
+}
+
+impl Dumps {
+    pub(super) fn new(max: usize) -> Dumps {
+        Dumps { max, running: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, usize>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self, certificate: u64) -> Option<Running<'_>> {
+        let mut running = self.lock();
+        let all: usize = running.values().sum();
+        let own = running.get(&certificate).copied().unwrap_or_default();
+        if all >= self.max || own >= self.max.div_ceil(2) {
+            return None;
+        }
+        running.insert(certificate, own + 1);
+        Some(Running { dumps: self, certificate })
+    }
+}
+
+/// A dump that is under way, until this is dropped.
+struct Running<'a> {
+    dumps: &'a Dumps,
+    certificate: u64,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let mut running = self.dumps.lock();
+        match running.get_mut(&self.certificate) {
+            Some(own) if *own > 1 => *own -= 1,
+            _ => drop(running.remove(&self.certificate)),
+        }
+    }
+}
+
 /// Answers one dump request with as many replies as it takes.
 pub(super) async fn run(shared: Arc<Shared>, id: u64, start: Bytes, out: Out) {
-    let result = match Arc::clone(&shared.dumps).try_acquire_owned() {
-        Ok(_permit) => stream(&shared, id, start, &out).await,
-        Err(_) => Err(Fault::Busy),
+    let result = match shared.dumps.begin(out.owner.certificate()) {
+        Some(_running) => stream(&shared, id, start, &out).await,
+        None => Err(Fault::Busy),
     };
     if let Err(fault) = result {
-        out.send(vec![Reply { id, body: ReplyBody::Failed(fault) }]).await;
+        out.fail([id].into_iter(), &fault).await;
     }
 }
 
@@ -39,13 +84,15 @@ async fn stream(shared: &Shared, id: u64, start: Bytes, out: &Out) -> Result<(),
             return Ok(());
         }
         let body = ReplyBody::Page { records: chunk?, has_more: true };
-        out.send(vec![Reply { id, body }]).await;
+        let held = out.owner.unsent().take(reply_bytes(&body)).await;
+        out.send(vec![Reply { id, body }], held).await;
     }
     if reading.await.is_err() {
         return Err(Fault::Failed { why: "reading the checkpoint panicked".into() });
     }
     let body = ReplyBody::Page { records: Vec::new(), has_more: false };
-    out.send(vec![Reply { id, body }]).await;
+    let held = out.owner.unsent().take(reply_bytes(&body)).await;
+    out.send(vec![Reply { id, body }], held).await;
     Ok(())
 }
 

@@ -6,18 +6,33 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use raft_core::NodeId;
+use raft_net_quic::{Held, Owner};
 use raft_node::{ProposeError, ReadFailed};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+use super::fair::Pass;
 use super::stream::Done;
 use super::{Shared, dump};
 use crate::command::Command;
 use crate::limits::check_key;
 use crate::protocol::{Fault, NodeReport, PeerReport, Reply, ReplyBody, Request, RequestBody};
-use crate::query::{Answer, Query};
+use crate::query::{Answer, KeyRecord, Query};
 
+/// How many gets are answered at a time.
+const GETS_AT_ONCE: usize = 1024;
 /// How many ranges are answered at a time: a page holds many records, and all of them wait in memory until they are written.
-const RANGES_AT_ONCE: usize = 16;
+const RANGES_AT_ONCE: usize = 4;
+/// How many statuses are answered at a time.
+const STATUSES_AT_ONCE: usize = 16;
+/// About what an answer takes in memory beside what it holds, and as much again for its bytes on the way out.
+const REPLY_BYTES: usize = 128;
+/// What a page takes at most: its keys and values, and what its records take beside them.
+const PAGE_BYTES: usize = Query::PAGE_BYTES_MAX + Query::PAGE_RECORDS_MAX as usize * RECORD_BYTES;
+const RECORD_BYTES: usize = 96;
+/// What a status takes, but for its texts.
+const STATUS_BYTES: usize = 1 << 10;
+/// What a get costs the node, counted as bytes of an answer.
+const GET_COST: usize = 256;
 /// How long a status waits for the driver to explain itself: less than a client waits for the status.
 const EXPLAIN_TIMEOUT: Duration = Duration::from_millis(250);
 
@@ -79,29 +94,17 @@ impl Parts {
     }
 
     /// The work, to be polled in this order.
-    pub(super) fn into_work(
-        self,
-        shared: &Arc<Shared>,
-        done: &mpsc::Sender<Done>,
-        room: &Arc<OwnedSemaphorePermit>,
-    ) -> Vec<Work> {
-        let Parts { commands, reads, mut ranges, statuses, dumps, refused } = self;
-        let out = Out { done: done.clone(), room: Arc::clone(room) };
+    pub(super) fn into_work(self, shared: &Arc<Shared>, out: &Out) -> Vec<Work> {
+        let Parts { commands, reads, ranges, statuses, dumps, refused } = self;
         let mut work: Vec<Work> = Vec::new();
         if !commands.is_empty() {
             work.push(Box::pin(propose(Arc::clone(shared), commands, out.clone())));
         }
         if !reads.is_empty() {
-            let shared = Arc::clone(shared);
-            work.push(Box::pin(read(shared, vec![reads], out.clone())));
+            work.push(Box::pin(read(Arc::clone(shared), reads, out.clone())));
         }
         if !ranges.is_empty() {
-            let mut batches = Vec::new();
-            while !ranges.is_empty() {
-                let rest = ranges.split_off(ranges.len().min(RANGES_AT_ONCE));
-                batches.push(std::mem::replace(&mut ranges, rest));
-            }
-            work.push(Box::pin(read(Arc::clone(shared), batches, out.clone())));
+            work.push(Box::pin(read_ranges(Arc::clone(shared), ranges, out.clone())));
         }
         if !statuses.is_empty() {
             work.push(Box::pin(tell_status(Arc::clone(shared), statuses, out.clone())));
@@ -110,10 +113,36 @@ impl Parts {
             work.push(Box::pin(dump::run(Arc::clone(shared), id, start, out.clone())));
         }
         if !refused.is_empty() {
-            work.push(Box::pin(async move { out.send(refused).await }));
+            let out = out.clone();
+            work.push(Box::pin(async move {
+                let bytes = refused.iter().map(|reply| reply_bytes(&reply.body)).sum();
+                let held = out.owner.unsent().take(bytes).await;
+                out.send(refused, held).await;
+            }));
         }
         work
     }
+}
+
+/// About what an answer takes until it is sent.
+pub(super) fn reply_bytes(body: &ReplyBody) -> usize {
+    REPLY_BYTES
+        + match body {
+            ReplyBody::Value(record) => record.as_ref().map_or(0, |record| record.value.len()),
+            ReplyBody::Page { records, .. } => {
+                let bytes = |one: &KeyRecord| one.key.len() + one.record.value.len();
+                records.iter().map(|one| bytes(one) + RECORD_BYTES).sum()
+            }
+            ReplyBody::Status(report) => report_bytes(report),
+            ReplyBody::Failed(_) => REPLY_BYTES,
+            ReplyBody::Response(_) | ReplyBody::Stats(_) => 0,
+        }
+}
+
+fn report_bytes(report: &NodeReport) -> usize {
+    let texts = [&report.failure, &report.suspicion, &report.explanation];
+    let texts: usize = texts.into_iter().flatten().map(String::len).sum();
+    STATUS_BYTES + 2 * texts
 }
 
 fn check_command(bytes: &Bytes) -> Result<(), Fault> {
@@ -126,56 +155,107 @@ fn check_command(bytes: &Bytes) -> Result<(), Fault> {
     }
 }
 
-/// Where replies go.
+/// Where replies go, and whose they are.
 #[derive(Clone)]
 pub(super) struct Out {
-    done: mpsc::Sender<Done>,
-    room: Arc<OwnedSemaphorePermit>,
+    pub(super) done: mpsc::Sender<Done>,
+    pub(super) slot: Arc<Slot>,
+    pub(super) owner: Owner,
+}
+
+/// What a frame takes until the last of its answers is out.
+pub(super) struct Slot {
+    pub(super) _permit: OwnedSemaphorePermit,
+    pub(super) _held: Held,
 }
 
 impl Out {
     /// Whoever is not there any more gets no reply.
-    pub(super) async fn send(&self, replies: Vec<Reply>) {
-        let _ = self.done.send(Done { replies, _room: Arc::clone(&self.room) }).await;
+    pub(super) async fn send(&self, replies: Vec<Reply>, held: Held) {
+        let _ = self.done.send(Done { replies, held, _slot: Arc::clone(&self.slot) }).await;
     }
 
     pub(super) fn is_closed(&self) -> bool {
         self.done.is_closed()
     }
 
-    async fn fail(&self, ids: impl Iterator<Item = u64>, fault: &Fault) {
-        self.send(ids.map(|id| Reply { id, body: ReplyBody::Failed(fault.clone()) }).collect())
-            .await;
+    pub(super) async fn fail(&self, ids: impl ExactSizeIterator<Item = u64>, fault: &Fault) {
+        let held = self.owner.unsent().take(ids.len() * 2 * REPLY_BYTES).await;
+        let failed = |id| Reply { id, body: ReplyBody::Failed(fault.clone()) };
+        self.send(ids.map(failed).collect(), held).await;
+    }
+
+    /// Answers with what there is room for; the rest is to be asked for again, when the client has taken some of what it has.
+    async fn answer(&self, ids: Vec<u64>, bodies: impl Iterator<Item = ReplyBody>, mut held: Held) {
+        let mut left = held.bytes();
+        let answer = |(id, body): (u64, ReplyBody)| {
+            let bytes = reply_bytes(&body);
+            let is_there = bytes <= left || held.try_grow(bytes - left);
+            left = if is_there { left.saturating_sub(bytes) } else { left };
+            Reply { id, body: if is_there { body } else { ReplyBody::Failed(Fault::Busy) } }
+        };
+        let replies: Vec<Reply> = ids.into_iter().zip(bodies).map(answer).collect();
+        // What was set apart and not needed is given back at once.
+        drop(held.split(left));
+        self.send(replies, held).await;
     }
 }
 
 async fn propose(shared: Arc<Shared>, batches: Vec<(Vec<u64>, Vec<Bytes>)>, out: Out) {
     for (ids, commands) in batches {
-        match shared.node.propose_batch(commands).await {
+        // First of all: who does not read its answers is not served further.
+        let held = out.owner.unsent().take(ids.len() * REPLY_BYTES).await;
+        let cost = commands.iter().map(|command| command.len() + 64).sum();
+        let pass = shared.proposals.pass(&out.owner, cost).await;
+        let result = shared.node.propose_batch(commands).await;
+        drop(pass);
+        match result {
             Ok(responses) => {
-                let bodies = responses.into_iter().map(ReplyBody::Response);
-                out.send(
-                    ids.into_iter().zip(bodies).map(|(id, body)| Reply { id, body }).collect(),
-                )
-                .await;
+                out.answer(ids, responses.into_iter().map(ReplyBody::Response), held).await;
             }
-            Err(error) => out.fail(ids.into_iter(), &shared.propose_fault(error)).await,
+            Err(error) => {
+                drop(held);
+                out.fail(ids.into_iter(), &shared.propose_fault(error)).await;
+            }
         }
     }
 }
 
-async fn read(shared: Arc<Shared>, batches: Vec<Vec<(u64, Query)>>, out: Out) {
-    for batch in batches {
-        let (ids, queries): (Vec<u64>, Vec<Query>) = batch.into_iter().unzip();
-        match shared.node.read_batch(queries).await {
-            Ok(answers) => {
-                let bodies = answers.into_iter().map(answered);
-                out.send(
-                    ids.into_iter().zip(bodies).map(|(id, body)| Reply { id, body }).collect(),
-                )
-                .await;
-            }
-            Err(error) => out.fail(ids.into_iter(), &shared.read_fault(error)).await,
+async fn read(shared: Arc<Shared>, mut gets: Vec<(u64, Query)>, out: Out) {
+    while !gets.is_empty() {
+        let rest = gets.split_off(gets.len().min(GETS_AT_ONCE));
+        let batch = std::mem::replace(&mut gets, rest);
+        let held = out.owner.unsent().take(batch.len() * REPLY_BYTES).await;
+        if out.is_closed() {
+            return;
+        }
+        let pass = shared.reads.pass(&out.owner, batch.len() * GET_COST).await;
+        read_batch(&shared, batch, &out, held, pass).await;
+    }
+}
+
+async fn read_ranges(shared: Arc<Shared>, mut ranges: Vec<(u64, Query)>, out: Out) {
+    while !ranges.is_empty() {
+        let rest = ranges.split_off(ranges.len().min(RANGES_AT_ONCE));
+        let batch = std::mem::replace(&mut ranges, rest);
+        let held = out.owner.unsent().take(batch.len() * PAGE_BYTES).await;
+        if out.is_closed() {
+            return;
+        }
+        let pass = shared.reads.pass(&out.owner, batch.len() * Query::PAGE_BYTES_MAX).await;
+        read_batch(&shared, batch, &out, held, pass).await;
+    }
+}
+
+async fn read_batch(shared: &Shared, batch: Vec<(u64, Query)>, out: &Out, held: Held, pass: Pass) {
+    let (ids, queries): (Vec<u64>, Vec<Query>) = batch.into_iter().unzip();
+    let result = shared.node.read_batch(queries).await;
+    drop(pass);
+    match result {
+        Ok(answers) => out.answer(ids, answers.into_iter().map(answered), held).await,
+        Err(error) => {
+            drop(held);
+            out.fail(ids.into_iter(), &shared.read_fault(error)).await;
         }
     }
 }
@@ -193,10 +273,18 @@ fn answered(answer: Answer) -> ReplyBody {
 }
 
 async fn tell_status(shared: Arc<Shared>, ids: Vec<u64>, out: Out) {
-    let report = Box::new(shared.report().await);
-    let replies =
-        ids.into_iter().map(|id| Reply { id, body: ReplyBody::Status(report.clone()) }).collect();
-    out.send(replies).await;
+    for ids in ids.chunks(STATUSES_AT_ONCE) {
+        let bytes = ids.len() * (REPLY_BYTES + STATUS_BYTES);
+        let held = out.owner.unsent().take(bytes).await;
+        if out.is_closed() {
+            return;
+        }
+        let pass = shared.reads.pass(&out.owner, bytes).await;
+        let report = Box::new(shared.report().await);
+        drop(pass);
+        let bodies = ids.iter().map(|_| ReplyBody::Status(report.clone()));
+        out.answer(ids.to_vec(), bodies, held).await;
+    }
 }
 
 impl Shared {

@@ -5,18 +5,23 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::Bytes;
-use raft_net_quic::{FrameReader, FrameWriter, NetError, ServiceStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use raft_net_quic::{FrameReader, FrameWriter, Held, HeldFrame, NetError, Owner, ServiceStream};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::Shared;
-use super::frame::Parts;
-use crate::protocol::{FrameBuilder, Reply, decode_requests};
+use super::frame::{Out, Parts, Slot};
+use crate::protocol::{FrameBuilder, Reply, decode_requests, items_in};
 
-/// Replies that are ready, and the room that their frame takes until they are out.
+/// Replies that are ready, and what they and their frame's requests take until they are out.
 pub(super) struct Done {
     pub(super) replies: Vec<Reply>,
-    pub(super) _room: Arc<OwnedSemaphorePermit>,
+    pub(super) held: Held,
+    pub(super) _slot: Arc<Slot>,
 }
+
+/// What a frame takes while it is worked on, beside its bytes; and what each of its requests does.
+const FRAME_COST: usize = 1 << 10;
+const REQUEST_COST: usize = 128;
 
 /// How many finished parts may wait for the writer.
 const DONE_MAX: usize = 256;
@@ -31,12 +36,12 @@ pub(super) async fn run(
     shared: Arc<Shared>,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let peer = stream.peer.to_string();
+    let (peer, owner) = (stream.peer.to_string(), stream.owner.clone());
     let (reader, writer) = stream.split();
     let (done, finished) = mpsc::channel(DONE_MAX);
     let mut writing = tokio::spawn(write(writer, finished));
     let result = tokio::select! {
-        result = read(reader, &shared, &done) => result,
+        result = read(reader, &owner, &shared, &done) => result,
         // The client is gone, or reads no more.
         _ = &mut writing => return,
         _ = stopping.wait_for(|stop| *stop) => Ok(()),
@@ -52,23 +57,31 @@ pub(super) async fn run(
 /// Reads frames and sets their work going, as long as there is room.
 async fn read(
     mut reader: FrameReader,
+    owner: &Owner,
     shared: &Arc<Shared>,
     done: &mpsc::Sender<Done>,
 ) -> Result<(), NetError> {
-    let room = Room::new(shared);
+    let slots = Arc::new(Semaphore::new(shared.options.frames_in_flight_max.max(1) as usize));
     let mut frames = Vec::new();
-    while reader.next_batch(&mut frames).await? {
-        for frame in frames.drain(..) {
-            let Some(permit) = room.take(frame.len()).await else { return Ok(()) };
-            let requests = match decode_requests(&frame) {
+    while reader.next_held(&mut frames).await? {
+        for HeldFrame { bytes, mut held } in frames.drain(..) {
+            // Never closed.
+            let Ok(permit) = Arc::clone(&slots).acquire_owned().await else { return Ok(()) };
+            held.grow(FRAME_COST + items_in(&bytes) * REQUEST_COST).await;
+            let requests = match decode_requests(&bytes) {
                 Ok(requests) => requests,
                 Err(error) => {
-                    // What comes after such a frame can not be trusted either.
-                    tracing::warn!(%error, "a client sent a frame that makes no sense; its stream is closed");
+                    // What comes after such a frame cannot be trusted either.
+                    if let Some(more) = shared.nonsense.pass() {
+                        tracing::warn!(%error, more, "a client sent a frame that makes no sense; its stream is closed");
+                    }
                     return Ok(());
                 }
             };
-            start(frame, Parts::of(requests, shared), shared, done, permit).await;
+            let slot = Arc::new(Slot { _permit: permit, _held: held });
+            let out = Out { done: done.clone(), slot, owner: owner.clone() };
+            drop(bytes);
+            start(Parts::of(requests, shared), shared, &out).await;
         }
     }
     Ok(())
@@ -76,41 +89,12 @@ async fn read(
 
 /// Sets the work of a frame going. Each part is polled once right here, so that proposals reach the node in the order of the
 /// frames; a task is made only for what then still waits.
-async fn start(
-    frame: Bytes,
-    parts: Parts,
-    shared: &Arc<Shared>,
-    done: &mpsc::Sender<Done>,
-    permit: OwnedSemaphorePermit,
-) {
-    drop(frame);
-    let room = Arc::new(permit);
-    for mut work in parts.into_work(shared, done, &room) {
+async fn start(parts: Parts, shared: &Arc<Shared>, out: &Out) {
+    for mut work in parts.into_work(shared, out) {
         let first = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await;
         if first.is_pending() {
             tokio::spawn(work);
         }
-    }
-}
-
-/// The bounds on what one client may have under way: one semaphore for both, in units of which every frame takes at least one.
-struct Room {
-    units: Arc<Semaphore>,
-    units_max: u32,
-    unit_bytes: usize,
-}
-
-impl Room {
-    fn new(shared: &Shared) -> Room {
-        let units_max = shared.options.frames_in_flight_max.max(1);
-        let unit_bytes = (shared.options.bytes_in_flight_max / units_max as usize).max(1);
-        Room { units: Arc::new(Semaphore::new(units_max as usize)), units_max, unit_bytes }
-    }
-
-    async fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let units = u32::try_from(bytes.div_ceil(self.unit_bytes)).unwrap_or(u32::MAX);
-        let units = units.clamp(1, self.units_max);
-        Arc::clone(&self.units).acquire_many_owned(units).await.ok()
     }
 }
 
@@ -119,9 +103,13 @@ async fn write(mut writer: FrameWriter, mut finished: mpsc::Receiver<Done>) {
     let mut ready = Vec::new();
     let mut frames = Vec::new();
     let mut frame = FrameBuilder::new();
+    // Given back when the replies are with the transport, whose own windows bound what it keeps.
+    let mut held = Vec::new();
     while finished.recv_many(&mut ready, DONE_MAX).await > 0 {
         for done in ready.drain(..) {
-            for reply in &done.replies {
+            let Done { replies, held: of_replies, _slot: slot } = done;
+            held.push((of_replies, slot));
+            for reply in &replies {
                 frame.push_reply(reply);
                 if frame.len_bytes() >= FRAME_BYTES || frame.is_full() {
                     frames.push(frame.take());
@@ -137,6 +125,7 @@ async fn write(mut writer: FrameWriter, mut finished: mpsc::Receiver<Done>) {
         if send(&mut writer, &mut frames).await.is_err() {
             return;
         }
+        held.clear();
     }
     let _ = writer.finish_and_wait().await;
 }

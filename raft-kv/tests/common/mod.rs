@@ -9,7 +9,7 @@ use raft_kv::client::{Client, ClientConfig};
 use raft_kv::service::{ServiceOptions, serve};
 use raft_kv::{KvMachine, StateFileOptions};
 use raft_net_quic::pki::ClusterCa;
-use raft_net_quic::{ClusterId, Endpoint, EndpointConfig, PeerAddress};
+use raft_net_quic::{ClusterId, Endpoint, EndpointConfig, Limits, PeerAddress};
 use raft_node::testing::MemoryDisk;
 use raft_node::{Node, NodeConfig, NodeHandle};
 use tempfile::TempDir;
@@ -37,6 +37,11 @@ pub(crate) struct Running {
 impl Cluster {
     /// Starts `size` nodes.
     pub(crate) async fn start(size: u64) -> Cluster {
+        Cluster::start_with(size, Limits::default()).await
+    }
+
+    /// Starts `size` nodes whose endpoints have these limits.
+    pub(crate) async fn start_with(size: u64, limits: Limits) -> Cluster {
         let id = ClusterId::random().unwrap();
         let ca = ClusterCa::generate(id).unwrap();
         let folder = TempDir::new().unwrap();
@@ -44,7 +49,9 @@ impl Cluster {
         let bind = |node: NodeId| {
             let identity = ca.issue_node(node, &[]).unwrap();
             let listen = ([127, 0, 0, 1], 0).into();
-            (node, Endpoint::bind(EndpointConfig::new(listen, identity, node, id)).unwrap())
+            let config = EndpointConfig::new(listen, identity, node, id);
+            let limits = limits.clone();
+            (node, Endpoint::bind(EndpointConfig { limits, ..config }).unwrap())
         };
         let endpoints: BTreeMap<NodeId, Endpoint> = ids.iter().copied().map(bind).collect();
         let addresses: BTreeMap<NodeId, String> =
