@@ -34,9 +34,10 @@ use crate::error::{ProposeError, ReadFailed, RequestError};
 use crate::feedback::{Feedback, WorkerResult};
 use crate::fetch::FetchWork;
 use crate::handle::{AdminRequest, AdminWaiter, ProposalWaiter, ReadWaiter, Request};
-use crate::handover::{Fill, Handover};
+use crate::handover::Fill;
 use crate::metrics::{Counters, count};
 use crate::order::{self, Answer, Job, MachineJob, Sending, StoreJob, StreamId};
+use crate::queues::Queues;
 use crate::snapshot_receive::{ReceiveWork, received_file};
 use crate::snapshot_send::{StreamControl, StreamGuard};
 use crate::status::{Explanation, Health, NodeStatus};
@@ -50,27 +51,7 @@ use crate::{
 pub(crate) struct Sources<M: StateMachine> {
     pub(crate) requests: mpsc::Receiver<Request<M>>,
     pub(crate) inbox: mpsc::Receiver<Delivery>,
-    pub(crate) feedback: mpsc::Receiver<Feedback>,
     pub(crate) stop: watch::Receiver<bool>,
-}
-
-/// The queues to the worker threads.
-pub(crate) struct Queues<M: StateMachine> {
-    pub(crate) storage: Arc<Handover<StoreJob>>,
-    pub(crate) applier: Arc<Handover<ApplyWork<M>>>,
-    pub(crate) fetcher: Arc<Handover<FetchWork>>,
-    pub(crate) receiver: Arc<Handover<ReceiveWork>>,
-}
-
-impl<M: StateMachine> Clone for Queues<M> {
-    fn clone(&self) -> Self {
-        Queues {
-            storage: Arc::clone(&self.storage),
-            applier: Arc::clone(&self.applier),
-            fetcher: Arc::clone(&self.fetcher),
-            receiver: Arc::clone(&self.receiver),
-        }
-    }
 }
 
 /// What the driver needs of the configuration.
@@ -91,6 +72,8 @@ pub(crate) struct Driver<M: StateMachine, T> {
     pub(crate) origin: tokio::time::Instant,
     pub(crate) transport: T,
     pub(crate) queues: Queues<M>,
+    /// What the worker threads report.
+    pub(crate) feedback: mpsc::Receiver<Feedback>,
     /// The apply thread's, which the driver borrows while that thread sleeps.
     pub(crate) applier: Arc<Mutex<Applier<M>>>,
     pub(crate) settings: DriverSettings,
@@ -154,7 +137,7 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
             let woken = tokio::select! {
                 biased; // every round drains all of them, so none can starve another
                 _ = sources.stop.wait_for(|stop| *stop), if !is_leaving => Woken::Stop,
-                feedback = sources.feedback.recv() => Woken::Feedback(feedback),
+                feedback = self.feedback.recv() => Woken::Feedback(feedback),
                 delivery = sources.inbox.recv(), if takes && inbox_open => Woken::Delivery(delivery),
                 request = sources.requests.recv(), if takes && !is_leaving => Woken::Request(request),
                 () = &mut sleep => Woken::Time,
@@ -183,10 +166,7 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
 
     /// Takes everything that waits, up to a bound.
     fn drain(&mut self, sources: &mut Sources<M>, takes: bool) -> WorkerResult {
-        for _ in 0..self.settings.drain_max {
-            let Ok(feedback) = sources.feedback.try_recv() else { break };
-            self.on_feedback(feedback)?;
-        }
+        self.take_reports(self.settings.drain_max)?;
         if takes {
             for _ in 0..self.settings.drain_max {
                 let Ok(delivery) = sources.inbox.try_recv() else { break };
@@ -219,7 +199,16 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
         Ok(())
     }
 
-    fn on_feedback(&mut self, feedback: Feedback) -> WorkerResult {
+    /// Takes reports that wait: this many at most.
+    fn take_reports(&mut self, max: usize) -> WorkerResult {
+        for _ in 0..max {
+            let Ok(feedback) = self.feedback.try_recv() else { break };
+            self.on_feedback(feedback)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn on_feedback(&mut self, feedback: Feedback) -> WorkerResult {
         match feedback {
             Feedback::Persisted(tickets) => {
                 self.watchdog.on_persisted(tickets.len());
@@ -336,7 +325,7 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
     }
 
     /// Carries out everything that the core wants done, until it wants nothing more.
-    fn act(&mut self) -> WorkerResult {
+    pub(crate) fn act(&mut self) -> WorkerResult {
         loop {
             self.collect_actions();
             // The disk first: it takes longest. A queue that is closed drops what it is given: its thread has failed, and has said so.
@@ -430,13 +419,16 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
             let _ = self.queues.applier.push_all(self.out.applier.drain(..), 0);
             return Ok(false);
         };
+        // The thread sleeps, but what it reported may still wait: the core is told of it first.
+        let waiting = self.feedback.len();
+        self.take_reports(waiting)?;
         for work in self.out.applier.drain(..) {
             applier.work(work)?;
         }
         if applier.is_checkpoint_due() {
             let _ = self.queues.applier.push(ApplyWork::StartCheckpoint, 0);
         }
-        let mut was_told = false;
+        let mut was_told = waiting > 0;
         for input in applier.reports() {
             was_told = true;
             self.handle(input);

@@ -48,6 +48,10 @@ mod node;
 pub mod order;
 mod peer_message;
 #[cfg(feature = "driver")]
+mod queues;
+#[cfg(all(test, feature = "driver"))]
+mod report_tests;
+#[cfg(feature = "driver")]
 mod snapshot_receive;
 #[cfg(feature = "driver")]
 mod snapshot_send;

@@ -12,13 +12,14 @@ use tokio::sync::{mpsc, watch};
 
 use crate::apply::{self, Applier, ApplierParts};
 use crate::config::{NodeConfig, RecordingConfig};
-use crate::driver::{Driver, DriverSettings, Out, Queues, Sources, StatusPublisher, Waiting};
+use crate::driver::{Driver, DriverSettings, Out, Sources, StatusPublisher, Waiting};
 use crate::error::StartError;
 use crate::feedback::{Reporter, WorkerResult, panic_text, spawn_worker};
 use crate::handle::{Budget, NodeHandle, Shared};
 use crate::handover::{Fill, Handover};
 use crate::metrics::Counters;
 use crate::order::{ChunkSettings, Sending};
+use crate::queues::Queues;
 use crate::status::{Health, NodeStatus};
 use crate::tape::{self, Tape};
 use crate::watchdog::Watchdog;
@@ -78,9 +79,8 @@ impl Node {
         let (inbox, deliveries) = Inbox::channel(config.inbox_messages_max);
         transport.start(inbox, own)?;
 
-        let counters = Arc::new(Counters::default());
         let (reporter, feedback) = Reporter::channel(FEEDBACK_MAX);
-        let queues = new_queues::<M>();
+        let (counters, queues) = (Arc::new(Counters::default()), Queues::<M>::new());
         let mut workers = Workers { queues: queues.clone(), threads: Vec::new() };
         let machine = Restarted { machine, snapshot, base_membership };
         let applier = workers.spawn(&config, store, machine, &reporter, &counters)?;
@@ -100,6 +100,7 @@ impl Node {
             origin,
             transport,
             queues: queues.clone(),
+            feedback,
             applier,
             settings: driver_settings(&config),
             counters: Arc::clone(&counters),
@@ -114,7 +115,7 @@ impl Node {
             watchdog: Watchdog::new(config.storage_stall),
             out: Out::new(),
         };
-        let sources = Sources { requests: taken, inbox: deliveries, feedback, stop: stopping };
+        let sources = Sources { requests: taken, inbox: deliveries, stop: stopping };
         let running = tokio::spawn(driver.run(sources));
         tokio::spawn(supervise(running, workers, publisher, end));
 
@@ -218,16 +219,7 @@ fn make_recording(config: &RecordingConfig) -> Result<File, StartError> {
     })
 }
 
-fn new_queues<M: StateMachine>() -> Queues<M> {
-    Queues {
-        storage: Arc::new(Handover::new()),
-        applier: Arc::new(Handover::new()),
-        fetcher: Arc::new(Handover::new()),
-        receiver: Arc::new(Handover::new()),
-    }
-}
-
-fn driver_settings(config: &NodeConfig) -> DriverSettings {
+pub(crate) fn driver_settings(config: &NodeConfig) -> DriverSettings {
     let window = usize::try_from(config.snapshot_window_bytes).unwrap_or(usize::MAX);
     DriverSettings {
         waiting_writes: Fill {

@@ -285,8 +285,9 @@ pub fn are_few(queries: usize) -> bool {
 }
 
 /// Whether who drives the core may do with the machine what was just polled, instead of handing it over: all of it is small, and all that was
-/// handed over before is worked off. Nobody else may hand over what has an order, or the lane would not stay idle meanwhile. What the machine
-/// says of it (`Applied`) is told to the core afterwards, which is then polled again.
+/// handed over before is worked off. Nobody else may hand over what has an order, or the lane would not stay idle meanwhile. What the lane
+/// has reported, and still waits to be told to the core, is told before anything is done here: an `Applied` must not be overtaken by a later
+/// one. What the machine says of this (`Applied`) is told to the core afterwards, which is then polled again.
 pub fn may_do_itself(
     mut are_small: impl Iterator<Item = bool>,
     is_lane_idle: impl FnOnce() -> bool,
