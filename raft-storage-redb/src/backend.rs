@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::ops::Bound;
 use std::path::Path;
+use std::sync::Arc;
 
 use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
@@ -20,10 +21,10 @@ pub(crate) fn owner_only() -> OpenOptions {
     options
 }
 
-/// A file that redb works on.
-#[derive(Debug)]
+/// A file that redb works on. Clones are the same open file.
+#[derive(Clone, Debug)]
 pub(crate) struct LogFile {
-    inner: FileBackend,
+    inner: Arc<FileBackend>,
     fill_bytes: u64,
 }
 
@@ -34,7 +35,7 @@ impl LogFile {
     pub(crate) fn open(path: &Path, fill_bytes: u64) -> io::Result<LogFile> {
         let file = owner_only().create(true).truncate(false).open(path)?;
         let inner = FileBackend::new(file).map_err(io::Error::other)?;
-        Ok(LogFile { inner, fill_bytes })
+        Ok(LogFile { inner: Arc::new(inner), fill_bytes })
     }
 }
 

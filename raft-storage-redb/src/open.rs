@@ -6,16 +6,23 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use raft_core::{NodeId, SnapshotMeta};
+use redb::backends::FileBackend;
 use redb::{Database, DatabaseError, ReadableDatabase, StorageBackend, TableError};
 
 use crate::OpenError;
 use crate::backend::LogFile;
 use crate::format::{FORMAT_VERSION, Head, Identity, Malformed, NumberedState};
+use crate::journal::durable::CommitNumber;
+use crate::journal::file::JournalFile;
+use crate::journal::held::Held;
+use crate::journal::recover::Examined;
 use crate::journal::{Checkpoints, Journaled, file as journal_file};
 use crate::lives::{FileMark, Lives};
 use crate::settle::write_head;
 use crate::store::RedbLogStore;
-use crate::tables::{IDENTITY_KEY, LOG, MEMBERSHIPS, META, RowFault, TERMS};
+use crate::tables::{
+    IDENTITY_KEY, LOG, MEMBERSHIPS, META, RowFault, TERMS, next_write, read_tables,
+};
 
 /// How every redb file begins.
 const REDB_MAGIC: [u8; 9] = *b"redb\x1A\x0A\xA9\x0D\x0A";
@@ -67,8 +74,8 @@ impl RedbLogStore {
     /// a crash the file can not be opened without it.
     ///
     /// # Errors
-    /// Each way in which the file or its journal can be unusable is its own [`OpenError`]. What was durable is not forgotten then: a log that is refused for
-    /// having lost something is refused again, until the files are restored.
+    /// Each way in which the file or its journal can be unusable is its own [`OpenError`]. A log that is refused is left as it is, byte for byte: it
+    /// is refused again, until the files are restored.
     #[allow(clippy::needless_pass_by_value)] // the natural call builds them in place
     pub fn open(options: Options) -> Result<RedbLogStore, OpenError> {
         let path = options.path.as_path();
@@ -85,59 +92,124 @@ impl RedbLogStore {
         }
         let file = LogFile::open(path, options.prefill_bytes)
             .map_err(|error| OpenError::io(path, error))?;
-        let (journal, recovered) = if let Some(journal) = journal {
-            // The file is whole only after the replay; whose it is, the journal says before.
-            let recovered = journal_file::recover_file(&options, &file, &journal)?;
-            check_without_writing(&options)?;
-            (journal, recovered)
+        let journal = if let Some(journal) = journal {
+            journal
         } else {
             journal_file::check_not_needed(&options, &file)?;
-            check_without_writing(&options)?;
-            let journal = journal_file::create(&options)?;
-            let recovered = journal_file::recover_file(&options, &file, &journal)?;
-            (journal, recovered)
+            try_out::<_, FileBackend>(&options, &file, None)?;
+            journal_file::create(&options)?
         };
-        let backend = Journaled::new(file, journal.backend, recovered, Checkpoints::Background)
-            .map_err(|error| OpenError::io(path, error))?;
         let mark = FileMark::of(path).map_err(|error| OpenError::io(path, error))?;
-        Self::open_backend(&options, backend, mark)
+        Self::open_files(&options, file, journal, Checkpoints::Background, mark)
+    }
+
+    /// Opens a log of two files that are there. Neither is written to before it is clear that the log is whole.
+    pub(crate) fn open_files<M: StorageBackend + Clone, J: StorageBackend>(
+        options: &Options,
+        file: M,
+        journal: JournalFile<J>,
+        checkpoints: Checkpoints,
+        mark: FileMark,
+    ) -> Result<RedbLogStore, OpenError> {
+        let examined = journal_file::examine_file(options, &file, &journal)?;
+        let shown = try_out(options, &file, Some(&examined))?;
+        let recovered = examined
+            .carry_out(&file, &journal.backend, shown)
+            .map_err(|refusal| journal_file::refused(options, refusal))?;
+        let backend = Journaled::new(file, journal.backend, recovered, checkpoints)
+            .map_err(|error| OpenError::io(&options.path, error))?;
+        Self::open_backend(options, backend, mark)
     }
 
     /// Opens a complete log behind its journal.
-    pub(crate) fn open_backend<M: StorageBackend, J: StorageBackend>(
+    fn open_backend<M: StorageBackend, J: StorageBackend>(
         options: &Options,
         mut backend: Journaled<M, J>,
         mark: FileMark,
     ) -> Result<RedbLogStore, OpenError> {
         let path = options.path.as_path();
-        let (expected, was_closed) = (backend.expected(), backend.was_closed());
+        let expected = backend.expected();
         let log = backend
             .take_log_part()
             .ok_or_else(|| OpenError::damaged(path, "its journal is in use"))?;
         let opened = catch_unwind(AssertUnwindSafe(|| {
-            let mut database = Database::builder()
+            let database = Database::builder()
                 .set_cache_size(options.cache_bytes)
                 .create_with_backend(backend)
                 .map_err(|error| database_error(path, error))?;
-            // After a crash, redb has compared all checksums. After a clean stop it has not: and a page that went bad since may
-            // make it allocate pages that are in use.
-            if was_closed && !database.check_integrity().map_err(|e| database_error(path, e))? {
-                return Err(OpenError::damaged(path, "its pages do not match their checksums"));
-            }
             let identity = read_identity(path, &database)?;
             check_identity(options, &identity)?;
             let lives = Lives { last: None, mark, adopts_copy: options.adopts_copy };
             let path_owned = path.to_path_buf();
-            let store = RedbLogStore::new(database, path_owned, identity, expected, log, lives);
-            store.map_err(|fault| match fault {
-                RowFault::Malformed { fault: Malformed::Version { found }, .. } => {
-                    unknown_version(path, found)
-                }
-                RowFault::Redb(error) => OpenError::redb(path, error),
-                fault => OpenError::damaged(path, fault),
-            })
+            RedbLogStore::new(database, path_owned, identity, expected, log, lives)
+                .map_err(|fault| row_fault(path, fault))
         }));
         opened.unwrap_or_else(|_| Err(OpenError::damaged(path, "its pages make no sense")))
+    }
+}
+
+/// Opens the log on a copy in memory, repairs included, and says which commit it shows. The file is left as it is, so that a log
+/// that is refused can be looked at, and opened by a program that knows better.
+fn try_out<M: StorageBackend + Clone, J: StorageBackend>(
+    options: &Options,
+    file: &M,
+    examined: Option<&Examined<'_, J>>,
+) -> Result<CommitNumber, OpenError> {
+    let path = options.path.as_path();
+    let held = Held::new(file.clone()).map_err(|error| OpenError::io(path, error))?;
+    if let Some(examined) = examined {
+        examined.write_pages(&held).map_err(|refusal| journal_file::refused(options, refusal))?;
+    }
+    let tried = catch_unwind(AssertUnwindSafe(|| {
+        let mut database = Database::builder()
+            .set_cache_size(options.cache_bytes)
+            .create_with_backend(held)
+            .map_err(|error| database_error(path, error))?;
+        // After a crash, redb has compared all checksums. After a clean stop it has not: and a page that went bad since may
+        // make it allocate pages that are in use.
+        let was_closed = examined.is_none_or(Examined::was_closed);
+        if was_closed && !database.check_integrity().map_err(|e| database_error(path, e))? {
+            return Err(OpenError::damaged(path, "its pages do not match their checksums"));
+        }
+        check_identity(options, &read_identity(path, &database)?)?;
+        let shown = check_rows(&database, examined).map_err(|fault| row_fault(path, fault))?;
+        Ok(CommitNumber(shown))
+    }));
+    tried.unwrap_or_else(|_| Err(OpenError::damaged(path, "its pages make no sense")))
+}
+
+/// Whether redb and the journal together hold every write up to the last that was durable; and the last that redb holds.
+fn check_rows<J: StorageBackend>(
+    database: &Database,
+    examined: Option<&Examined<'_, J>>,
+) -> Result<u64, RowFault> {
+    let (mut shape, state, _) = read_tables(database)?;
+    let shown = state.sequence;
+    let Some(examined) = examined else { return Ok(shown) };
+    let mut sequence = shown;
+    for (number, bytes) in examined.writes_after(CommitNumber(shown)) {
+        if let Some(write) = next_write(&mut shape, sequence, number, bytes)? {
+            sequence = write.sequence;
+        }
+    }
+    // redb goes back to the commit before the last if it finds the last one damaged, which no loss of power explains. The journal
+    // may still hold what that takes away; otherwise it is lost.
+    let known = examined.claimed().0;
+    if sequence < known {
+        return Err(RowFault::Contradiction(format!(
+            "its last commit is number {shown}, but number {known} was durable"
+        )));
+    }
+    Ok(shown)
+}
+
+fn row_fault(path: &Path, fault: RowFault) -> OpenError {
+    match fault {
+        RowFault::Malformed { fault: Malformed::Version { found }, .. } => {
+            unknown_version(path, found)
+        }
+        RowFault::Redb(error) => OpenError::redb(path, error),
+        fault => OpenError::damaged(path, fault),
     }
 }
 
@@ -153,28 +225,6 @@ pub(crate) fn check_magic(path: &Path, file: impl Read) -> Result<(), OpenError>
         Err(error) => return Err(OpenError::io(path, error)),
     };
     Err(OpenError::NotALog { path: path.to_path_buf(), detail })
-}
-
-/// Refuses the file of others before anything of the log is modified, if that can be seen.
-fn check_without_writing(options: &Options) -> Result<(), OpenError> {
-    match identity_without_writing(options)? {
-        Some(identity) => check_identity(options, &identity),
-        None => Ok(()),
-    }
-}
-
-/// Looks at the identity without modifying anything. `None` if the file was not closed cleanly: redb repairs such a file
-/// before it shows anything, which rolls back at most a write that was never acknowledged.
-fn identity_without_writing(options: &Options) -> Result<Option<Identity>, OpenError> {
-    let path = options.path.as_path();
-    let looked = catch_unwind(AssertUnwindSafe(|| {
-        match Database::builder().set_cache_size(1 << 20).open_read_only(path) {
-            Ok(database) => read_identity(path, &database).map(Some),
-            Err(DatabaseError::RepairAborted) => Ok(None),
-            Err(error) => Err(database_error(path, error)),
-        }
-    }));
-    looked.unwrap_or_else(|_| Err(OpenError::damaged(path, "its pages make no sense")))
 }
 
 fn database_error(path: &Path, error: DatabaseError) -> OpenError {

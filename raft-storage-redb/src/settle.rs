@@ -153,11 +153,12 @@ impl Settling {
         if self.has_failed() {
             return Err(damaged(path, "an earlier transaction failed"));
         }
-        settler.expected.store(last, Ordering::Relaxed);
+        let expected = settler.expected.clone();
         // redb is hardened against damaged files, but does not promise never to panic on one.
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             let transaction = self.shared.begin_write()?;
             change(settler, &transaction)?;
+            expected.store(last, Ordering::Relaxed);
             transaction.commit()?;
             Ok(())
         }));
@@ -169,7 +170,6 @@ impl Settling {
         match outcome {
             Ok(Ok(())) => {
                 settler.sequence = last;
-                self.journal.settled(last);
                 Ok(())
             }
             Ok(Err(WriteFault::Redb(error))) => Err(storage_error(path, "writing", error)),

@@ -7,7 +7,6 @@ use std::thread::JoinHandle;
 
 use raft_core::{Index, LogPosition, Membership, Persist, RestoredLog, StoreStamp};
 use raft_node::{LogStore, StorageError};
-use redb::ReadableDatabase;
 
 use crate::error::{misuse, storage_error};
 use crate::format::{self, Identity};
@@ -15,10 +14,10 @@ use crate::journal::{Checkpoints, LogPart};
 use crate::lives::Lives;
 use crate::open::random_id;
 use crate::overlay::Overlay;
-use crate::plan::{self, Logged, Misfit, Plan};
+use crate::plan::{self, Logged, Plan};
 use crate::reader::{RedbLogReader, Shared};
 use crate::settle::Settling;
-use crate::tables::{LOG, MEMBERSHIPS, META, RowFault, TERMS, Tables};
+use crate::tables::{RowFault, next_write, read_tables};
 
 /// Part of the journal that writes may fill before redb gets them.
 const SETTLE_PART: u64 = 8;
@@ -58,19 +57,9 @@ impl RedbLogStore {
         log: LogPart,
         mut lives: Lives,
     ) -> Result<RedbLogStore, RowFault> {
-        let (shape, state) = {
-            let transaction = database.begin_read().map_err(redb::Error::from)?;
-            let tables = Tables {
-                meta: transaction.open_table(META).map_err(redb::Error::from)?,
-                log: transaction.open_table(LOG).map_err(redb::Error::from)?,
-                terms: transaction.open_table(TERMS).map_err(redb::Error::from)?,
-                memberships: transaction.open_table(MEMBERSHIPS).map_err(redb::Error::from)?,
-            };
-            lives.last = tables.life()?;
-            tables.restore()?
-        };
-        // redb goes back to the commit before the last if it finds the last one damaged, which no loss of power explains. It commits that when it is let go
-        // of: what was durable must stay noted then, or the next start would find nothing wrong.
+        let (shape, state, life) = read_tables(&database)?;
+        lives.last = life;
+        // It showed this much a moment ago, on a copy.
         let known = expected.load(Ordering::Relaxed);
         if state.sequence < known {
             return Err(RowFault::Contradiction(format!(
@@ -117,27 +106,11 @@ impl RedbLogStore {
             return Ok(());
         }
         for (number, bytes) in writes {
-            if number <= self.sequence {
-                continue;
+            let next = next_write(&mut self.shape, self.sequence, number, &bytes)?;
+            if let Some(write) = next {
+                self.sequence = number;
+                self.overlay().push(Arc::new(write), 0);
             }
-            if number != self.sequence + 1 {
-                return Err(RowFault::Contradiction(format!(
-                    "its last write is number {}, but its journal goes on with number {number}",
-                    self.sequence
-                )));
-            }
-            let row = || format!("write {number} in its journal");
-            let write = format::decode_write(number, &bytes)
-                .map_err(|fault| RowFault::Malformed { row: row(), fault })?;
-            let misfit = |misfit: Misfit| RowFault::Contradiction(format!("{}: {misfit}", row()));
-            if let Some(through) = write.compacted {
-                plan::compact(&mut self.shape, through).map_err(misfit)?;
-            }
-            let plan = Plan::merge(&self.shape, &[write.plan.to_persist()]).map_err(misfit)?;
-            let added = plan.additions(&self.shape);
-            plan.apply(&mut self.shape, added);
-            self.sequence = number;
-            self.overlay().push(Arc::new(write), 0);
         }
         let unusable = |error: StorageError| {
             let StorageError { message, source } = error;
@@ -147,7 +120,6 @@ impl RedbLogStore {
             }
         };
         self.settling.settle(None).map_err(unusable)?;
-        self.settling.journal.settled(self.sequence);
         self.settling.journal.replayed().map_err(redb::Error::Io)?;
         self.shared.base.store(self.shape.base.index.0, Ordering::Release);
         Ok(())
@@ -166,6 +138,12 @@ impl RedbLogStore {
     /// Where the file is.
     pub fn path(&self) -> &Path {
         &self.shared.path
+    }
+
+    /// What brings writes into redb, for tests that do so while something else happens.
+    #[cfg(test)]
+    pub(crate) fn settling(&self) -> &Settling {
+        &self.settling
     }
 
     fn check_usable(&self) -> Result<(), StorageError> {

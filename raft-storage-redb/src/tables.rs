@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use raft_core::{Index, RestoredLog, SnapshotMeta, Term, TermRun};
-use redb::{ReadableTable, Table, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition};
 
 use crate::format::{self, Chunk, Head, Malformed, NumberedState};
 use crate::lives::Life;
+use crate::plan::{self, Logged, Misfit, Plan};
 
 /// First index → chunk. The only table that a usual write touches.
 pub(crate) const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
@@ -55,12 +56,56 @@ fn malformed(row: impl ToString) -> impl FnOnce(Malformed) -> RowFault {
     move |fault| RowFault::Malformed { row: row.to_string(), fault }
 }
 
+/// The log as the file shows it.
+pub(crate) fn read_tables(
+    database: &Database,
+) -> Result<(RestoredLog, NumberedState, Option<Life>), RowFault> {
+    let transaction = database.begin_read().map_err(redb::Error::from)?;
+    let tables = Tables {
+        meta: transaction.open_table(META).map_err(redb::Error::from)?,
+        log: transaction.open_table(LOG).map_err(redb::Error::from)?,
+        terms: transaction.open_table(TERMS).map_err(redb::Error::from)?,
+        memberships: transaction.open_table(MEMBERSHIPS).map_err(redb::Error::from)?,
+    };
+    let (shape, state) = tables.restore()?;
+    Ok((shape, state, tables.life()?))
+}
+
+/// The next write that the journal holds, in the way in which the log goes on with it: `shape` is the log with it then. `None` if the
+/// log, whose last write is number `sequence`, holds it already.
+pub(crate) fn next_write(
+    shape: &mut RestoredLog,
+    sequence: u64,
+    number: u64,
+    bytes: &[u8],
+) -> Result<Option<Logged>, RowFault> {
+    if number <= sequence {
+        return Ok(None);
+    }
+    if number != sequence + 1 {
+        return Err(RowFault::Contradiction(format!(
+            "its last write is number {sequence}, but its journal goes on with number {number}"
+        )));
+    }
+    let row = || format!("write {number} in its journal");
+    let write = format::decode_write(number, bytes)
+        .map_err(|fault| RowFault::Malformed { row: row(), fault })?;
+    let misfit = |misfit: Misfit| RowFault::Contradiction(format!("{}: {misfit}", row()));
+    if let Some(through) = write.compacted {
+        plan::compact(shape, through).map_err(misfit)?;
+    }
+    let plan = Plan::merge(shape, &[write.plan.to_persist()]).map_err(misfit)?;
+    let added = plan.additions(shape);
+    plan.apply(shape, added);
+    Ok(Some(write))
+}
+
 /// The tables, open in one transaction.
-pub(crate) struct Tables<M, L, T, C> {
-    pub(crate) meta: M,
-    pub(crate) log: L,
-    pub(crate) terms: T,
-    pub(crate) memberships: C,
+struct Tables<M, L, T, C> {
+    meta: M,
+    log: L,
+    terms: T,
+    memberships: C,
 }
 
 impl<M, L, T, C> Tables<M, L, T, C>
@@ -72,7 +117,7 @@ where
 {
     /// Reads the shape of the log and the newest hard state. Of the chunks only the last is read: a log of a gigabyte must
     /// be ready at once. What a chunk in the middle holds is checked when it is read.
-    pub(crate) fn restore(&self) -> Result<(RestoredLog, NumberedState), RowFault> {
+    fn restore(&self) -> Result<(RestoredLog, NumberedState), RowFault> {
         let head = match self.meta.get(HEAD_KEY)? {
             Some(row) => Head::decode(row.value()).map_err(malformed("head"))?,
             None => return Err(RowFault::Contradiction("the head is missing".into())),
@@ -111,7 +156,7 @@ where
     }
 
     /// The row of the last start, if there was one that counted.
-    pub(crate) fn life(&self) -> Result<Option<Life>, RowFault> {
+    fn life(&self) -> Result<Option<Life>, RowFault> {
         let row = self.meta.get(LIFE_KEY)?;
         row.map(|row| Life::decode(row.value()).map_err(malformed("life"))).transpose()
     }
@@ -134,7 +179,7 @@ where
             }
             shape.terms.push(run);
         }
-        crate::plan::clip_terms(shape);
+        plan::clip_terms(shape);
         let start = shape.base.index.next();
         let covered = shape.terms.first().map_or(shape.last < start, |run| run.first == start);
         let within = shape.terms.last().is_none_or(|run| run.first <= shape.last);

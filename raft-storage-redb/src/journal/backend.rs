@@ -10,6 +10,7 @@ use redb::{BackendError, StorageBackend};
 
 use super::BLOCK_BYTES;
 use super::checkpoint::Checkpoint;
+use super::durable::CommitNumber;
 use super::record::Record;
 use super::records::Records;
 use super::recover::Recovered;
@@ -43,7 +44,6 @@ pub(crate) struct Journaled<M, J> {
     writer: Arc<Mutex<Writer<J>>>,
     records: Arc<Records<J>>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    was_closed: bool,
     log: Option<LogPart>,
 }
 
@@ -78,8 +78,6 @@ struct Writer<J> {
 pub(crate) trait LogJournal: std::fmt::Debug + Send + Sync {
     /// Makes a write durable, as one record. `false` if it is too large or there is no room: then nothing was done.
     fn append(&self, number: u64, write: &[u8]) -> io::Result<bool>;
-    /// redb holds the writes up to this one, durable.
-    fn settled(&self, number: u64);
     /// redb holds all that the journal held when it was opened.
     fn replayed(&self) -> io::Result<()>;
     /// How many blocks of a record count for one of that many bytes.
@@ -110,16 +108,12 @@ impl<M: StorageBackend, J: StorageBackend> LogJournal for Handle<M, J> {
         self.records.append(number, &mut record, pages, self.file.done()?)
     }
 
-    fn settled(&self, number: u64) {
-        self.records.settled(number);
-    }
-
     fn replayed(&self) -> io::Result<()> {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         if !std::mem::take(&mut writer.is_direct) {
             return Ok(());
         }
-        writer.change(Writer::free)
+        writer.change(|writer| writer.free(&self.file))
     }
 
     fn blocks(&self, bytes: usize) -> u64 {
@@ -138,12 +132,12 @@ impl<M: StorageBackend, J: StorageBackend> Journaled<M, J> {
         recovered: Recovered,
         checkpoints: Checkpoints,
     ) -> io::Result<Journaled<M, J>> {
-        let Recovered { id, blocks, ring, stamp, note, was_closed, unsettled, writes } = recovered;
+        let Recovered { id, blocks, ring, stamp, synced, commit, unsettled, writes } = recovered;
         let is_direct = !writes.is_empty();
-        let sequence = note.sequence;
-        let records = Arc::new(Records::new(journal, id, ring, note, unsettled));
+        let sequence = commit.get().0;
+        let records = Arc::new(Records::new(journal, id, ring, commit, is_direct, unsettled));
         let inline = checkpoints != Checkpoints::Background;
-        let file = Arc::new(Checkpoint::new(file, stamp, inline));
+        let file = Arc::new(Checkpoint::new(file, stamp, synced, inline));
         let thread = match checkpoints {
             Checkpoints::Background => {
                 let file = file.clone();
@@ -179,17 +173,12 @@ impl<M: StorageBackend, J: StorageBackend> Journaled<M, J> {
         });
         let (writer, thread) = (handle.writer.clone(), Mutex::new(thread));
         let log = Some(LogPart { journal: handle, writes, checkpoints });
-        Ok(Journaled { file, writer, records, thread, was_closed, log })
+        Ok(Journaled { file, writer, records, thread, log })
     }
 
     /// What the log uses beside redb. Once.
     pub(crate) fn take_log_part(&mut self) -> Option<LogPart> {
         self.log.take()
-    }
-
-    /// Whether redb takes the file for whole because it was closed, and so checks nothing by itself.
-    pub(crate) fn was_closed(&self) -> bool {
-        self.was_closed
     }
 
     /// Where whoever commits notes the number of the commit, before it, and takes it back if it fails. Each record says up to which of
@@ -233,35 +222,53 @@ impl<J: StorageBackend> Writer<J> {
 
     /// Makes durable what was written since the last call.
     fn commit<M: StorageBackend>(&mut self, file: &Checkpoint<M>) -> io::Result<()> {
-        if std::mem::take(&mut self.commits) {
-            let sequence = self.expected.load(Ordering::Relaxed);
-            self.records.state().note.sequence = sequence;
+        let commits = std::mem::take(&mut self.commits)
+            .then(|| CommitNumber(self.expected.load(Ordering::Relaxed)));
+        if self.is_direct || self.overflown {
+            self.sync_through(file, commits)?;
         }
-        let through = self.records.state().ring.last();
         if self.is_direct {
-            return file.sync(through, false);
+            return Ok(());
         }
         if self.overflown {
             // Everything is in the file; the record says that no earlier one is needed. Should the power go in between, the
             // earlier ones are replayed over parts of this commit: it was not acknowledged.
-            file.sync(through, false)?;
             self.record.clear();
             self.records.state().since_start = 0;
-            return self.free();
+            return self.free(file);
         }
         // A cut that nobody synced may be on the disk all the same; the replay undoes it.
         self.record.push_length(file.file.len()?);
         let mut state = self.records.state();
-        self.record.push_note(state.note);
         let blocks = self.record.blocks();
         let start =
             state.ring.next(blocks).ok_or_else(|| io::Error::other("the journal has no room"))?;
-        state.put(&mut self.record, start, file.done()? + 1)?;
+        state.put(&mut self.record, start, file.done()?, commits)?;
         if state.since_start >= self.start_blocks && file.is_idle() {
             state.since_start = 0;
             let through = state.ring.last();
             drop(state);
             file.start(through)?;
+        }
+        Ok(())
+    }
+
+    /// Syncs the file, which holds the pages of all records and of the commit. Writes of the log are appended meanwhile: their
+    /// records must not say yet that the commit is durable.
+    fn sync_through<M: StorageBackend>(
+        &mut self,
+        file: &Checkpoint<M>,
+        commits: Option<CommitNumber>,
+    ) -> io::Result<()> {
+        let through = self.records.state().ring.last();
+        match commits {
+            Some(commit) => {
+                let commit = file.sync(through, false, commit)?;
+                self.records.state().committed(commit);
+            }
+            None => {
+                file.sync(through, false, ())?;
+            }
         }
         Ok(())
     }
@@ -275,24 +282,23 @@ impl<J: StorageBackend> Writer<J> {
         }
         file.wait()?;
         let through = self.records.state().ring.last();
-        if file.done()? < through {
+        if file.done()?.get() < through {
             file.start(through)?;
             file.wait()?;
         }
         self.records.state().since_start = 0;
-        self.free()
+        self.free(file)
     }
 
-    /// Writes a record that says that the file needs none of those before it, but for the writes that redb lacks.
-    fn free(&mut self) -> io::Result<()> {
+    /// Writes a record that says up to which record the file is synced: it needs none of those, but for the writes that redb lacks.
+    /// Records that were appended during that sync stay.
+    fn free<M: StorageBackend>(&mut self, file: &Checkpoint<M>) -> io::Result<()> {
+        let synced = file.done()?;
         let mut state = self.records.state();
         let start = state.ring.next_that_frees();
         let start = start.ok_or_else(|| io::Error::other("the journal has no room"))?;
-        state.note.writes_through = false;
-        self.record.push_note(state.note);
-        // The record holds no change, so it is not needed either.
-        let oldest = state.ring.last() + 2;
-        state.put(&mut self.record, start, oldest)
+        state.set_writes_through(false);
+        state.put(&mut self.record, start, synced, None)
     }
 
     /// Writes a record that says that what follows goes straight to the file.
@@ -300,9 +306,8 @@ impl<J: StorageBackend> Writer<J> {
         let mut state = self.records.state();
         let start =
             state.ring.next(1).ok_or_else(|| io::Error::other("the journal has no room"))?;
-        state.note.writes_through = true;
-        self.record.push_note(state.note);
-        state.put(&mut self.record, start, file.done()? + 1)
+        state.set_writes_through(true);
+        state.put(&mut self.record, start, file.done()?, None)
     }
 
     /// Says whether a change of `bytes` goes into the record. If it is too much for one, everything goes to the file from
@@ -395,8 +400,8 @@ impl<M: StorageBackend, J: StorageBackend> StorageBackend for Journaled<M, J> {
                 let through = self.records.state().ring.last();
                 self.file.write_out()?;
                 // First the pages: a stamp that says that they are there must not be there before them.
-                self.file.sync(through, false)?;
-                self.file.sync(through, true)?;
+                self.file.sync(through, false, ())?;
+                self.file.sync(through, true, ())?;
             }
             Ok(())
         });

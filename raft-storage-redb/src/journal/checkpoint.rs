@@ -6,6 +6,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 
 use redb::StorageBackend;
 
+use super::durable::{self, Durable};
 use super::overlay::{Overlay, write_blocks};
 use super::stamp::Stamp;
 
@@ -21,12 +22,12 @@ pub(crate) struct Checkpoint<M> {
     inline: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Progress {
     /// Up to which record the blocks go that were handed over, if some are on their way.
     under_way: Option<u64>,
     /// Up to which record the file is synced.
-    done: u64,
+    done: Durable<u64>,
     failed: bool,
     stop: bool,
 }
@@ -36,19 +37,21 @@ fn failed() -> io::Error {
 }
 
 impl<M: StorageBackend> Checkpoint<M> {
-    pub(crate) fn new(file: M, stamp: Stamp, inline: bool) -> Checkpoint<M> {
+    /// `stamp` stands in the file, synced up to `done`.
+    pub(crate) fn new(file: M, stamp: Stamp, done: Durable<u64>, inline: bool) -> Checkpoint<M> {
+        let progress = Progress { under_way: None, done, failed: false, stop: false };
         Checkpoint {
             file,
             overlay: RwLock::default(),
             stamp: Mutex::new(stamp),
-            progress: Mutex::new(Progress { done: stamp.synced, ..Progress::default() }),
+            progress: Mutex::new(progress),
             changed: Condvar::new(),
             inline,
         }
     }
 
     /// Up to which record the file is synced.
-    pub(crate) fn done(&self) -> io::Result<u64> {
+    pub(crate) fn done(&self) -> io::Result<Durable<u64>> {
         let progress = self.progress();
         if progress.failed { Err(failed()) } else { Ok(progress.done) }
     }
@@ -85,21 +88,30 @@ impl<M: StorageBackend> Checkpoint<M> {
         Ok(())
     }
 
-    /// Syncs the file, which holds everything up to the record `through`, and stamps it. Only when idle.
-    pub(crate) fn sync(&self, through: u64, closed: bool) -> io::Result<()> {
+    /// Syncs the file, which holds everything up to the record `through`, and stamps it. Only when idle. `fact` is what else the sync
+    /// makes durable.
+    pub(crate) fn sync<T>(&self, through: u64, closed: bool, fact: T) -> io::Result<Durable<T>> {
         let mut stamp = self.stamp.lock().unwrap_or_else(PoisonError::into_inner);
         *stamp = Stamp { number: stamp.number + 1, synced: through, closed, ..*stamp };
-        let outcome = stamp.write(&self.file).and_then(|()| self.file.sync_data());
+        let outcome = stamp
+            .write(&self.file)
+            .and_then(|()| durable::sync(&self.file, (through, fact)))
+            .map(Durable::split);
         let mut progress = self.progress();
-        match &outcome {
-            Ok(()) => progress.done = through,
-            Err(_) => progress.failed = true,
+        match outcome {
+            Ok((done, fact)) => {
+                progress.done = done;
+                Ok(fact)
+            }
+            Err(error) => {
+                progress.failed = true;
+                Err(error)
+            }
         }
-        outcome
     }
 
     fn carry_out(&self, through: u64) -> io::Result<()> {
-        let outcome = self.write_leaving().and_then(|()| self.sync(through, false));
+        let outcome = self.write_leaving().and_then(|()| self.sync(through, false, ()).map(drop));
         let mut progress = self.progress();
         progress.failed |= outcome.is_err();
         progress.under_way = None;

@@ -11,7 +11,7 @@ use super::BLOCK_BYTES;
 use super::record::{
     JOURNAL_BYTES_MAX, JOURNAL_BYTES_MIN, JOURNAL_VERSION, Owner, OwnerFault, format_journal,
 };
-use super::recover::{Recovered, Refusal, recover};
+use super::recover::{Examined, Refusal, examine};
 use super::stamp::{Stamped, read_stamps};
 use crate::backend::owner_only;
 use crate::open::{folder_of, random_id, with_suffix};
@@ -123,15 +123,21 @@ pub(crate) fn check_not_needed(
     }
 }
 
-/// Brings the file up to date.
-pub(crate) fn recover_file<J: StorageBackend>(
+/// Checks the journal against the file. Writes nothing.
+pub(crate) fn examine_file<'a, J: StorageBackend>(
     options: &Options,
     file: &impl StorageBackend,
-    journal: &JournalFile<J>,
-) -> Result<Recovered, OpenError> {
+    journal: &'a JournalFile<J>,
+) -> Result<Examined<'a, J>, OpenError> {
     let path = options.path.as_path();
     let stamped = read_stamps(file).map_err(|error| OpenError::io(path, error))?;
-    recover(file, &journal.backend, &journal.owner, stamped).map_err(|refusal| match refusal {
+    examine(&journal.backend, &journal.owner, stamped).map_err(|refusal| refused(options, refusal))
+}
+
+/// Why a log can not be opened, in full.
+pub(crate) fn refused(options: &Options, refusal: Refusal) -> OpenError {
+    let path = options.path.as_path();
+    match refusal {
         Refusal::Io(error) => OpenError::io(path, error),
         Refusal::Damaged(what) => OpenError::damaged(&journal_path(path), what),
         Refusal::Mismatch(detail) => OpenError::JournalMismatch {
@@ -144,5 +150,5 @@ pub(crate) fn recover_file<J: StorageBackend>(
             found,
             supported: JOURNAL_VERSION,
         },
-    })
+    }
 }

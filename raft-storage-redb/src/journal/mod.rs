@@ -23,7 +23,9 @@
 //! - A commit that is too large for a record goes straight to the file, announced by a record. If the process then starts again
 //!   after a failed sync, the kernel may show what it will never write: so all of the file is written again.
 //! - Each record says up to which commit of the log all is durable. redb goes back by one commit if the last one is damaged;
-//!   what it then shows is older than the journal says, and refused.
+//!   what it then shows is older than the journal says, and refused, unless the journal still holds every write in between.
+//! - Nothing is called durable before a sync has returned: such facts are of a type that only a sync makes ([`durable`]).
+//! - At the start nothing is written until redb, on a copy in memory ([`held`]), has shown a log that fits the journal.
 //!
 //! - A write of the log is a record of its own kind, with a number. It stays until redb says in its state that it holds that number: the *oldest* of a record
 //!   heeds that as well as the pages. Bringing writes into redb at the start goes straight to the file, announced once, so that no number of crashes
@@ -35,7 +37,9 @@
 
 mod backend;
 mod checkpoint;
+pub(crate) mod durable;
 pub(crate) mod file;
+pub(crate) mod held;
 mod overlay;
 pub(crate) mod record;
 mod records;

@@ -173,9 +173,9 @@ impl Record {
         self.bytes.len() + 4 * CHANGE_HEADER_BYTES + length
     }
 
-    /// How many blocks it takes once [`Record::push_pages`] has said its part.
+    /// How many blocks it takes once [`Record::push_note`] and [`Record::push_pages`] have said their part.
     pub(crate) fn blocks(&self) -> u64 {
-        (self.bytes.len() + CHANGE_HEADER_BYTES).div_ceil(BLOCK_BYTES) as u64
+        (self.bytes.len() + 2 * CHANGE_HEADER_BYTES).div_ceil(BLOCK_BYTES) as u64
     }
 
     /// Fills in the header, and zeros up to the next block.

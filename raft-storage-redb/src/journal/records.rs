@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use redb::StorageBackend;
 
 use super::BLOCK_BYTES;
+use super::durable::{self, CommitNumber, Durable};
 use super::record::{Note, Record};
 use super::ring::{Ring, Span};
 
@@ -26,8 +27,10 @@ pub(super) struct State<J> {
     pub(super) journal: J,
     id: [u8; 16],
     pub(super) ring: Ring,
-    /// What the next record says of redb's commits.
-    pub(super) note: Note,
+    /// The last commit of redb that is durable.
+    commit: Durable<CommitNumber>,
+    /// What redb writes goes straight to the file.
+    writes_through: bool,
     /// The records of writes that redb's file does not hold yet: the number of the write, the number of the record.
     unsettled: VecDeque<(u64, u64)>,
     /// How many blocks were written since the last checkpoint began.
@@ -40,14 +43,16 @@ impl<J: StorageBackend> Records<J> {
         journal: J,
         id: [u8; 16],
         ring: Ring,
-        note: Note,
+        commit: Durable<CommitNumber>,
+        writes_through: bool,
         unsettled: VecDeque<(u64, u64)>,
     ) -> Records<J> {
         Records(Mutex::new(State {
             journal,
             id,
             ring,
-            note,
+            commit,
+            writes_through,
             unsettled,
             since_start: 0,
             failed: false,
@@ -58,31 +63,22 @@ impl<J: StorageBackend> Records<J> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a write of the log durable. `done`: up to which record the file is synced. `false` if there is no room for it.
+    /// Makes a write of the log durable. `synced`: up to which record the file is synced. `false` if there is no room for it.
     pub(super) fn append(
         &self,
         write: u64,
         record: &mut Record,
         page_blocks_max: u64,
-        done: u64,
+        synced: Durable<u64>,
     ) -> io::Result<bool> {
         let mut state = self.state();
-        record.push_note(state.note);
         let blocks = record.blocks();
         let reserve = page_blocks_max + RESERVED_BLOCKS;
         let Some(start) = state.ring.next_leaving(blocks, reserve) else { return Ok(false) };
         let number = state.ring.last() + 1;
         state.unsettled.push_back((write, number));
-        state.put(record, start, done + 1)?;
+        state.put(record, start, synced, None)?;
         Ok(true)
-    }
-
-    /// The writes up to this one are in redb, durable: the records that follow say so.
-    pub(super) fn settled(&self, write: u64) {
-        let mut state = self.state();
-        while state.unsettled.front().is_some_and(|(number, _)| *number <= write) {
-            state.unsettled.pop_front();
-        }
     }
 }
 
@@ -94,14 +90,39 @@ impl<J> State<J> {
 }
 
 impl<J: StorageBackend> State<J> {
-    /// Writes the record, and syncs it. `oldest`: the first whose pages the file may need.
-    pub(super) fn put(&mut self, record: &mut Record, start: u64, oldest: u64) -> io::Result<()> {
+    /// Notes a commit of redb: the records that follow say so, and the writes that it holds need no record of their own any more.
+    pub(super) fn committed(&mut self, commit: Durable<CommitNumber>) {
+        self.commit = self.commit.max(commit);
+        let through = self.commit.get().0;
+        while self.unsettled.front().is_some_and(|(number, _)| *number <= through) {
+            self.unsettled.pop_front();
+        }
+    }
+
+    /// The next record announces that what redb writes goes straight to the file, or ends that.
+    pub(super) fn set_writes_through(&mut self, writes_through: bool) {
+        self.writes_through = writes_through;
+    }
+
+    /// Writes the record, and syncs it. `synced`: up to which record the file is synced; it may need the pages of all later ones.
+    /// `commits`: the commit of redb whose last pages stand in this record.
+    pub(super) fn put(
+        &mut self,
+        record: &mut Record,
+        start: u64,
+        synced: Durable<u64>,
+        commits: Option<CommitNumber>,
+    ) -> io::Result<()> {
         if self.failed {
             return Err(io::Error::other("an earlier write to the journal failed"));
         }
         self.failed = true;
         let sequence = self.ring.last() + 1;
         let place = record.blocks();
+        let oldest = synced.get() + 1;
+        // If this record is found whole, so is the commit that it completes.
+        let commit = self.commit.get().max(commits.unwrap_or_default());
+        record.push_note(Note { sequence: commit.0, writes_through: self.writes_through });
         record.push_pages(oldest);
         let needed = self.unsettled.front().map_or(oldest, |(_, number)| oldest.min(*number));
         record.seal(&self.id, sequence, needed);
@@ -111,9 +132,10 @@ impl<J: StorageBackend> State<J> {
             ));
         }
         self.journal.write((1 + start) * BLOCK_BYTES as u64, &record.bytes)?;
-        self.journal.sync_data()?;
+        let commit = durable::sync(&self.journal, commit)?;
         let blocks = (record.bytes.len() / BLOCK_BYTES) as u64;
         self.ring.push(Span { sequence, start, blocks }, needed);
+        self.committed(commit);
         self.since_start += blocks;
         record.clear();
         record.bytes.shrink_to(KEPT_BYTES);

@@ -7,6 +7,7 @@ use redb::StorageBackend;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::BLOCK_BYTES;
+use super::durable::{self, CommitNumber, Durable};
 use super::record::{
     Change, Header, JOURNAL_BYTES_MAX, JOURNAL_BYTES_MIN, Note, Owner, RECORD_HEADER_BYTES, Record,
     changes, format_journal,
@@ -21,14 +22,48 @@ pub(crate) struct Recovered {
     pub(crate) blocks: u64,
     pub(crate) ring: Ring,
     pub(crate) stamp: Stamp,
-    /// The last commit of the log that is known to be in the file, 0 if none is known; and whether the file is written to directly.
-    pub(crate) note: Note,
-    /// The writes that redb may lack: their numbers, and those of their records.
+    /// Up to which record the file is synced.
+    pub(crate) synced: Durable<u64>,
+    /// The last commit of redb that the file shows.
+    pub(crate) commit: Durable<CommitNumber>,
+    /// The writes that redb lacks: their numbers, and those of their records.
     pub(crate) unsettled: VecDeque<(u64, u64)>,
     /// The same, with what they say.
     pub(crate) writes: Vec<(u64, Vec<u8>)>,
-    /// The file was closed and is as it was then: redb will take it for whole without looking.
-    pub(crate) was_closed: bool,
+}
+
+/// A file and its journal that belong together, and what the file lacks. Nothing is written yet.
+#[derive(Debug)]
+pub(crate) struct Examined<'a, J> {
+    found: Found<'a, J>,
+    owner: Owner,
+    stamp: Option<Stamp>,
+    kind: Kind,
+    /// The records that are needed, at least the last one.
+    spans: Vec<Span>,
+    /// What the last record says. Up to its commit, something else must hold every write that redb does not show.
+    note: Note,
+    /// The first record whose pages the file may lack.
+    pages: u64,
+    writes: Vec<LogWrite>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// The file may lack what the records hold.
+    Replay,
+    /// The file needs no record.
+    Whole,
+    /// The same, and the journal is to be made anew.
+    Afresh,
+}
+
+/// A write of the log in a record.
+#[derive(Debug)]
+struct LogWrite {
+    number: u64,
+    record: u64,
+    bytes: Vec<u8>,
 }
 
 /// Why a file and a journal can not be used together.
@@ -51,6 +86,7 @@ impl From<io::Error> for Refusal {
 
 /// The records that were found: by number, where each begins. Bodies are not looked at yet; a number may stand twice, once
 /// for a record that was cut short.
+#[derive(Debug)]
 struct Found<'a, J> {
     journal: &'a J,
     records: HashMap<u64, Vec<(Span, Header)>>,
@@ -86,6 +122,16 @@ impl<'a, J: StorageBackend> Found<'a, J> {
         Ok(None)
     }
 
+    /// Whether that record is there, and is nothing but a write of the log: a file that was synced before it lacks nothing of it.
+    fn is_append(&self, sequence: u64) -> io::Result<bool> {
+        let Some((_, _, body)) = self.whole(sequence)? else { return Ok(false) };
+        let changes = changes(&body).unwrap_or_default();
+        let is_write = |change: &Change<'_>| matches!(change, Change::LogWrite(..));
+        let is_page =
+            |change: &Change<'_>| matches!(change, Change::Write { .. } | Change::Length(_));
+        Ok(changes.iter().any(is_write) && !changes.iter().any(is_page))
+    }
+
     /// The last record that is whole: only the very last may not be, when it was being written as the power went.
     fn last(&self) -> Result<Option<(Span, Header, Note)>, Refusal> {
         let Some(last) = self.records.keys().max().copied() else { return Ok(None) };
@@ -109,14 +155,12 @@ fn broken(sequence: u64) -> Refusal {
     ))
 }
 
-/// Checks the journal against the file, brings the file up to date, and makes both ready for writing. Nothing is changed if
-/// it refuses.
-pub(crate) fn recover(
-    file: &impl StorageBackend,
-    journal: &impl StorageBackend,
+/// Checks the journal against the file's stamps. Writes nothing.
+pub(crate) fn examine<'a, J: StorageBackend>(
+    journal: &'a J,
     owner: &Owner,
     stamped: Stamped,
-) -> Result<Recovered, Refusal> {
+) -> Result<Examined<'a, J>, Refusal> {
     let sensible = (JOURNAL_BYTES_MIN..=JOURNAL_BYTES_MAX).contains(&owner.bytes)
         && owner.bytes.is_multiple_of(BLOCK_BYTES as u64);
     if !sensible || journal.len()? != owner.bytes {
@@ -131,59 +175,166 @@ pub(crate) fn recover(
         Stamped::With(stamp) => Some(stamp),
         Stamped::Never => None,
     };
-    let number = stamp.map_or(0, |stamp| stamp.number);
-    let mut note = Note::default();
-    let (mut unsettled, mut writes) = (VecDeque::new(), Vec::new());
-    let mut needs_no_pages = false;
-    let (spans, last) = match stamp {
-        Some(stamp) if stamp.journal == owner.journal && !stamp.closed => {
-            let replayed = replay(file, &found, &stamp)?;
-            note = replayed.note;
-            (unsettled, writes) = (replayed.unsettled, replayed.writes);
-            needs_no_pages = replayed.needs_no_pages;
-            if let Some(last) = replayed.spans.last() {
-                write_last_again(journal, last)?;
-            }
-            (replayed.spans, replayed.last)
-        }
-        Some(stamp) if stamp.journal == owner.journal => {
-            let last = found.last().ok().flatten();
-            let newer = last.is_some_and(|(span, ..)| span.sequence > stamp.synced);
-            match last {
-                _ if newer => return Err(OLDER),
-                Some((span, _, of_last)) if span.sequence == stamp.synced => {
-                    note = of_last;
-                    (vec![span], span.sequence)
-                }
-                // An older copy of the journal, or a broken one: the file needs none.
-                _ => afresh(journal, owner)?,
-            }
-        }
+    let of_this = stamp.filter(|stamp| stamp.journal == owner.journal);
+    let (kind, span, note) = match (of_this, stamp) {
+        (Some(stamp), _) if !stamp.closed => return examine_records(found, owner, stamp),
+        (Some(stamp), _) => match found.last().ok().flatten() {
+            Some((span, ..)) if span.sequence > stamp.synced => return Err(OLDER),
+            Some((span, _, note)) if span.sequence == stamp.synced => (Kind::Whole, span, note),
+            // An older copy of the journal, or a broken one: the file needs none.
+            _ => (Kind::Afresh, FIRST, Note::default()),
+        },
         // A new journal, that the file does not know yet.
-        _ if stamp.is_none_or(|stamp| stamp.closed) => match found.last()? {
+        (None, stamp) if stamp.is_none_or(|stamp| stamp.closed) => match found.last()? {
             Some((span, header, _)) if header.sequence == 1 && header.oldest == 2 => {
-                (vec![span], 1)
+                (Kind::Whole, span, Note::default())
             }
             _ => return Err(OTHERS),
         },
-        _ => return Err(OTHERS),
+        (None, _) => return Err(OTHERS),
     };
-    let known = stamp;
-    let stamp = Stamp { number: number + 1, journal: owner.journal, synced: last, closed: false };
-    stamp.write(file)?;
-    file.sync_data()?;
-    let blocks = owner.bytes / BLOCK_BYTES as u64 - 1;
-    let mut ring = Ring::new(blocks, spans);
-    // While the writes are being brought into redb, all goes straight to the file; the record that says so is written once, so that no
-    // number of crashes fills the journal.
-    let is_announced = needs_no_pages && note.writes_through;
-    note.writes_through = !writes.is_empty();
-    if writes.is_empty() || !is_announced {
-        start_anew(journal, owner, &mut ring, note, unsettled.front().map(|(_, record)| *record))?;
+    let (owner, pages, spans) = (*owner, span.sequence + 1, vec![span]);
+    Ok(Examined { found, owner, stamp, kind, spans, note, pages, writes: Vec::new() })
+}
+
+/// The record of an empty journal.
+const FIRST: Span = Span { sequence: 1, start: 0, blocks: 1 };
+
+/// The same, for a file that may need its journal: whether all that it may need is there.
+fn examine_records<'a, J: StorageBackend>(
+    found: Found<'a, J>,
+    owner: &Owner,
+    stamp: Stamp,
+) -> Result<Examined<'a, J>, Refusal> {
+    let Some((last, header, note)) = found.last()? else {
+        return Err(Refusal::Damaged("it holds no records".into()));
+    };
+    if last.sequence < stamp.synced {
+        return Err(Refusal::Mismatch("the journal is an older copy than the log file"));
     }
-    let was_closed = known.is_none_or(|stamp| stamp.closed);
-    let id = owner.journal;
-    Ok(Recovered { id, blocks, ring, stamp, note, unsettled, writes, was_closed })
+    let (mut spans, mut writes, mut pages) = (Vec::new(), Vec::new(), header.oldest);
+    for sequence in header.oldest.min(last.sequence)..=last.sequence {
+        let (span, _, body) = found.whole(sequence)?.ok_or_else(|| broken(sequence))?;
+        let Some(changes) = changes(&body) else {
+            return Err(Refusal::Damaged(format!("its record {sequence} makes no sense")));
+        };
+        for change in changes {
+            match change {
+                Change::Pages(oldest) => pages = oldest,
+                Change::LogWrite(number, write) => {
+                    writes.push(LogWrite { number, record: sequence, bytes: write.to_vec() });
+                }
+                _ => {}
+            }
+        }
+        spans.push(span);
+    }
+    if pages < header.oldest {
+        return Err(Refusal::Damaged(format!("its record {} makes no sense", last.sequence)));
+    }
+    for sequence in stamp.synced + 1..pages.min(last.sequence) {
+        if !found.is_append(sequence)? {
+            return Err(OLDER);
+        }
+    }
+    let (owner, kind, stamp) = (*owner, Kind::Replay, Some(stamp));
+    Ok(Examined { found, owner, stamp, kind, spans, note, pages, writes })
+}
+
+impl<J: StorageBackend> Examined<'_, J> {
+    /// The file was closed and is as it was then: redb takes it for whole without looking.
+    pub(crate) fn was_closed(&self) -> bool {
+        self.stamp.is_none_or(|stamp| stamp.closed)
+    }
+
+    /// Up to which commit the journal says that all is durable.
+    pub(crate) fn claimed(&self) -> CommitNumber {
+        CommitNumber(self.note.sequence)
+    }
+
+    /// The writes that a file lacks which shows this commit.
+    pub(crate) fn writes_after(
+        &self,
+        shown: CommitNumber,
+    ) -> impl Iterator<Item = (u64, &[u8])> + '_ {
+        let lacking = self.writes.iter().filter(move |write| write.number > shown.0);
+        lacking.map(|write| (write.number, write.bytes.as_slice()))
+    }
+
+    /// The first record whose pages, and the first whose write of the log the file may lack.
+    #[cfg(test)]
+    pub(crate) fn oldest(&self) -> (u64, Option<u64>) {
+        (self.pages, self.writes.first().map(|write| write.record))
+    }
+
+    /// Writes over `file` the pages that it may lack. Does not sync.
+    pub(crate) fn write_pages(&self, file: &impl StorageBackend) -> Result<(), Refusal> {
+        let last = self.spans.last().map_or(0, |last| last.sequence);
+        for sequence in self.pages..=last {
+            let Some((_, _, body)) = self.found.whole(sequence)? else {
+                return Err(broken(sequence));
+            };
+            for change in changes(&body).unwrap_or_default() {
+                match change {
+                    Change::Length(length) => file.set_len(length)?,
+                    Change::Note(_) | Change::Pages(_) | Change::LogWrite(..) => {}
+                    Change::Write { offset, data, zeros } => {
+                        let mut data = data.to_vec();
+                        data.resize(data.len() + zeros, 0);
+                        let end = offset + data.len() as u64;
+                        if file.len()? < end {
+                            file.set_len(end)?;
+                        }
+                        file.write(offset, &data)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings the file up to date, and makes both ready for writing. The file shows this commit then.
+    pub(crate) fn carry_out(
+        self,
+        file: &impl StorageBackend,
+        journal: &J,
+        shown: CommitNumber,
+    ) -> Result<Recovered, Refusal> {
+        self.write_pages(file)?;
+        let owner = self.owner;
+        if self.kind == Kind::Replay {
+            if self.note.writes_through {
+                write_again(file)?;
+            }
+            if let Some(last) = self.spans.last() {
+                write_last_again(journal, last)?;
+            }
+        }
+        if self.kind == Kind::Afresh {
+            format_journal(journal, &owner)?;
+        }
+        let last = self.spans.last().map_or(0, |last| last.sequence);
+        let number = self.stamp.map_or(0, |stamp| stamp.number) + 1;
+        let stamp = Stamp { number, journal: owner.journal, synced: last, closed: false };
+        stamp.write(file)?;
+        let (synced, commit) = durable::sync(file, (last, shown))?.split();
+        let needs_no_pages = self.kind == Kind::Replay && self.pages > last;
+        let is_announced = needs_no_pages && self.note.writes_through;
+        let lacking = self.writes.into_iter().filter(|write| write.number > shown.0);
+        let (unsettled, writes): (VecDeque<_>, Vec<_>) = lacking
+            .map(|write| ((write.number, write.record), (write.number, write.bytes)))
+            .unzip();
+        let blocks = owner.bytes / BLOCK_BYTES as u64 - 1;
+        let mut ring = Ring::new(blocks, self.spans);
+        // While the writes are being brought into redb, all goes straight to the file; the record that says so is written once, so that no
+        // number of crashes fills the journal.
+        if writes.is_empty() || !is_announced {
+            let note = Note { sequence: shown.0, writes_through: !writes.is_empty() };
+            let oldest = unsettled.front().map(|(_, record)| *record);
+            start_anew(journal, &owner, &mut ring, note, oldest)?;
+        }
+        Ok(Recovered { id: owner.journal, blocks, ring, stamp, synced, commit, unsettled, writes })
+    }
 }
 
 const OLDER: Refusal = Refusal::Mismatch("the log file is an older copy than its journal");
@@ -208,81 +359,6 @@ fn start_anew(
     journal.sync_data()?;
     ring.push(Span { sequence, start, blocks: 1 }, oldest);
     Ok(())
-}
-
-fn afresh(journal: &impl StorageBackend, owner: &Owner) -> Result<(Vec<Span>, u64), Refusal> {
-    format_journal(journal, owner)?;
-    Ok((vec![Span { sequence: 1, start: 0, blocks: 1 }], 1))
-}
-
-/// What a replay found.
-struct Replayed {
-    spans: Vec<Span>,
-    last: u64,
-    note: Note,
-    unsettled: VecDeque<(u64, u64)>,
-    writes: Vec<(u64, Vec<u8>)>,
-    /// The last record says that the file needs the pages of none.
-    needs_no_pages: bool,
-}
-
-/// Writes over the file what it may lack. Everything is checked before anything is written.
-fn replay<J: StorageBackend>(
-    file: &impl StorageBackend,
-    found: &Found<'_, J>,
-    stamp: &Stamp,
-) -> Result<Replayed, Refusal> {
-    let Some((last, header, note)) = found.last()? else {
-        return Err(Refusal::Damaged("it holds no records".into()));
-    };
-    if last.sequence < stamp.synced {
-        return Err(Refusal::Mismatch("the journal is an older copy than the log file"));
-    }
-    let (mut spans, mut pages) = (Vec::new(), header.oldest);
-    let (mut unsettled, mut writes) = (VecDeque::new(), Vec::new());
-    for sequence in header.oldest.min(last.sequence)..=last.sequence {
-        let (span, _, body) = found.whole(sequence)?.ok_or_else(|| broken(sequence))?;
-        let Some(changes) = changes(&body) else {
-            return Err(Refusal::Damaged(format!("its record {sequence} makes no sense")));
-        };
-        for change in changes {
-            match change {
-                Change::Pages(oldest) => pages = oldest,
-                Change::LogWrite(number, write) if number > note.sequence => {
-                    unsettled.push_back((number, sequence));
-                    writes.push((number, write.to_vec()));
-                }
-                _ => {}
-            }
-        }
-        spans.push(span);
-    }
-    if stamp.synced + 1 < pages.min(last.sequence) {
-        return Err(OLDER);
-    }
-    for sequence in pages..=last.sequence {
-        let Some((_, _, body)) = found.whole(sequence)? else { return Err(broken(sequence)) };
-        for change in changes(&body).unwrap_or_default() {
-            match change {
-                Change::Length(length) => file.set_len(length)?,
-                Change::Note(_) | Change::Pages(_) | Change::LogWrite(..) => {}
-                Change::Write { offset, data, zeros } => {
-                    let mut data = data.to_vec();
-                    data.resize(data.len() + zeros, 0);
-                    let end = offset + data.len() as u64;
-                    if file.len()? < end {
-                        file.set_len(end)?;
-                    }
-                    file.write(offset, &data)?;
-                }
-            }
-        }
-    }
-    if note.writes_through {
-        write_again(file)?;
-    }
-    let needs_no_pages = pages > last.sequence;
-    Ok(Replayed { spans, last: last.sequence, note, unsettled, writes, needs_no_pages })
 }
 
 /// Makes the last record durable, before anything that rests on it is. If a sync of it failed, it may still be read and yet never reach

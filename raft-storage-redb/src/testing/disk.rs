@@ -28,7 +28,34 @@ pub enum DiskFile {
 /// last sync holds any of the versions that it had since then, or a torn mixture: any subset of the writes, in any order.
 /// Everything that it decides comes from its seed.
 #[derive(Clone, Debug)]
-pub struct VirtualDisk(Arc<Mutex<Device>>);
+pub struct VirtualDisk {
+    device: Arc<Mutex<Device>>,
+    observer: Observer,
+}
+
+/// What a process is about to do to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DiskOperation {
+    /// A write.
+    Write,
+    /// A change of its length.
+    SetLength,
+    /// A sync.
+    Sync,
+}
+
+type Observe = dyn FnMut(DiskFile, DiskOperation) + Send;
+
+/// Whoever is told of each operation.
+#[derive(Clone, Default)]
+struct Observer(Arc<Mutex<Option<Box<Observe>>>>);
+
+impl std::fmt::Debug for Observer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Observer")
+    }
+}
 
 /// One of its files, open in one process: what redb and the journal work on.
 #[derive(Clone, Debug)]
@@ -317,11 +344,35 @@ impl VirtualDisk {
     /// An empty disk without faults.
     pub fn new(seed: u64) -> VirtualDisk {
         let device = Device { luck: Luck(seed), ..Device::default() };
-        VirtualDisk(Arc::new(Mutex::new(device)))
+        VirtualDisk { device: Arc::new(Mutex::new(device)), observer: Observer::default() }
     }
 
     fn device(&self) -> MutexGuard<'_, Device> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.device.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets `observe` see every write, change of length and sync before it happens. Until it returns, the operation has not
+    /// begun, so it may use the disk: do what another thread would do meanwhile, or fork it and let the power go there. What it
+    /// does itself it is not told of. Forks do not have it.
+    pub fn observe(&self, observe: impl FnMut(DiskFile, DiskOperation) + Send + 'static) {
+        *self.observer() = Some(Box::new(observe));
+    }
+
+    /// Ends that.
+    pub fn stop_observing(&self) {
+        *self.observer() = None;
+    }
+
+    fn observer(&self) -> MutexGuard<'_, Option<Box<Observe>>> {
+        self.observer.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begins(&self, file: DiskFile, operation: DiskOperation) {
+        let observe = self.observer().take();
+        if let Some(mut observe) = observe {
+            observe(file, operation);
+            *self.observer() = Some(observe);
+        }
     }
 
     /// Opens a file in the process that runs now.
@@ -340,9 +391,10 @@ impl VirtualDisk {
     /// A disk of its own with the same content, and a fate of its own.
     #[must_use]
     pub fn fork(&self) -> VirtualDisk {
-        let mut device = self.device();
-        let luck = Luck(device.luck.draw());
-        VirtualDisk(Arc::new(Mutex::new(Device { luck, ..device.clone() })))
+        let mut original = self.device();
+        let luck = Luck(original.luck.draw());
+        let device = Arc::new(Mutex::new(Device { luck, ..original.clone() }));
+        VirtualDisk { device, observer: Observer::default() }
     }
 
     /// The process ends without a warning; what it wrote stays readable, durable or not. Its open files are dead from now on. Faults that
@@ -455,6 +507,7 @@ impl StorageBackend for VirtualFile {
     }
 
     fn set_len(&self, len: u64) -> Result<(), io::Error> {
+        self.disk.begins(self.file, DiskOperation::SetLength);
         let mut device = self.device()?;
         device.use_power(self.file)?;
         device.use_space(self.file)?;
@@ -465,10 +518,12 @@ impl StorageBackend for VirtualFile {
     }
 
     fn sync_data(&self) -> Result<(), io::Error> {
+        self.disk.begins(self.file, DiskOperation::Sync);
         self.device()?.sync(self.file)
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
+        self.disk.begins(self.file, DiskOperation::Write);
         let mut device = self.device()?;
         let length = device.file(self.file).written.length;
         if offset.checked_add(data.len() as u64).is_none_or(|end| end > length) {

@@ -24,13 +24,13 @@ mod image;
 
 use redb::StorageBackend;
 
-pub use disk::{DiskFile, VirtualDisk, VirtualFile};
+pub use disk::{DiskFile, DiskOperation, VirtualDisk, VirtualFile};
 pub use faults::{DiskFault, Fired, Rot};
 
 use crate::format::Identity;
-use crate::journal::file::{JournalFile, check_owner, new_owner, recover_file};
+use crate::journal::file::{JournalFile, check_owner, new_owner};
 use crate::journal::record::format_journal;
-use crate::journal::{BLOCK_BYTES, Checkpoints, Journaled};
+use crate::journal::{BLOCK_BYTES, Checkpoints};
 use crate::lives::FileMark;
 use crate::open::{check_magic, initialize};
 use crate::{OpenError, Options, RedbLogStore};
@@ -67,9 +67,7 @@ pub fn open(disk: &VirtualDisk, options: &Options) -> Result<RedbLogStore, OpenE
     let mut beginning = vec![0; BLOCK_BYTES.min(file.len().map_err(io)? as usize)];
     file.read(0, &mut beginning).map_err(io)?;
     check_magic(path, beginning.as_slice())?;
-    let recovered = recover_file(options, &file, &journal)?;
-    let backend =
-        Journaled::new(file, journal.backend, recovered, Checkpoints::Inline).map_err(io)?;
     // Its files are the disk: there are no copies.
-    RedbLogStore::open_backend(options, backend, FileMark::default())
+    let mark = FileMark::default();
+    RedbLogStore::open_files(options, file, journal, Checkpoints::Inline, mark)
 }

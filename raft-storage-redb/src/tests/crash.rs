@@ -12,7 +12,6 @@ use super::disk::Machine;
 use super::model::{Model, check, steps};
 use crate::format::Identity;
 use crate::journal::Checkpoints;
-use crate::lives::FileMark;
 use crate::open::initialize;
 use crate::testing::{DiskFault, DiskFile, VirtualDisk};
 use crate::{Options, RedbLogStore};
@@ -29,9 +28,7 @@ fn new_machine(journal_bytes: u64) -> Machine {
 }
 
 fn open(machine: &Machine) -> RedbLogStore {
-    let backend = machine.open().expect("recovered");
-    RedbLogStore::open_backend(&options(), backend, FileMark::default())
-        .expect("opened after a crash")
+    machine.open_log(&options()).expect("opened after a crash")
 }
 
 /// Whether it holds what the model does. The shape alone does not tell: a write may replace entries by others of the same place and term.
@@ -81,7 +78,7 @@ proptest! {
             }
             let found = dying_machine.after_power_loss();
             found.set_fuse(luck() % 24);
-            drop(found.open());
+            drop(found.open_log(&options()));
             let found = found.after_power_loss();
             let mut after = open(&found);
             let survivor = if acknowledged || shows(&mut after, &next) { &next } else { &model };

@@ -2,11 +2,14 @@
 
 use raft_core::NodeId;
 
+use crate::journal::file::JournalFile;
 use crate::journal::record::{Owner, format_journal};
-use crate::journal::recover::{Refusal, recover};
+use crate::journal::recover::{Refusal, examine};
 use crate::journal::stamp::read_stamps;
 use crate::journal::{Checkpoints, Journaled};
+use crate::lives::FileMark;
 use crate::testing::{DiskFault, DiskFile, VirtualDisk, VirtualFile};
+use crate::{OpenError, Options, RedbLogStore};
 
 /// A disk with both files, and how they are opened.
 #[derive(Clone, Debug)]
@@ -68,11 +71,20 @@ impl Machine {
         self.disk.arm(DiskFault::PowerLoss, operations);
     }
 
-    /// What `RedbLogStore::open` does with files.
+    /// What `RedbLogStore::open` does with files, without redb.
     pub(super) fn open(&self) -> Result<Journaled<VirtualFile, VirtualFile>, Refusal> {
         let (file, journal) = (self.disk.file(DiskFile::Log), self.disk.file(DiskFile::Journal));
         let stamped = read_stamps(&file)?;
-        let recovered = recover(&file, &journal, &self.owner, stamped)?;
+        let examined = examine(&journal, &self.owner, stamped)?;
+        let claimed = examined.claimed();
+        let recovered = examined.carry_out(&file, &journal, claimed)?;
         Ok(Journaled::new(file, journal, recovered, self.checkpoints)?)
+    }
+
+    /// What it does with files.
+    pub(super) fn open_log(&self, options: &Options) -> Result<RedbLogStore, OpenError> {
+        let (file, backend) = (self.disk.file(DiskFile::Log), self.disk.file(DiskFile::Journal));
+        let journal = JournalFile { backend, owner: self.owner };
+        RedbLogStore::open_files(options, file, journal, self.checkpoints, FileMark::default())
     }
 }

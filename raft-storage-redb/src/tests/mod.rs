@@ -3,6 +3,7 @@
 mod crash;
 mod damage;
 mod disk;
+mod early;
 mod faults;
 mod journal;
 mod lives;
