@@ -221,6 +221,15 @@ pub enum Proof {
 /// # Errors
 /// If no order explains the answers, or none is found within the limits and the guess is none: what was not proved does not hold.
 pub fn judge(history: &[Request]) -> Result<Judged, Violation> {
+    judge_within(history, LIMITS)
+}
+
+/// As [`judge`], with limits of the caller's own: where hundreds of requests are open at a time, each step
+/// tries many of them.
+///
+/// # Errors
+/// As for [`judge`].
+pub fn judge_within(history: &[Request], limits: Limits) -> Result<Judged, Violation> {
     let known = known(history);
     let guess = guess(&known);
     let known_count = known.len() as u64;
@@ -231,7 +240,7 @@ pub fn judge(history: &[Request]) -> Result<Judged, Violation> {
     let all: Vec<_> = known.into_iter().map(operation).collect();
     let told = all.iter().filter_map(|it| Some((&it.input, it.result.as_ref()?.1.as_ref()?)));
     let service = Service::told(told);
-    match check(&service, &all, LIMITS) {
+    match check(&service, &all, limits) {
         Ok(()) => Ok(judged(Proof::Search)),
         Err(NotLinearizable::OutOfSteps { .. }) if is_linearization(&service, &all, &guess) => {
             Ok(judged(Proof::Guess))

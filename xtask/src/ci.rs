@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::{mutants, sim, tidy};
+use crate::{chaos, mutants, sim, tidy};
 
 /// How many seeds CI simulates, at most, and for how long.
 const SEEDS: u64 = 6_000;
 const SIM_SECONDS: u64 = 300;
+/// How many minutes real processes run under faults.
+const CHAOS_MINUTES: u32 = 3;
 
 /// Runs every step; stops at the first that fails.
 pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
@@ -43,6 +45,7 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
         )?;
     }
     steps.cargo(&["run", "--release", "--locked", "--", "demo", "--once"], &[])?;
+    steps.own("chaos", || chaos::run(root, &chaos::ChaosArgs::for_ci(CHAOS_MINUTES)))?;
     steps.report();
     Ok(())
 }

@@ -1,11 +1,12 @@
-//! The workspace's own automation: `cargo xtask ci`, `tidy`, `bless`, `sim`, `mutants`, `recall`, `coverage`, `compare`, `trace`. It knows cargo, text and the simulator; it knows
-//! nothing of the service.
+//! The workspace's own automation: `cargo xtask ci`, `tidy`, `bless`, `sim`, `chaos`, `mutants`, `recall`, `coverage`,
+//! `compare`, `trace`. It knows cargo, text and the simulator; it knows nothing of the service.
 
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
 mod bless;
+mod chaos;
 mod ci;
 mod compare;
 mod coverage;
@@ -32,6 +33,8 @@ enum Task {
     Bless(bless::BlessArgs),
     /// Simulates whole clusters under faults; one seed is one run.
     Sim(sim::SimArgs),
+    /// Runs real processes under kills, partitions and broken disks, and judges what clients saw.
+    Chaos(chaos::ChaosArgs),
     /// Measures raft beside etcd, both durable, three nodes each on this machine.
     Compare(compare::CompareArgs),
     /// Measures which lines of raft-core its tests reach; needs cargo-tarpaulin.
@@ -50,6 +53,7 @@ fn main() -> anyhow::Result<()> {
         Task::Tidy => tidy::run(&root()),
         Task::Bless(args) => bless::run(&root(), &args),
         Task::Sim(args) => sim::run(&args),
+        Task::Chaos(args) => chaos::run(&root(), &args),
         Task::Coverage(args) => coverage::run(&root(), &args),
         Task::Mutants(args) => mutants::run(&root(), &args),
         Task::Recall(args) => recall::run(&root(), &args),

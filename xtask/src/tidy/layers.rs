@@ -90,6 +90,15 @@ const LAYERS: &[Layer] = &[
         never: &["quinn", "rustls", "rkyv", "redb"],
     },
     Layer {
+        name: "raft-chaos",
+        // The client as users have it, and the simulator's judge of histories. The nodes are processes.
+        ours: &["raft-core", "raft-kv", "raft-net-quic", "raft-sim"],
+        optional: &[],
+        bare: &[],
+        others: None,
+        never: &["quinn", "rustls", "rkyv", "redb"],
+    },
+    Layer {
         name: "xtask",
         ours: &["raft-core", "raft-sim"],
         optional: &[],
