@@ -6,6 +6,7 @@ mod disk;
 mod early;
 mod faults;
 mod journal;
+mod kill9;
 mod lives;
 mod logged;
 mod model;
