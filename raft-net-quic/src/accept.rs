@@ -11,7 +11,7 @@ use raft_node::{Delivery, Inbox};
 use rustls::pki_types::CertificateDer;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use crate::accounts::{Closer, NoPlace, Place};
 use crate::door::Ticket;
@@ -193,7 +193,8 @@ async fn serve_peer(
         link.on_call_ended(connection);
         return error;
     }
-    info!(%peer, %from, "peer connected");
+    // The link to it, in the other direction, tells of peers that come and go.
+    debug!(%peer, %from, "peer connected");
     // It takes a client's place only if it asks as a client does.
     let place = || {
         let closer = Closer::Connection(connection.clone());
@@ -271,9 +272,9 @@ fn admit(shared: &Shared, node: NodeId) -> Result<(Arc<Link>, Inbox), Refusal> {
             Err((CloseCode::NotAllowed, NetError::NotAllowed { peer, reason }))
         }
         Some(Admission::NotReady) | None => {
-            // Every start of a group has its share of these: nothing to be told about.
+            // Every start and stop of a group has its share of these: nothing to be told about.
             let (by, code) = (format!("node {me}"), CloseCode::NotReady);
-            let reason = "it is still starting".into();
+            let reason = "it takes no peers now, because it is starting or stopping".into();
             Err((code, NetError::Refused { by, code, reason }))
         }
     }

@@ -238,3 +238,14 @@ proptest! {
         }
     }
 }
+
+/// A transport that has not started, or has ended, knows no peers: its node must not tell them to be added.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_it_takes_no_peers_nobody_is_called_a_stranger() {
+    let world = world();
+    drop(world.endpoint.transport(BTreeMap::new()));
+    let two = world.ca.issue_node(NodeId(2), &[]).unwrap();
+    let (code, reason) = world.refusal(&two, hello(2)).await;
+    assert_eq!(code, CloseCode::NotReady, "{reason}");
+    assert!(code.is_transient() && reason.contains("starting or stopping"), "{reason}");
+}

@@ -198,7 +198,8 @@ impl Link {
     pub(crate) async fn run(self: Arc<Self>, dialer: Arc<Dialer>, inbox: Inbox, own: StoreStamp) {
         let limits = &dialer.limits;
         let mut backoff = Backoff::new(limits.backoff_min, limits.backoff_max);
-        let mut told = false;
+        // What is wrong is said once, until it changes for the better: a peer that is down is not news every two seconds.
+        let (mut missed, mut told) = (false, false);
         loop {
             match self.connect(&dialer, own).await {
                 Ok((connection, welcome)) => {
@@ -206,7 +207,7 @@ impl Link {
                     *self.resolved.lock().unwrap_or_else(PoisonError::into_inner) = at;
                     let peer = self.node;
                     info!(%peer, address = %connection.remote_address(), "connected to peer");
-                    told = false;
+                    (missed, told) = (true, false);
                     let since = Instant::now();
                     let error = self.serve(&connection, &welcome).await;
                     self.queues().into_iter().for_each(Queue::close);
@@ -219,13 +220,16 @@ impl Link {
                     }
                 }
                 Err(NetError::Closed) => return,
-                // Said once, until it changes for the better: a peer that is down is not news every two seconds.
+                Err(error) if !missed && error.is_transient() => {
+                    missed = true;
+                    info!(peer = %self.node, %error, "cannot reach peer yet; trying on");
+                }
                 Err(error) if told || error.is_transient() => {
-                    debug!(peer = %self.node, %error, "can not connect to peer");
+                    debug!(peer = %self.node, %error, "cannot connect to peer");
                 }
                 Err(error) => {
                     told = true;
-                    warn!(peer = %self.node, %error, "can not connect to peer");
+                    warn!(peer = %self.node, %error, "cannot connect to peer");
                 }
             }
             tokio::select! {

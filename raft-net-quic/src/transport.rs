@@ -152,7 +152,7 @@ impl Drop for Running {
 pub(crate) enum Admission {
     /// This is its link, and here it delivers.
     Admitted(Arc<Link>, Inbox),
-    /// The transport has not started, or has ended.
+    /// The transport has not started, or has ended: who the peers are is not to be told then.
     NotReady,
     /// It is not a peer.
     Unknown,
@@ -170,8 +170,8 @@ impl PeerTable {
     pub(crate) fn admit(&self, node: NodeId) -> Admission {
         let state = self.lock();
         match (state.links.get(&node), &state.started) {
-            (None, _) => Admission::Unknown,
-            (Some(_), None) => Admission::NotReady,
+            (_, None) => Admission::NotReady,
+            (None, Some(_)) => Admission::Unknown,
             (Some(running), Some(started)) => {
                 Admission::Admitted(Arc::clone(&running.link), started.inbox.clone())
             }
