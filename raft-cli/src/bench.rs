@@ -1,6 +1,9 @@
 //! `raft bench`: a closed-loop load generator over the public client. It measures what a caller sees, and decides nothing.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -11,10 +14,9 @@ use tokio::task::JoinSet;
 
 use crate::cli::{BenchArgs, BenchKind};
 use crate::connect;
-use crate::exit::OrFail as _;
-use crate::exit::{Code, Outcome};
+use crate::exit::{Code, Failure, OrFail as _, Outcome};
 use crate::output::{say, say_json};
-use crate::progress;
+use crate::{progress, text};
 
 /// Not counted, before the measurement: connections open, caches fill.
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -22,8 +24,10 @@ const WARM_UP: Duration = Duration::from_secs(1);
 const LATENCY_MAX: Duration = Duration::from_secs(600);
 /// How long a worker waits after an error, so that a cluster that is down is not stormed.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(10);
-/// How many puts store the keys for `get`, at the same time.
-const PREFILL_IN_FLIGHT: u64 = 256;
+/// How many puts store the keys for `get`, or deletes remove them, at the same time.
+const KEYS_IN_FLIGHT: u64 = 256;
+/// How many different errors are told apart; the rest is only counted.
+const ERRORS_LISTED: usize = 3;
 
 /// What is measured. The JSON of `--json` is exactly this.
 #[derive(Debug, Serialize)]
@@ -40,6 +44,8 @@ struct Report {
     p999_us: u64,
     max_us: u64,
     errors: u64,
+    /// The first different errors, each with how often it came.
+    error_counts: BTreeMap<String, u64>,
 }
 
 /// Runs the command.
@@ -51,26 +57,29 @@ pub(crate) async fn run(args: BenchArgs) -> Outcome {
     let load = Arc::new(Load {
         client: client.clone(),
         kind: args.kind,
-        keys: args.keys,
         value: value(args.value_size),
+        keys: Keys::new(args.keys),
         results: Mutex::new(Results::new()?),
     });
-    if args.kind == BenchKind::Get {
-        prefill(&load).await?;
-    }
-    let measured = measure(&load, args.inflight, Duration::from_secs(args.seconds)).await;
+    let measured = tokio::select! {
+        measured = measure(&load, &args) => measured,
+        _ = tokio::signal::ctrl_c() => Err(Failure::new(Code::Interrupted, "interrupted")),
+    };
+    let removed = if args.keep { Ok(()) } else { remove_keys(&load).await };
     client.close().await;
     measured?;
-    let results = load.results.lock().unwrap_or_else(PoisonError::into_inner);
-    print(&results.report(&args), args.json)
+    let report = load.lock_results().report(&args);
+    print(&report, args.json)?;
+    report.outcome()?;
+    removed
 }
 
 /// What every worker shares.
 struct Load {
     client: Client,
     kind: BenchKind,
-    keys: u64,
     value: Bytes,
+    keys: Keys,
     results: Mutex<Results>,
 }
 
@@ -78,14 +87,53 @@ struct Results {
     latencies_us: Histogram<u64>,
     completed: u64,
     errors: u64,
+    error_counts: BTreeMap<String, u64>,
+}
+
+/// Which keys there are, and which of them a put was sent for, so that they can be removed: one bit each.
+struct Keys {
+    count: u64,
+    put: Vec<AtomicU64>,
+}
+
+impl Keys {
+    fn new(count: u64) -> Keys {
+        let words = usize::try_from(count.div_ceil(64)).unwrap_or(usize::MAX);
+        Keys { count, put: (0..words).map(|_| AtomicU64::new(0)).collect() }
+    }
+
+    fn place(&self, number: u64) -> Option<(&AtomicU64, u64)> {
+        let word = self.put.get(usize::try_from(number / 64).ok()?)?;
+        Some((word, 1 << (number % 64)))
+    }
+
+    fn note_put(&self, number: u64) {
+        if let Some((word, bit)) = self.place(number) {
+            word.fetch_or(bit, Ordering::Relaxed);
+        }
+    }
+
+    fn was_put(&self, number: u64) -> bool {
+        self.place(number).is_some_and(|(word, bit)| word.load(Ordering::Relaxed) & bit != 0)
+    }
 }
 
 impl Load {
-    async fn operate(&self, key: Bytes) -> Result<(), ClientError> {
+    async fn operate(&self, number: u64) -> Result<(), ClientError> {
         match self.kind {
-            BenchKind::Put => self.client.put(key, self.value.clone()).await.map(drop),
-            BenchKind::Get => self.client.get(key).await.map(drop),
+            BenchKind::Put => self.put(number).await,
+            BenchKind::Get => self.client.get(key(number)).await.map(drop),
         }
+    }
+
+    async fn put(&self, number: u64) -> Result<(), ClientError> {
+        // Before it is sent: one that fails may be carried out all the same.
+        self.keys.note_put(number);
+        self.client.put(key(number), self.value.clone()).await.map(drop)
+    }
+
+    fn lock_results(&self) -> MutexGuard<'_, Results> {
+        self.results.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One worker: one request at a time, from now until `end`; counts from `start`.
@@ -93,11 +141,11 @@ impl Load {
         let mut random = seed;
         let mut began = Instant::now();
         while began < end {
-            let key = key(next_random(&mut random) % self.keys);
-            let result = self.operate(key).await;
+            let number = next_random(&mut random) % self.keys.count;
+            let result = self.operate(number).await;
             let finished = Instant::now();
             if began >= start {
-                self.record(result.is_ok(), finished - began, finished <= end);
+                self.record(result.as_ref().err(), finished - began, finished <= end);
             }
             if result.is_err() {
                 tokio::time::sleep(PAUSE_AFTER_ERROR).await;
@@ -107,10 +155,10 @@ impl Load {
     }
 
     /// A request that was slow enough to end after the measurement does not count as throughput, but its latency does.
-    fn record(&self, ok: bool, latency: Duration, in_time: bool) {
-        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
-        if !ok {
-            results.errors += 1;
+    fn record(&self, error: Option<&ClientError>, latency: Duration, in_time: bool) {
+        let mut results = self.lock_results();
+        if let Some(error) = error {
+            results.note_error(text::shown(&error.to_string()));
             return;
         }
         results.completed += u64::from(in_time);
@@ -123,7 +171,14 @@ impl Results {
     fn new() -> Outcome<Results> {
         let latencies_us = Histogram::new_with_bounds(1, LATENCY_MAX.as_micros() as u64, 3)
             .or_fail(Code::Failed, || "can not make the histogram".to_owned())?;
-        Ok(Results { latencies_us, completed: 0, errors: 0 })
+        Ok(Results { latencies_us, completed: 0, errors: 0, error_counts: BTreeMap::new() })
+    }
+
+    fn note_error(&mut self, error: String) {
+        self.errors += 1;
+        if self.error_counts.len() < ERRORS_LISTED || self.error_counts.contains_key(&error) {
+            *self.error_counts.entry(error).or_default() += 1;
+        }
     }
 
     fn report(&self, args: &BenchArgs) -> Report {
@@ -144,15 +199,47 @@ impl Results {
             p999_us: quantile(0.999),
             max_us: self.latencies_us.max(),
             errors: self.errors,
+            error_counts: self.error_counts.clone(),
         }
     }
 }
 
-async fn measure(load: &Arc<Load>, inflight: u32, length: Duration) -> Outcome {
+impl Report {
+    /// An error unless every operation was done, and there was one.
+    fn outcome(&self) -> Outcome {
+        if self.errors == 0 && self.operations > 0 {
+            return Ok(());
+        }
+        let total = self.operations + self.errors;
+        let mut told = format!("{} of {total} operations failed", self.errors);
+        for (error, count) in &self.error_counts {
+            let _ = write!(told, "\n  {count} times: {error}");
+        }
+        let unlisted = self.errors - self.error_counts.values().sum::<u64>();
+        if unlisted > 0 {
+            let _ = write!(told, "\n  {unlisted} times: other errors");
+        }
+        if total == 0 {
+            "no operation ended in the time of the measurement".clone_into(&mut told);
+        }
+        Err(Failure::new(Code::Unavailable, told))
+    }
+}
+
+async fn measure(load: &Arc<Load>, args: &BenchArgs) -> Outcome {
+    if args.kind == BenchKind::Get {
+        for_all_keys(
+            load,
+            "storing the keys",
+            |_| true,
+            |load, number| async move { load.put(number).await },
+        )
+        .await?;
+    }
     let start = Instant::now() + WARM_UP;
-    let end = start + length;
+    let end = start + Duration::from_secs(args.seconds);
     let mut workers = JoinSet::new();
-    for seed in 0..u64::from(inflight) {
+    for seed in 0..u64::from(args.inflight) {
         let load = Arc::clone(load);
         workers.spawn(async move { load.work(seed, start, end).await });
     }
@@ -164,29 +251,54 @@ async fn measure(load: &Arc<Load>, inflight: u32, length: Duration) -> Outcome {
     Ok(())
 }
 
-/// Stores a value under every key.
-async fn prefill(load: &Arc<Load>) -> Outcome {
-    let bar = progress::record_bar("storing the keys", load.keys);
-    let mut workers = JoinSet::new();
-    for first in 0..PREFILL_IN_FLIGHT.min(load.keys) {
-        let (load, bar) = (Arc::clone(load), bar.clone());
-        workers.spawn(async move {
-            let mut number = first;
-            while number < load.keys {
-                load.client.put(key(number), load.value.clone()).await?;
-                number += PREFILL_IN_FLIGHT;
-                bar.inc(1);
-            }
-            Ok(())
-        });
+/// Removes what was put here.
+async fn remove_keys(load: &Arc<Load>) -> Outcome {
+    let remove =
+        |load: Arc<Load>, number| async move { load.client.delete(key(number)).await.map(drop) };
+    let removed =
+        for_all_keys(load, "removing the keys", |number| load.keys.was_put(number), remove);
+    removed.await.map_err(|failure| Failure {
+        error: failure
+            .error
+            .context("the keys that begin with bench/ are still there, or some of them"),
+        ..failure
+    })
+}
+
+/// Does something for every key that is wanted, many at a time. Ends at the first error.
+async fn for_all_keys<F>(
+    load: &Arc<Load>,
+    doing: &'static str,
+    wanted: impl Fn(u64) -> bool,
+    work: impl Fn(Arc<Load>, u64) -> F,
+) -> Outcome
+where
+    F: Future<Output = Result<(), ClientError>> + Send + 'static,
+{
+    let bar = progress::record_bar(doing, load.keys.count);
+    let mut working = JoinSet::new();
+    for number in (0..load.keys.count).filter(|&number| wanted(number)) {
+        while working.len() as u64 >= KEYS_IN_FLIGHT {
+            finish_one(&mut working, doing).await?;
+        }
+        working.spawn(work(Arc::clone(load), number));
+        bar.set_position(number);
     }
-    while let Some(worker) = workers.join_next().await {
-        worker
-            .or_fail(Code::Failed, || "a worker failed".to_owned())?
-            .map_err(|error| connect::failure(error, "the keys could not be stored"))?;
+    while !working.is_empty() {
+        finish_one(&mut working, doing).await?;
     }
     bar.finish_and_clear();
     Ok(())
+}
+
+async fn finish_one(
+    working: &mut JoinSet<Result<(), ClientError>>,
+    doing: &'static str,
+) -> Outcome {
+    let Some(ended) = working.join_next().await else { return Ok(()) };
+    ended
+        .or_fail(Code::Failed, || "a worker failed".to_owned())?
+        .map_err(|error| connect::failure(error, doing))
 }
 
 fn print(report: &Report, json: bool) -> Outcome {
@@ -232,6 +344,8 @@ fn next_random(state: &mut u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use clap::{Args as _, Command, FromArgMatches as _};
+
     use super::*;
 
     #[test]
@@ -241,6 +355,36 @@ mod tests {
         assert_eq!(value.len(), 4096);
         let different: std::collections::BTreeSet<u8> = value.iter().copied().collect();
         assert_eq!(different.len(), 256);
+    }
+
+    #[test]
+    fn a_bench_that_did_not_do_its_work_says_why() {
+        let command = BenchArgs::augment_args(Command::new("bench"));
+        let matches = command.try_get_matches_from(["bench", "put"]).unwrap();
+        let args = BenchArgs::from_arg_matches(&matches).unwrap();
+        let mut results = Results::new().unwrap();
+        let none = results.report(&args).outcome().unwrap_err();
+        assert_eq!(none.code, Code::Unavailable);
+        assert!(none.to_string().contains("no operation ended"), "{none}");
+        results.completed = 5;
+        assert!(results.report(&args).outcome().is_ok());
+        for error in ["first", "first", "b", "c", "d", "e", "first"] {
+            results.note_error(error.to_owned());
+        }
+        let some = results.report(&args).outcome().unwrap_err().to_string();
+        assert!(some.starts_with("7 of 12 operations failed"), "{some}");
+        assert!(some.contains("3 times: first") && some.contains("2 times: other"), "{some}");
+    }
+
+    #[test]
+    fn a_key_that_was_put_is_known() {
+        let keys = Keys::new(130);
+        for number in [0, 64, 129, 130, 1 << 40] {
+            keys.note_put(number);
+        }
+        let put: Vec<u64> = (0..200).filter(|&number| keys.was_put(number)).collect();
+        // The last word has bits for keys that are never drawn.
+        assert_eq!(put, [0, 64, 129, 130]);
     }
 
     #[test]

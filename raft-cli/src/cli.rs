@@ -32,16 +32,22 @@ Examples:
   raft get greeting
   raft status
 
-Configuration: flags override environment variables, and both override the file. `raft serve` logs to stderr what RAFT_LOG \
-asks for (`warn` by default; for example `info` or `raft_node=debug`).";
+Configuration: flags override environment variables, and both override the file. All log to stderr what RAFT_LOG asks for \
+(by default `info` for `raft serve`, and `warn` for the others; for example `raft_node=debug`).";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Show a whole cluster: start it, load data, kill its leader, watch it recover
     Demo(DemoArgs),
     /// Make a cluster's certificates and configuration files
+    #[command(after_help = "\
+Examples:
+  raft init --dir c                                       three nodes on this machine, ports 7401 to 7403
+  raft init --dir c --host a.lan,b.lan,c.lan              three machines
+  raft init --dir c --host a.lan:7000,b.lan:7000,c.lan:7000
+  raft init --dir c --nodes 5 --base-port 9000")]
     Init(InitArgs),
-    /// Run one node until it is told to stop (SIGINT or SIGTERM)
+    /// Run one node until it is told to stop (SIGINT or SIGTERM); SIGHUP makes it read its certificate and key anew
     Serve(ServeArgs),
     /// Let a node whose data folder `raft init` did not make found its cluster at its next start; for a cluster that has never run
     Found(FoundArgs),
@@ -100,6 +106,15 @@ The first line says that it is a dump, the last one how many records there are, 
 cut off or changed. Both begin with `#raft-dump ` and have no tab, so no record looks like them.")]
     Dump(DumpArgs),
     /// Show every node: role, term, how far it is, and whether the states agree
+    #[command(after_help = "\
+Exit codes: 0 if a node leads and a majority of the voters follow it, even if others are down or unwell; 4 if not; 9 if two nodes \
+hold different states at the same index. `verdict` of --json is ok, degraded, unavailable or diverged, and `states` is agree, \
+agree so far (of those that could be compared), differ or unknown.
+
+Examples:
+  raft status
+  raft status --json | jq -r .verdict
+  until raft status > /dev/null; do sleep 1; done    wait until the cluster serves")]
     Status(StatusArgs),
     /// Measure throughput and latency over the public client
     #[command(after_help = "\
@@ -107,7 +122,8 @@ Example:
   raft bench put --inflight 1000 --value-size 256 --seconds 10 --json
 
 It keeps N requests in flight, each worker waiting for its answer before it sends the next. A first second warms up and is not \
-counted. `get` first stores every key once. Keys are `bench/` and a number, drawn evenly. Latencies are microseconds.")]
+counted. `get` first stores every key once. Keys are `bench/` and a number, drawn evenly; those that were put are removed at the \
+end, unless --keep is given. Latencies are microseconds. Exit code 4 if an operation failed or none was done.")]
     Bench(BenchArgs),
 }
 
@@ -127,14 +143,14 @@ pub(crate) struct InitArgs {
     /// The folder to make; must not hold a cluster yet
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: PathBuf,
-    /// How many nodes; odd numbers make sense: 3 stand the loss of one, 5 of two
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
-    pub(crate) nodes: u16,
+    /// How many nodes; odd numbers make sense: 3 stand the loss of one, 5 of two [default: as many as hosts, or 3]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=9))]
+    pub(crate) nodes: Option<u16>,
     /// Node i listens on UDP port P + i
     #[arg(long, value_name = "P", default_value_t = 7400, value_parser = clap::value_parser!(u16).range(1..=65000))]
     pub(crate) base_port: u16,
-    /// The host name or IP address of every node in turn, or one for all
-    #[arg(long, value_name = "HOST", num_args = 1.., default_value = "127.0.0.1")]
+    /// The host name or IP address of every node in turn (several times, or with commas), or one for all; HOST:PORT for a port of its own
+    #[arg(long, value_name = "HOST", num_args = 1.., value_delimiter = ',', default_value = "127.0.0.1")]
     pub(crate) host: Vec<String>,
 }
 
@@ -325,6 +341,9 @@ pub(crate) struct BenchArgs {
     /// How many different keys
     #[arg(long, value_name = "K", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     pub(crate) keys: u64,
+    /// Leave the keys in the cluster
+    #[arg(long)]
+    pub(crate) keep: bool,
     /// Threads of the generator
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) workers: u16,

@@ -12,7 +12,7 @@ pub(crate) enum Code {
     Failed = 1,
     /// The key does not exist, or the comparison of `cas` did not hold. Nothing was changed.
     NotFound = 3,
-    /// No leader, no answer in time, or an answer that leaves the outcome unknown.
+    /// No leader, no majority that follows it, no answer in time, or an answer that leaves the outcome unknown.
     Unavailable = 4,
     /// The configuration or the credentials are missing, malformed, or not accepted by the other side.
     Config = 5,
@@ -22,6 +22,8 @@ pub(crate) enum Code {
     Input = 7,
     /// The address can not be listened on.
     Address = 8,
+    /// Two nodes hold different states at the same index, which no fault of one node explains.
+    Diverged = 9,
     /// Told to stop by a signal before it was done. The number is that of a process that SIGINT ended.
     Interrupted = 130,
 }
@@ -33,11 +35,12 @@ Exit codes:
   1  failed, for a reason that has no code of its own
   2  the arguments make no sense
   3  the key does not exist, or the comparison of `cas` did not hold
-  4  unavailable: no leader, or no answer in time
+  4  unavailable: no leader, no majority that follows it, or no answer in time
   5  the configuration or the credentials are missing, malformed or not accepted
   6  the data folder can not be used
   7  the input is malformed, or a key or a value is over the limit
   8  the address can not be listened on
+  9  two nodes hold different states at the same index (`status`)
   130  interrupted before it was done";
 
 /// An error and the code to exit with.

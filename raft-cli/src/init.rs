@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use raft_core::NodeId;
@@ -56,12 +56,15 @@ pub(crate) fn run(args: &InitArgs) -> Outcome {
     let addresses = addresses(args)?;
     let cluster = create(&args.dir, &addresses, AuthorityKey::Saved)?;
     let dir = args.dir.display();
-    say(format_args!("made cluster {cluster} of {} nodes in {dir}", args.nodes))?;
+    say(format_args!("made cluster {cluster} of {} nodes in {dir}:", addresses.len()))?;
+    for (node, address) in (1..).zip(&addresses) {
+        say(format_args!("  node {node} at {}", address.reach()))?;
+    }
     say("")?;
     say(
         "start every node (on its own machine, with its own files, its data folder and ca.pem; ca.key stays safe elsewhere):",
     )?;
-    for node in 1..=args.nodes {
+    for node in 1..=addresses.len() {
         say(format_args!("  raft serve --config {dir}/node{node}.toml"))?;
     }
     say("")?;
@@ -72,24 +75,84 @@ pub(crate) fn run(args: &InitArgs) -> Outcome {
 }
 
 fn addresses(args: &InitArgs) -> Outcome<Vec<Address>> {
-    let hosts = &args.host;
-    if hosts.len() != 1 && hosts.len() != usize::from(args.nodes) {
-        return Err(Failure::new(
-            Code::Config,
-            format!(
-                "{} hosts were given for {} nodes: give one for all, or one for each",
-                hosts.len(),
-                args.nodes
-            ),
-        ));
+    let refused = |message: String| Failure::new(Code::Config, message);
+    let hosts: Vec<(String, Option<u16>)> = args
+        .host
+        .iter()
+        .map(|host| parse_host(host))
+        .collect::<Result<_, _>>()
+        .map_err(|fault| refused(format!("{fault}; nothing was made")))?;
+    let nodes = match (args.nodes, hosts.len()) {
+        (Some(nodes), _) => nodes,
+        (None, 1) => 3,
+        (None, hosts) => u16::try_from(hosts).unwrap_or(u16::MAX),
+    };
+    if nodes > 9 || hosts.len() != 1 && hosts.len() != usize::from(nodes) {
+        return Err(refused(format!(
+            "{} hosts were given for {nodes} nodes: give one for all, or one for each of at most 9",
+            hosts.len()
+        )));
     }
-    if hosts.iter().any(|host| host.is_empty() || host.contains(char::is_whitespace)) {
-        return Err(Failure::new(Code::Config, "a host is empty or has a space in it"));
+    let address = |node: u16| {
+        let (host, port) = hosts.get(usize::from(node - 1)).unwrap_or(&hosts[0]).clone();
+        Address { host, port: port.unwrap_or(args.base_port.saturating_add(node)) }
+    };
+    let addresses: Vec<Address> = (1..=nodes).map(address).collect();
+    for (at, address) in addresses.iter().enumerate() {
+        if let Some(other) =
+            addresses[..at].iter().position(|other| other.reach() == address.reach())
+        {
+            return Err(refused(format!(
+                "nodes {} and {} would both be at {}: give each a host or a port of its own (without a port, node i gets {} + i)",
+                other + 1,
+                at + 1,
+                address.reach(),
+                args.base_port
+            )));
+        }
     }
-    let host = |node: u16| hosts.get(usize::from(node - 1)).unwrap_or(&hosts[0]).clone();
-    Ok((1..=args.nodes)
-        .map(|node| Address { host: host(node), port: args.base_port.saturating_add(node) })
-        .collect())
+    Ok(addresses)
+}
+
+/// A host name or an IP address, and its port if there is one.
+fn parse_host(text: &str) -> Result<(String, Option<u16>), String> {
+    if text.parse::<IpAddr>().is_ok() {
+        return Ok((text.to_owned(), None));
+    }
+    let wrong = || {
+        format!(
+            "{text:?} is no host: give a name or an IP address, with or without a port (a.example, a.example:7401, 10.0.0.1, [::1]:7401)"
+        )
+    };
+    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, port)) if host.parse::<Ipv6Addr>().is_ok() => {
+            let port = if port.is_empty() {
+                None
+            } else {
+                Some(port.strip_prefix(':').ok_or_else(wrong)?)
+            };
+            return Ok((
+                host.to_owned(),
+                port.map(|port| parse_port(port).ok_or_else(wrong)).transpose()?,
+            ));
+        }
+        Some(_) => return Err(wrong()),
+        None => match text.split_once(':') {
+            Some((host, port)) => (host, Some(parse_port(port).ok_or_else(wrong)?)),
+            None => (text, None),
+        },
+    };
+    let is_name = |char: char| char.is_ascii_alphanumeric() || matches!(char, '-' | '.' | '_');
+    if host.is_empty() || !host.chars().all(is_name) {
+        return Err(wrong());
+    }
+    Ok((host.to_owned(), port))
+}
+
+fn parse_port(text: &str) -> Option<u16> {
+    let port: u16 = text.parse().ok()?;
+    // Neither zero, nor a plus sign or zeros in front.
+    (port > 0 && port.to_string() == text).then_some(port)
 }
 
 /// What becomes of the key with which certificates are issued.
@@ -230,5 +293,37 @@ mod tests {
         assert_eq!(address("10.0.0.1").listen(), "10.0.0.1:7");
         assert_eq!(address("n1.lan").reach(), "n1.lan:7");
         assert_eq!(address("n1.lan").listen(), "[::]:7");
+    }
+
+    fn asked(hosts: &[&str], nodes: Option<u16>) -> Result<Vec<String>, String> {
+        let args = InitArgs {
+            dir: PathBuf::new(),
+            nodes,
+            base_port: 7400,
+            host: hosts.iter().map(ToString::to_string).collect(),
+        };
+        let addresses = addresses(&args).map_err(|failure| failure.to_string())?;
+        Ok(addresses.iter().map(Address::reach).collect())
+    }
+
+    #[test]
+    fn hosts_with_and_without_ports() {
+        assert_eq!(asked(&["a"], None).unwrap(), ["a:7401", "a:7402", "a:7403"]);
+        assert_eq!(asked(&["a", "b:7"], None).unwrap(), ["a:7401", "b:7"]);
+        assert_eq!(asked(&["::1", "[::1]:9"], None).unwrap(), ["[::1]:7401", "[::1]:9"]);
+        assert_eq!(asked(&["10.0.0.1"], Some(1)).unwrap(), ["10.0.0.1:7401"]);
+        let wrong = [
+            "", "a b", "a,b", "http://a", "a:b", "a:0", "a:70000", "a:+7", "[a]:7", "[::1]7",
+            "::1:x", "a:7:7",
+        ];
+        for host in wrong {
+            let error = asked(&[host], Some(1)).unwrap_err();
+            assert!(error.contains("is no host: give a name"), "{host:?}: {error}");
+        }
+        assert!(
+            asked(&["a:7"], Some(3)).unwrap_err().contains("nodes 1 and 2 would both be at a:7")
+        );
+        assert!(asked(&["a", "b"], Some(3)).unwrap_err().contains("2 hosts were given for 3"));
+        assert!(asked(&["a"; 10], None).unwrap_err().contains("at most 9"));
     }
 }

@@ -20,6 +20,7 @@ mod serve;
 mod sidecar;
 mod status;
 mod text;
+mod verdict;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -37,7 +38,7 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Outcome {
-    start_logging()?;
+    start_logging(&command)?;
     match command {
         Command::Init(args) => init::run(&args),
         Command::Serve(args) => {
@@ -94,9 +95,10 @@ fn quiet_guarded_panics() {
     }));
 }
 
-/// Logs to stderr what `RAFT_LOG` asks for.
-fn start_logging() -> Outcome {
-    let wanted = std::env::var("RAFT_LOG").unwrap_or_else(|_| "warn".to_owned());
+/// Logs to stderr what `RAFT_LOG` asks for. A node tells of elections and of peers that come and go unless it is asked not to.
+fn start_logging(command: &Command) -> Outcome {
+    let usual = if matches!(command, Command::Serve(_)) { "info" } else { "warn" };
+    let wanted = std::env::var("RAFT_LOG").unwrap_or_else(|_| usual.to_owned());
     let filter = EnvFilter::try_new(&wanted).or_fail(Code::Config, || {
         format!("RAFT_LOG is {wanted:?}; try `info`, or `raft_node=debug,warn`")
     })?;

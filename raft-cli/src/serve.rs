@@ -1,6 +1,6 @@
 //! `raft serve`: puts one node together from the crates, and runs it until it is told to stop. All of this is wiring.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -21,6 +21,7 @@ use crate::connect;
 use crate::data_folder::DataFolder;
 use crate::exit::{Code, Failure, OrFail, Outcome};
 use crate::output::say;
+use crate::text;
 
 /// Lets the node found its group at its next start.
 pub(crate) fn found(args: &FoundArgs) -> Outcome {
@@ -86,14 +87,18 @@ pub(crate) async fn run(config: NodeConfig, args: &ServeArgs) -> Outcome {
     tracing::info!(%me, %address, data = %config.data.display(), "ready");
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
     let members = config.member_addresses().into_iter();
-    let options = ServiceOptions::new(members.map(|(id, at)| (NodeId(id), at)).collect());
+    let mut options = ServiceOptions::new(members.map(|(id, at)| (NodeId(id), at)).collect());
+    options.notice = other_members(&config, &node.status().raft.membership);
+    if let Some(notice) = &options.notice {
+        tracing::warn!("{notice}");
+    }
     let serving = service::serve(endpoint.clone(), node.clone(), options, async {
         // A dropped sender means the same.
         let _ = stopped.await;
     });
     let served = tokio::spawn(serving);
     tokio::select! {
-        why = stop.wait() => tracing::info!("stopping: {why}"),
+        why = stop.wait(|| read_credentials(&config, &endpoint)) => tracing::info!("stopping: {why}"),
         () = node.stopped() => {}
     }
     let health = node.status().health;
@@ -109,6 +114,40 @@ pub(crate) async fn run(config: NodeConfig, args: &ServeArgs) -> Outcome {
         }
         (_, Err(error)) => Err(error.into()),
         (_, Ok(())) => Ok(()),
+    }
+}
+
+/// What to tell if the group's members are not those of the configuration: they are what founded it, and no change of the file
+/// changes the group.
+fn other_members(config: &NodeConfig, group: &Membership) -> Option<String> {
+    let configured: BTreeSet<u64> = config.member_addresses().into_keys().collect();
+    let group: BTreeSet<u64> = group.members().map(|node| node.0).collect();
+    // One that waits to be let in knows of no group yet.
+    if group.is_empty() || group == configured {
+        return None;
+    }
+    let listed =
+        |ids: &BTreeSet<u64>| ids.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+    Some(format!(
+        "the group's members are {}, but [members] of the configuration lists {}: a change of the file does not change a group that \
+         was founded, so put the file right",
+        listed(&group),
+        listed(&configured)
+    ))
+}
+
+/// Reads the certificate and the key anew; the connections that are open stay.
+fn read_credentials(config: &NodeConfig, endpoint: &Endpoint) {
+    let read = connect::identity(&config.tls)
+        .and_then(|identity| Ok(endpoint.replace_identity(&identity)?));
+    match read {
+        Ok(()) => tracing::info!(
+            "SIGHUP: new connections use the certificate and key as they are in the files now"
+        ),
+        Err(failure) => {
+            let why = text::shown(&failure.to_string());
+            tracing::warn!("SIGHUP: the certificate and key stay as they were: {why}");
+        }
     }
 }
 
@@ -200,6 +239,7 @@ fn settings(config: &NodeConfig, me: NodeId, incoming: &Path) -> raft_node::Node
 struct Stop {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Signal,
     until_stdin_closes: bool,
 }
 
@@ -208,16 +248,23 @@ impl Stop {
         Ok(Stop {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
             until_stdin_closes,
         })
     }
 
-    /// Resolves with the reason.
-    async fn wait(mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "interrupted",
-            _ = self.terminate.recv() => "terminated",
-            () = stdin_closed(), if self.until_stdin_closes => "stdin has closed",
+    /// Resolves with the reason. SIGHUP is none: what a supervisor sends to have files read again, or a terminal that closes, must
+    /// not end a node.
+    async fn wait(mut self, on_hangup: impl Fn()) -> &'static str {
+        let stdin_closed = stdin_closed();
+        tokio::pin!(stdin_closed);
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => return "interrupted",
+                _ = self.terminate.recv() => return "terminated",
+                () = &mut stdin_closed, if self.until_stdin_closes => return "stdin has closed",
+                _ = self.hangup.recv() => on_hangup(),
+            }
         }
     }
 }

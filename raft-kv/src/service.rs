@@ -30,6 +30,8 @@ pub struct ServiceOptions {
     pub addresses: BTreeMap<NodeId, String>,
     /// The version that a status shows.
     pub version: String,
+    /// Something about this node's configuration that its status tells; none unless set.
+    pub notice: Option<String>,
     /// How many frames of one stream may be worked on at a time; default 1,024.
     pub frames_in_flight_max: u32,
     /// How many bytes of commands go into one proposal; must be well below the node's quota. Default 4 MiB.
@@ -47,6 +49,7 @@ impl ServiceOptions {
         ServiceOptions {
             addresses,
             version: env!("CARGO_PKG_VERSION").into(),
+            notice: None,
             frames_in_flight_max: 1024,
             proposal_bytes_max: 4 << 20,
             dumps_max: 4,

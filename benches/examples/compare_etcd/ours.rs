@@ -75,7 +75,7 @@ impl Cluster {
         };
         let output = self
             .command()
-            .args(["bench", kind, "--json"])
+            .args(["bench", kind, "--json", "--keep"])
             .args(["--inflight", &load.inflight.to_string()])
             .args(["--value-size", &load.value_size.to_string()])
             .args(["--keys", &load.keys.to_string()])

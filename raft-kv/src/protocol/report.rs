@@ -36,8 +36,12 @@ pub struct NodeReport {
     pub suspicion: Option<String>,
     /// Why nothing that it says counts: its data is blank, or not what the group admitted it with; `None` if it counts.
     pub uncounted: Option<String>,
+    /// Why its log store answers later than it should; `None` if it does not, or if something worse is told.
+    pub stall: Option<String>,
     /// Why it leads or does not, and what the last entry of its log waits for, in words; `None` if its driver was too busy to say.
     pub explanation: Option<String>,
+    /// Something about its configuration that an operator should know.
+    pub notice: Option<String>,
     /// Its state, as it has it applied; `None` if the state machine could not be asked.
     pub stats: Option<Stats>,
     /// Its process.
@@ -62,6 +66,11 @@ pub struct PeerReport {
 /// Stands before why a node does not count, in the place of a suspicion: earlier versions show the two alike.
 const UNCOUNTED: &str = "does not count: ";
 
+/// Stands before why a node stalls, likewise.
+const STALLED: &str = "stalled: ";
+/// Stands between an explanation and a notice, which share a place too.
+const NOTICE: &str = "; note: ";
+
 /// The most peers in a report.
 const PEERS_MAX: u32 = 1024;
 
@@ -81,9 +90,8 @@ impl NodeReport {
         }
         put_text(out, &self.address);
         put_option(out, self.failure.as_deref(), put_text);
-        let uncounted = self.uncounted.as_ref().map(|why| format!("{UNCOUNTED}{why}"));
-        put_option(out, uncounted.as_deref().or(self.suspicion.as_deref()), put_text);
-        put_option(out, self.explanation.as_deref(), put_text);
+        put_option(out, self.distrust().as_deref(), put_text);
+        put_option(out, self.words().as_deref(), put_text);
         put_option(out, self.stats.as_ref(), put_stats);
         out.put_u32(self.pid);
         out.put_u64(u64::try_from(self.uptime.as_millis()).unwrap_or(u64::MAX));
@@ -93,6 +101,41 @@ impl NodeReport {
         for peer in peers {
             out.put_u64(peer.node.0);
             out.put_u64(peer.matched.0);
+        }
+    }
+
+    /// What speaks against the node, the worst of it.
+    fn distrust(&self) -> Option<String> {
+        let with =
+            |mark: &str, why: &Option<String>| why.as_ref().map(|why| format!("{mark}{why}"));
+        with(UNCOUNTED, &self.uncounted)
+            .or_else(|| self.suspicion.clone())
+            .or_else(|| with(STALLED, &self.stall))
+    }
+
+    /// The explanation and the notice.
+    fn words(&self) -> Option<String> {
+        let Some(notice) = &self.notice else { return self.explanation.clone() };
+        Some(format!("{}{NOTICE}{notice}", self.explanation.as_deref().unwrap_or_default()))
+    }
+
+    /// Undoes [`NodeReport::distrust`] and [`NodeReport::words`].
+    fn tell_apart(&mut self) {
+        let distrust = self.suspicion.take();
+        let after =
+            |mark| distrust.as_ref().and_then(|why| why.strip_prefix(mark)).map(str::to_owned);
+        self.uncounted = after(UNCOUNTED);
+        self.stall = after(STALLED);
+        if self.uncounted.is_none() && self.stall.is_none() {
+            self.suspicion = distrust;
+        }
+        let words = self.explanation.take();
+        let parts = words.as_ref().and_then(|words| words.rsplit_once(NOTICE));
+        if let Some((explanation, notice)) = parts {
+            self.explanation = (!explanation.is_empty()).then(|| explanation.to_owned());
+            self.notice = Some(notice.to_owned());
+        } else {
+            self.explanation = words;
         }
     }
 
@@ -111,17 +154,16 @@ impl NodeReport {
             failure: read_option(reader, WHAT, |reader| read_text(reader, WHAT))?,
             suspicion: read_option(reader, WHAT, |reader| read_text(reader, WHAT))?,
             uncounted: None,
+            stall: None,
             explanation: read_option(reader, WHAT, |reader| read_text(reader, WHAT))?,
+            notice: None,
             stats: read_option(reader, WHAT, read_stats)?,
             pid: reader.u32(WHAT)?,
             uptime: Duration::from_millis(reader.u64(WHAT)?),
             version: read_text(reader, WHAT)?,
             peers: read_peers(reader)?,
         };
-        if let Some(why) = report.suspicion.as_ref().and_then(|why| why.strip_prefix(UNCOUNTED)) {
-            report.uncounted = Some(why.to_owned());
-            report.suspicion = None;
-        }
+        report.tell_apart();
         Ok(report)
     }
 }

@@ -94,7 +94,9 @@ fn report() -> impl Strategy<Value = NodeReport> {
                 peers,
             )| {
                 // It has one reason to be distrusted at most.
-                let is_uncounted = pid % 2 == 0;
+                let reason = |number| suspicion.clone().filter(|_| pid % 3 == number);
+                let is_explained = explanation.as_ref().is_some_and(|words| !words.is_empty());
+                let notice = suspicion.clone().filter(|_| pid % 2 == 0 && is_explained);
                 let peer =
                     |(node, matched)| PeerReport { node: NodeId(node), matched: Index(matched) };
                 NodeReport {
@@ -108,9 +110,11 @@ fn report() -> impl Strategy<Value = NodeReport> {
                     durable: Index(n[5]),
                     address,
                     failure,
-                    uncounted: suspicion.clone().filter(|_| is_uncounted),
-                    suspicion: suspicion.filter(|_| !is_uncounted),
+                    uncounted: reason(0),
+                    stall: reason(1),
+                    suspicion: reason(2),
                     explanation,
+                    notice,
                     stats,
                     pid,
                     uptime: Duration::from_millis(uptime.into()),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use raft_core::NodeId;
+use raft_core::{NodeId, StorageHealth};
 use raft_net_quic::{Held, Owner};
 use raft_node::{ProposeError, ReadFailed};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -35,6 +35,10 @@ const STATUS_BYTES: usize = 1 << 10;
 const GET_COST: usize = 256;
 /// How long a status waits for the driver to explain itself: less than a client waits for the status.
 const EXPLAIN_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// Why a node is said to stall.
+const STALL: &str =
+    "its log store answers later than it should; a leader makes way if another can take over";
 
 /// What goes on by itself.
 pub(super) type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -316,7 +320,9 @@ impl Shared {
             failure: status.health.why_stopped().map(|why| why.to_string()),
             suspicion: status.health.suspicion().map(|why| why.to_string()),
             uncounted: status.health.why_uncounted().map(|why| why.to_string()),
+            stall: (raft.storage != StorageHealth::Healthy).then(|| STALL.to_owned()),
             explanation,
+            notice: self.options.notice.clone(),
             stats,
             pid: std::process::id(),
             uptime: self.started.elapsed(),
