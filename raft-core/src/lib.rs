@@ -47,7 +47,7 @@
 //!
 //! Most of this decides nothing that the protocol above would not: it withholds, waits, or asks elsewhere. Two parts
 //! act by themselves: where stores are told apart, a leader makes a learner of a voter on another store; and a leader
-//! whose disk stalls hands over. Decisions are those in `docs/decisions`.
+//! whose disk stalls hands over. Decisions are those of `docs/decisions` in the project's repository.
 //!
 //! * **Store identities** (decision 14). The configuration records on which store each member was admitted; one whose
 //!   disk was wiped or put back from a copy has forgotten votes and acknowledgements, and does not count before it has
@@ -65,7 +65,7 @@
 //! * **Forwarding** (dissertation §6.2, on routing requests). A member passes proposals on to the leader, each batch at
 //!   most once; where no answer comes in time, its outcome is unknown, and only the state machine can tell a repetition
 //!   (§6.3).
-//! * **Record and replay** (`docs/recording-format.md`). A core is a function of its start, its inputs and their times:
+//! * **Record and replay** (the bytes: [`recording`]). A core is a function of its start, its inputs and their times:
 //!   a [`recording`] of these is lived again elsewhere, action by action.
 //!
 //! # Caveats
@@ -138,7 +138,7 @@
 //! ```
 //!
 //! A loop with disks and machines finds what must come before what in `raft_node::order`, the rules by which the ready
-//! driver and the simulator go, and what it owes besides in the book's chapter on embedding (`docs/src/embedding.md`).
+//! driver and the simulator go, and what it owes besides in the book's chapter on embedding.
 //!
 //! # Reading order
 //!

@@ -1,4 +1,5 @@
-//! Commands, which go through the log, and what they return. Their encoding is described to the byte in `docs/kv-format.md`.
+//! Commands, which go through the log, and what they return. Their encoding is described to the byte in `docs/kv-format.md`
+//! in the project's repository.
 
 use bytes::Bytes;
 

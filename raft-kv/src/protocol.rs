@@ -1,5 +1,5 @@
 //! What clients and the service say to each other: requests and replies, many to a frame. Described to the byte in
-//! `docs/kv-format.md`. Not about how frames travel (that is `raft_net_quic`'s affair), nor about what a request does.
+//! `docs/kv-format.md` in the project's repository. Not about how frames travel (that is `raft_net_quic`'s affair), nor about what a request does.
 
 mod replies;
 mod report;

@@ -4,7 +4,7 @@
 //! One [`Endpoint`] owns one UDP socket. Nodes dial each other through it ([`Endpoint::transport`]), and clients open streams of
 //! frames on it ([`Endpoint::accept_service`] here, [`ClientEndpoint::connect`] there). Who somebody is stands in the
 //! certificate ([`pki`]); nothing that is merely claimed is believed. The bytes on the wire are described in
-//! `docs/wire-format.md`.
+//! `docs/wire-format.md` in the project's repository.
 //!
 //! This crate knows nothing of the protocol's rules, of the log store, or of what services say to each other.
 

@@ -1,6 +1,6 @@
 //! Recording what a core is told, and telling it again: since a core is a function of its inputs and their times, the
 //! same inputs give the same actions, byte for byte. For finding out, at a desk, what happened in the field. The format
-//! stands to the byte in `docs/recording-format.md`.
+//! stands to the byte in `docs/recording-format.md` in the project's repository.
 //!
 //! A recording holds everything that was said, commands included: whoever may not read the log may not read its
 //! recordings either.
