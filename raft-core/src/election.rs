@@ -13,7 +13,7 @@ use crate::rng::Rng;
 use crate::role::{Answer, Candidate, Leader, PreCandidate, Proposals, Reads, Role, Votes};
 use crate::snapshots::Incoming;
 use crate::{
-    Body, Config, Instant, LogPosition, Message, NodeId, PeerFault, Raft, StorageHealth,
+    Body, Config, Index, Instant, LogPosition, Message, NodeId, PeerFault, Raft, StorageHealth,
     StoreStamp, Term,
 };
 
@@ -33,6 +33,11 @@ pub(crate) fn priority_delay(config: &Config) -> Duration {
     if steps == 0 { Duration::ZERO } else { config.election_timeout * steps }
 }
 
+/// By how much terms may rise from one start of a member to the next, beside one for each millisecond in between: that
+/// is how far elsewhere a group may have got while this member was away, and far more than elections lead to. (Each takes
+/// an election timeout, and a majority.)
+const TERM_RISE_MAX: u64 = 1 << 40;
+
 impl Raft {
     /// Sorts a message by its term, before anything else is believed of it (paper §5.1).
     pub(crate) fn on_message(
@@ -45,8 +50,11 @@ impl Raft {
         if from == self.config.id {
             return Err(PeerFault::OwnId);
         }
-        if term == Term(0) || term == Term(u64::MAX) {
+        if term == Term(0) || term > Term::MAX {
             return Err(PeerFault::ImpossibleTerm { term });
+        }
+        if term > self.term && term > self.believable_term() {
+            return Err(PeerFault::TermTooFar { term, believable: self.believable_term() });
         }
         self.note_store(from, term, store)?;
         match body {
@@ -94,6 +102,22 @@ impl Raft {
         Ok(())
     }
 
+    /// The highest term that elections can have led to, as far as this member can tell. A group that is in a term
+    /// without a successor has had its last election; so no message may lead there, nor any number of them.
+    pub(crate) fn believable_term(&self) -> Term {
+        if self.is_newcomer() {
+            return Term::MAX;
+        }
+        let (began_in, since) = self.began;
+        let millis = self.now.micros_since(since) / 1_000;
+        Term(began_in.0.saturating_add(TERM_RISE_MAX).saturating_add(millis)).min(Term::MAX)
+    }
+
+    /// Whether it joins a group of which it knows nothing, nor how old that is.
+    pub(crate) fn is_newcomer(&self) -> bool {
+        self.term == Term(0) && self.log.last() == Index(0) && self.membership().is_empty()
+    }
+
     /// Follows a higher term; says whether `term` is the current one. An answer of an older term is nobody's any more.
     fn meets_term(&mut self, term: Term) -> bool {
         if term > self.term && !mutated!(HigherTermOfAnAnswerIgnored) {
@@ -117,7 +141,7 @@ impl Raft {
             && (!self.incoming.as_ref().is_some_and(Incoming::is_installing)
                 || mutated!(CampaignWhileInstalling))
             && self.may_campaign()
-            && self.term.next().is_some_and(|term| term < Term(u64::MAX))
+            && self.term.next().is_some()
     }
 
     pub(crate) fn on_election_timeout(&mut self) {

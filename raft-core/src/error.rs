@@ -176,11 +176,22 @@ pub enum PeerFault {
     /// The sender's id is the receiver's own.
     #[error("it sent under this node's own id: two machines run as one member")]
     OwnId,
-    /// The message carries term 0, in which nobody acts, or the last term, after which there is none.
+    /// The message carries term 0, in which nobody acts, or a term beyond [`Term::MAX`].
     #[error("it sent in term {term}, in which no message can be sent")]
     ImpossibleTerm {
         /// The term.
         term: Term,
+    },
+    /// The message carries a term so far above this member's that elections cannot have led there.
+    #[error(
+        "it sent in term {term}, but elections cannot have led beyond term {believable} since this node started: \
+         take it out of the group; if all other nodes are in that term, remove this node and add it with a new id and an empty store"
+    )]
+    TermTooFar {
+        /// The term.
+        term: Term,
+        /// The highest that is believed.
+        believable: Term,
     },
     /// An index that no log can have reached.
     #[error("it sent an entry or a snapshot at index {index}, which no log can have reached")]
@@ -357,6 +368,24 @@ pub enum RestoreError {
         log_term: Term,
         /// The hard state's term.
         term: Term,
+    },
+    /// A term that no election can have led to, or that leaves none after it.
+    #[error(
+        "the restored state reaches term {term}, beyond {}, the last: a damaged file or a hostile peer has led there, and nobody \
+         can be elected after it; restore the group from a backup",
+        Term::MAX
+    )]
+    ImpossibleTerm {
+        /// The term.
+        term: Term,
+    },
+    /// An index that no log can have reached.
+    #[error(
+        "the restored state reaches index {index}, which no log can have reached: the log store or the state machine is damaged"
+    )]
+    ImpossibleIndex {
+        /// The index.
+        index: Index,
     },
     /// The first configuration of a group that is being founded lists this member as a witness and its settings do not,
     /// or the other way round.

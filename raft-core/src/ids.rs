@@ -74,9 +74,12 @@ impl LogPosition {
 }
 
 impl Term {
-    /// The term after this one; `None` past `u64::MAX`.
+    /// The last term. No group ever reaches it by elections; what claims a later one is damaged, or lies.
+    pub const MAX: Term = Term(u64::MAX >> 1);
+
+    /// The term after this one; `None` past [`Term::MAX`].
     pub fn next(self) -> Option<Term> {
-        self.0.checked_add(1).map(Term)
+        self.0.checked_add(1).map(Term).filter(|term| *term <= Term::MAX)
     }
 }
 

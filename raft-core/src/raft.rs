@@ -40,6 +40,8 @@ pub struct Raft {
     // Persistent state (paper figure 2).
     pub(crate) term: Term,
     pub(crate) vote: Option<NodeId>,
+    /// The term in which it started, and when: see [`Raft::believable_term`].
+    pub(crate) began: (Term, Instant),
     pub(crate) log: Log,
     /// What the last `Persist` carried.
     saved: HardState,
@@ -113,6 +115,7 @@ impl Raft {
             snapshot = Some(log.base_snapshot());
         }
         let included = snapshot.as_ref().map_or(Index(0), |meta| meta.position.index);
+        check_bounds(&log, hard_state, snapshot.as_ref())?;
         check_hard_state(&log, hard_state, included)?;
         if let Some(meta) = snapshot.as_ref().filter(|meta| !log.contains(meta.position))
             && !mutated!(RestoredSnapshotIgnored)
@@ -142,6 +145,7 @@ impl Raft {
             rng,
             now,
             term: hard_state.term,
+            began: (hard_state.term, now),
             vote: hard_state.vote.filter(|_| !mutated!(VoteLostOnRestart)),
             log,
             saved,
@@ -474,6 +478,9 @@ impl Raft {
     pub(crate) fn become_follower(&mut self, term: Term, leader: Option<NodeId>) {
         debug_assert!(term >= self.term, "terms never fall");
         if term > self.term || mutated!(VoteForgottenInTheSameTerm) {
+            if self.is_newcomer() {
+                self.began = (term, self.now);
+            }
             self.term = term;
             self.vote = None;
             self.outbox.clear();
@@ -493,6 +500,24 @@ fn check_kind(config: &Config, log: &Log) -> Result<(), RestoreError> {
     let is_of_a_witness = log.last() > Index(0) && log.last_lists_witness(config.id);
     if is_of_a_witness && !config.is_witness && !mutated!(WitnessStoreBelieved) {
         return Err(RestoreError::WitnessStore);
+    }
+    Ok(())
+}
+
+/// Whether terms and indexes lie where arithmetic works, and elections and appends may follow.
+fn check_bounds(
+    log: &Log,
+    hard_state: HardState,
+    snapshot: Option<&SnapshotMeta>,
+) -> Result<(), RestoreError> {
+    let machine = snapshot.map(|meta| meta.position).unwrap_or_default();
+    let term = hard_state.term.max(log.last_position().term).max(machine.term);
+    if term > Term::MAX {
+        return Err(RestoreError::ImpossibleTerm { term });
+    }
+    let index = log.last().max(machine.index);
+    if index > Index::MAX {
+        return Err(RestoreError::ImpossibleIndex { index });
     }
     Ok(())
 }

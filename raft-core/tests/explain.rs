@@ -280,7 +280,7 @@ fn who_may_not_campaign_says_why() {
     stalled.handle(Instant(0), Input::StorageHealth(StorageHealth::Stalled)).unwrap();
     assert_eq!(obstacle(&stalled), CampaignObstacle::StorageStalled);
 
-    let last = with_log(&[1], u64::MAX - 1);
+    let last = with_log(&[1], Term::MAX.0);
     assert_eq!(obstacle(&last), CampaignObstacle::NoTermLeft);
     for obstacle in [CampaignObstacle::InstallingSnapshot, CampaignObstacle::NoTermLeft] {
         assert!(!obstacle.to_string().is_empty());

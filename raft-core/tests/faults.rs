@@ -18,6 +18,7 @@ fn name(fault: PeerFault) -> &'static str {
     match fault {
         PeerFault::OwnId => "OwnId",
         PeerFault::ImpossibleTerm { .. } => "ImpossibleTerm",
+        PeerFault::TermTooFar { .. } => "TermTooFar",
         PeerFault::ImpossibleIndex { .. } => "ImpossibleIndex",
         PeerFault::SecondLeader { .. } => "SecondLeader",
         PeerFault::BrokenRun { .. } => "BrokenRun",
@@ -38,7 +39,7 @@ fn name(fault: PeerFault) -> &'static str {
 type Row = (&'static str, fn() -> Raft, u64, Message);
 
 /// How many names there are above.
-const NAMES: usize = 15;
+const NAMES: usize = 16;
 
 /// A follower of node 2 in term 3, with one committed entry.
 fn follower() -> Raft {
@@ -102,6 +103,9 @@ fn impossible_messages() -> Vec<Row> {
         ("OwnId", follower, 1, message(3, append((0, 0), &[], 0))),
         ("ImpossibleTerm", follower, 2, message(0, append((0, 0), &[], 0))),
         ("ImpossibleTerm", follower, 2, message(MAX, append((0, 0), &[], 0))),
+        ("ImpossibleTerm", follower, 2, message((MAX >> 1) + 1, append((0, 0), &[], 0))),
+        ("TermTooFar", follower, 2, message(MAX >> 1, append((0, 0), &[], 0))),
+        ("TermTooFar", follower, 3, message(MAX >> 1, Body::PreVoteResponse { granted: false })),
         ("ImpossibleIndex", follower, 2, message(3, append((MAX - 1, 3), &[(MAX, 3)], 0))),
         ("ImpossibleIndex", follower, 2, message(3, offer(snapshot(MAX, 3)))),
         ("SecondLeader", follower, 3, message(3, append((0, 0), &[], 0))),
@@ -146,7 +150,7 @@ fn false_answers() -> Vec<Row> {
 #[test]
 fn every_fault_is_refused_by_name_and_changes_nothing() {
     let table = [impossible_messages(), misfits(), false_answers()].concat();
-    assert_eq!(table.len(), 25);
+    assert_eq!(table.len(), 28);
     let mut seen = BTreeSet::new();
     for (expected, build, from, message) in table {
         let mut raft = build();

@@ -536,7 +536,8 @@ impl<M: StateMachine, T: Transport> Driver<M, T> {
     }
 }
 
-/// Whether a fault shows that a member has forgotten what it promised, or is there twice; others are only mistakes of a peer.
+/// Whether a fault shows that a member has forgotten what it promised, is there twice, or would end all elections; others
+/// are only mistakes of a peer.
 fn contradicts(fault: &PeerFault) -> bool {
     matches!(
         fault,
@@ -544,6 +545,8 @@ fn contradicts(fault: &PeerFault) -> bool {
             | PeerFault::SecondLeader { .. }
             | PeerFault::OverwritesCommitted { .. }
             | PeerFault::AcknowledgedTooMuch { .. }
+            | PeerFault::ImpossibleTerm { .. }
+            | PeerFault::TermTooFar { .. }
     )
 }
 
