@@ -159,7 +159,8 @@ impl Part {
     #[inline]
     fn ends(&self) -> (Index, Index) {
         let first = self.first().index;
-        (first, Index(first.0 + (self.end - self.start) as u64 - 1))
+        // The last index may be the last that there is.
+        (first, Index(first.0 + (self.end - self.start - 1) as u64))
     }
 
     /// How many of its entries are before `index`.
@@ -381,8 +382,8 @@ impl Entries {
     pub fn extend(&mut self, other: Entries) {
         if let (Some(last), Some(first)) = (self.last(), other.first()) {
             assert_eq!(
-                last.index.next(),
-                first.index,
+                last.index.0.checked_add(1),
+                Some(first.index.0),
                 "a run of entries must be continued by its successor"
             );
         }

@@ -117,14 +117,8 @@ impl Raft {
         let included = snapshot.as_ref().map_or(Index(0), |meta| meta.position.index);
         check_bounds(&log, hard_state, snapshot.as_ref())?;
         check_hard_state(&log, hard_state, included)?;
-        if let Some(meta) = snapshot.as_ref().filter(|meta| !log.contains(meta.position))
-            && !mutated!(RestoredSnapshotIgnored)
-        {
-            // A crash between the machine's installing a snapshot and the log's being replaced by it: finish that now.
-            log.reset(meta);
-            if meta.position.term > hard_state.term {
-                hard_state = HardState { term: meta.position.term, vote: None, ..hard_state };
-            }
+        if let Some(meta) = &snapshot {
+            hard_state = finish_installation(&mut log, hard_state, meta)?;
         }
         let snapshot = snapshot.filter(|meta| can_be_offered(meta, &log));
         let commit = hard_state.commit.max(included);
@@ -502,6 +496,27 @@ fn check_kind(config: &Config, log: &Log) -> Result<(), RestoreError> {
         return Err(RestoreError::WitnessStore);
     }
     Ok(())
+}
+
+/// A crash between the machine's installing a snapshot and the log's being replaced by it: finishes that now.
+fn finish_installation(
+    log: &mut Log,
+    hard_state: HardState,
+    meta: &SnapshotMeta,
+) -> Result<HardState, RestoreError> {
+    if log.contains(meta.position) || mutated!(RestoredSnapshotIgnored) {
+        return Ok(hard_state);
+    }
+    log.reset(meta);
+    let commit = hard_state.commit;
+    if commit > log.last() {
+        // What is committed cannot be replaced by another entry.
+        return Err(RestoreError::CommitBeyondLog { commit, last: log.last() });
+    }
+    if meta.position.term > hard_state.term {
+        return Ok(HardState { term: meta.position.term, vote: None, commit });
+    }
+    Ok(hard_state)
 }
 
 /// Whether terms and indexes lie where arithmetic works, and elections and appends may follow.

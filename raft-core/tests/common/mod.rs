@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
 pub mod checker;
+pub mod maker;
 pub mod one;
 mod recorded;
 
