@@ -18,22 +18,27 @@ use crate::{
     CloseCode, ClusterId, Endpoint, EndpointConfig, Limits, NetError, PeerAddress, tls, tuning,
 };
 
-const CLUSTER: ClusterId = ClusterId([5; 16]);
+pub(crate) const CLUSTER: ClusterId = ClusterId([5; 16]);
 
-struct World {
-    ca: ClusterCa,
-    endpoint: Endpoint,
+pub(crate) struct World {
+    pub(crate) ca: ClusterCa,
+    pub(crate) endpoint: Endpoint,
     _transport: QuicTransport,
-    inbox: Receiver<Delivery>,
-    socket: quinn::Endpoint,
+    pub(crate) inbox: Receiver<Delivery>,
+    pub(crate) socket: quinn::Endpoint,
 }
 
 /// Node 1, which has a peer 2 (that never answers), and a socket to bother it from.
-fn world() -> World {
+pub(crate) fn world() -> World {
+    world_with(Limits::default())
+}
+
+pub(crate) fn world_with(limits: Limits) -> World {
     let ca = ClusterCa::generate(CLUSTER).unwrap();
     let listen = ([127, 0, 0, 1], 0).into();
     let identity = ca.issue_node(NodeId(1), &[]).unwrap();
     let config = EndpointConfig::new(listen, identity, NodeId(1), CLUSTER);
+    let config = EndpointConfig { limits, ..config };
     let endpoint = Endpoint::bind(config).unwrap();
     let mut transport =
         endpoint.transport(BTreeMap::from([(NodeId(2), PeerAddress::from("127.0.0.1:1"))]));
@@ -47,7 +52,7 @@ fn stamp(life: u64) -> StoreStamp {
     StoreStamp { id: StoreId(7), life, nonce: 9 }
 }
 
-fn hello(claimed: u64) -> Hello {
+pub(crate) fn hello(claimed: u64) -> Hello {
     Hello {
         versions: VERSIONS,
         role: Role::Peer,

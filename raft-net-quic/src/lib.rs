@@ -26,6 +26,8 @@ mod link;
 pub mod pki;
 mod queue;
 mod reset;
+#[cfg(test)]
+mod security_tests;
 mod service;
 #[cfg(unix)]
 mod socket;

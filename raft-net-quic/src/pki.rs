@@ -9,6 +9,8 @@ mod identity;
 use std::path::{Path, PathBuf};
 
 pub use ca::ClusterCa;
+#[cfg(test)]
+pub(crate) use ca::Usage;
 pub(crate) use identity::provider;
 pub use identity::{Identity, IdentityPaths};
 

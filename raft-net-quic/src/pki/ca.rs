@@ -145,6 +145,29 @@ impl ClusterCa {
         self.issue(params)
     }
 
+    /// A chain and its key that no honest authority would issue: other years, or another usage.
+    #[cfg(test)]
+    pub(crate) fn issue_odd(
+        &self,
+        node: NodeId,
+        years: (i32, i32),
+        usage: Usage,
+    ) -> (CertificateDer<'static>, rustls::pki_types::PrivateKeyDer<'static>) {
+        let names = vec![node_dns_name(node, self.cluster)];
+        let mut params = params(names, "odd", years).unwrap();
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = match usage {
+            Usage::Both => {
+                vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth]
+            }
+            Usage::ServerOnly => vec![ExtendedKeyUsagePurpose::ServerAuth],
+        };
+        let key = KeyPair::generate().unwrap();
+        let cert = params.signed_by(&key, &self.issuer).unwrap();
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der());
+        (cert.der().clone(), key.into())
+    }
+
     fn issue(&self, mut params: CertificateParams) -> Result<Identity, PkiError> {
         let failed = |error: rcgen::Error| generate_failed("a certificate", &error);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -153,6 +176,14 @@ impl ClusterCa {
         let cert = params.signed_by(&key, &self.issuer).map_err(failed)?;
         Identity::issued(cert.pem(), key.serialize_pem(), self.cert_pem.clone())
     }
+}
+
+/// What an odd certificate is for.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Usage {
+    Both,
+    ServerOnly,
 }
 
 fn params(
