@@ -47,6 +47,9 @@ Examples:
   raft init --dir c --host a.lan:7000,b.lan:7000,c.lan:7000
   raft init --dir c --nodes 5 --base-port 9000")]
     Init(InitArgs),
+    /// Issue certificates with the cluster's authority
+    #[command(subcommand)]
+    Certs(CertsCommand),
     /// Run one node until it is told to stop (SIGINT or SIGTERM); SIGHUP makes it read its certificate and key anew
     Serve(ServeArgs),
     /// Let a node whose data folder `raft init` did not make found its cluster at its next start; for a cluster that has never run
@@ -152,6 +155,37 @@ pub(crate) struct InitArgs {
     /// The host name or IP address of every node in turn (several times, or with commas), or one for all; HOST:PORT for a port of its own
     #[arg(long, value_name = "HOST", num_args = 1.., value_delimiter = ',', default_value = "127.0.0.1")]
     pub(crate) host: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CertsCommand {
+    /// Issue the certificate of a node or a client, with a new key
+    #[command(after_help = "\
+Examples:
+  raft certs issue --dir c --client backup          c/backup.pem and c/backup.key
+  raft certs issue --dir c --node 2 --renew         replaces those of node 2; then copy both to it, and send its process SIGHUP
+
+An older certificate stays valid: nothing revokes it.")]
+    Issue(IssueArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IssueArgs {
+    /// The folder with ca.pem and ca.key, which `raft init` made; the certificate is put there
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// For the node with this id
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "client")]
+    pub(crate) node: Option<u64>,
+    /// For a client; the name tells clients apart in logs, and names the files
+    #[arg(long, value_name = "NAME", required_unless_present = "node")]
+    pub(crate) client: Option<String>,
+    /// A host name or IP address of the node, for tools that look for one
+    #[arg(long, value_name = "HOST", value_delimiter = ',', conflicts_with = "client")]
+    pub(crate) host: Vec<String>,
+    /// Replace a certificate and key that are there
+    #[arg(long)]
+    pub(crate) renew: bool,
 }
 
 #[derive(Debug, Args)]

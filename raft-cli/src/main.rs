@@ -1,6 +1,7 @@
 //! The binary `raft`: reads arguments and configuration, wires the crates together, prints. No decision of the protocol is taken here.
 
 mod bench;
+mod certs;
 mod cli;
 mod commands;
 mod config;
@@ -28,7 +29,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
-use cli::{Cli, Command};
+use cli::{CertsCommand, Cli, Command};
 use exit::{Code, OrFail as _, Outcome};
 
 fn main() -> ExitCode {
@@ -41,6 +42,7 @@ fn run(command: Command) -> Outcome {
     start_logging(&command)?;
     match command {
         Command::Init(args) => init::run(&args),
+        Command::Certs(CertsCommand::Issue(args)) => certs::issue(&args),
         Command::Serve(args) => {
             keep_private();
             let config = serve::configure(&args)?;

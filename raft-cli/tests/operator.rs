@@ -220,3 +220,27 @@ fn members_that_the_group_does_not_have_are_told() {
         cluster.status()["nodes"][0]["notice"].as_str().is_some_and(|told| told.contains(notice))
     );
 }
+
+/// What messages tell operators to do when a certificate is lost or wrong.
+#[test]
+fn certificates_can_be_issued_and_renewed() {
+    let cluster = Cluster::start(1);
+    let dir = support::text(cluster.dir.path()).to_owned();
+    let issue = |args: &[&str]| run(&[&["certs", "issue", "--dir", &dir], args].concat());
+    assert_succeeds(&issue(&["--client", "backup"]));
+    let client = fs::read_to_string(cluster.path("client.toml")).expect("readable");
+    let client = client.replace("client.pem", "backup.pem").replace("client.key", "backup.key");
+    fs::write(cluster.path("client.toml"), client).expect("writable");
+    assert_succeeds(&cluster.client(&["put", "k", "v"]));
+
+    let before = fs::read(cluster.path("node1.pem")).expect("readable");
+    assert_fails(&issue(&["--node", "1"]), 5, &["node1.pem", "there already", "--renew"]);
+    assert_eq!(fs::read(cluster.path("node1.pem")).expect("readable"), before);
+    assert_succeeds(&issue(&["--node", "1", "--renew"]));
+    assert_ne!(fs::read(cluster.path("node1.pem")).expect("readable"), before);
+    let pid = cluster.nodes[0].as_ref().expect("running").id().to_string();
+    assert!(Command::new("kill").args(["-HUP", &pid]).status().expect("runs").success());
+    wait_for("the node to use it", || cluster.log(1).contains("SIGHUP: new").then_some(()));
+    assert_eq!(assert_succeeds(&cluster.client(&["get", "k"])), "v");
+    assert_fails(&issue(&["--client", "../x"]), 5, &["cannot name a certificate"]);
+}
