@@ -21,6 +21,9 @@ pub struct Config {
     pub in_flight_messages_max: usize,
     /// The most bytes of entries under way to one peer.
     pub in_flight_bytes_max: usize,
+    /// The most bytes of one command. Where proposals are passed on to the leader, a whole batch may have no more, since it
+    /// travels as one message. What carries and keeps entries must be able to carry one of this size.
+    pub command_bytes_max: usize,
     /// Proposals are refused while this many bytes are appended and not yet committed.
     pub uncommitted_bytes_max: usize,
     /// How many bytes of recent entries stay in memory for peers that lag a little.
@@ -86,6 +89,7 @@ impl Config {
             append_bytes_max: 512 << 10,
             in_flight_messages_max: 256,
             in_flight_bytes_max: 8 << 20,
+            command_bytes_max: 8 << 20,
             uncommitted_bytes_max: 32 << 20,
             tail_bytes_max: 16 << 20,
             apply_entries_max: 16 << 10,
@@ -107,12 +111,13 @@ impl Config {
     /// # Errors
     /// The first setting that can not work, by name.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let positive: [(&'static str, bool); 9] = [
+        let positive: [(&'static str, bool); 10] = [
             ("election_timeout", !self.election_timeout.is_zero()),
             ("heartbeat_interval", !self.heartbeat_interval.is_zero()),
             ("append_bytes_max", self.append_bytes_max > 0),
             ("in_flight_messages_max", self.in_flight_messages_max > 0),
             ("in_flight_bytes_max", self.in_flight_bytes_max > 0),
+            ("command_bytes_max", self.command_bytes_max > 0),
             ("uncommitted_bytes_max", self.uncommitted_bytes_max > 0),
             ("tail_bytes_max", self.tail_bytes_max > 0),
             ("apply_entries_max", self.apply_entries_max > 0),

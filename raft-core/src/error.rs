@@ -25,9 +25,9 @@ pub enum Refusal {
     /// The batch holds no command.
     #[error("the batch holds no command")]
     EmptyBatch,
-    /// The batch alone is larger than the quota, so that it could never be accepted.
+    /// A command, or the batch as a whole, is larger than may ever be accepted.
     #[error(
-        "the batch holds {bytes} bytes, more than the {max_bytes} that may ever be uncommitted: split it"
+        "the command or batch holds {bytes} bytes, and at most {max_bytes} can ever be accepted: split it"
     )]
     BatchTooLarge {
         /// What it holds.

@@ -12,8 +12,8 @@ use bytes::Bytes;
 
 use crate::role::Role;
 use crate::{
-    Action, Body, ForwardId, ForwardOutcome, Index, Instant, NodeId, ProposalId, Raft, Refusal,
-    Resolution,
+    Action, Body, Config, ForwardId, ForwardOutcome, Index, Instant, NodeId, ProposalId, Raft,
+    Refusal, Resolution,
 };
 
 /// Batches that a follower passed on, until they are committed or given up.
@@ -125,7 +125,12 @@ impl Raft {
         let Some(leader) = follower.leader else {
             return Err(Refusal::NotLeader { leader: None });
         };
-        let bytes = batch_bytes(&commands, max_bytes)?;
+        let bytes = batch_bytes(&commands, &self.config)?;
+        let of_a_message =
+            self.config.command_bytes_max.saturating_add(crate::Entry::OVERHEAD_BYTES);
+        if bytes > of_a_message {
+            return Err(Refusal::BatchTooLarge { bytes, max_bytes: of_a_message });
+        }
         let forwards = &mut follower.forwards;
         if forwards.bytes + bytes > max_bytes && !mutated!(ForwardQuotaNotChecked) {
             return Err(Refusal::QuotaExceeded { uncommitted_bytes: forwards.bytes, max_bytes });
@@ -209,11 +214,17 @@ impl Raft {
 /// What a batch counts for.
 ///
 /// # Errors
-/// If it is empty, or so large that it could never be accepted.
-pub(crate) fn batch_bytes(commands: &[Bytes], max_bytes: usize) -> Result<usize, Refusal> {
+/// If it is empty, or it or one of its commands is so large that it could never be accepted: such a command would stop
+/// the group, for it can be carried to nobody.
+pub(crate) fn batch_bytes(commands: &[Bytes], config: &Config) -> Result<usize, Refusal> {
     if commands.is_empty() {
         return Err(Refusal::EmptyBatch);
     }
+    let largest = commands.iter().map(Bytes::len).max().unwrap_or(0);
+    if largest > config.command_bytes_max {
+        return Err(Refusal::BatchTooLarge { bytes: largest, max_bytes: config.command_bytes_max });
+    }
+    let max_bytes = config.uncommitted_bytes_max;
     let bytes =
         commands.iter().map(|command| command.len() + crate::Entry::OVERHEAD_BYTES).sum::<usize>();
     if bytes > max_bytes {

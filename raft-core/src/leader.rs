@@ -46,7 +46,7 @@ impl Raft {
             return Err(Refusal::TransferInProgress { to: transfer.to });
         }
         let max_bytes = self.config.uncommitted_bytes_max;
-        let bytes = batch_bytes(&commands, max_bytes)?;
+        let bytes = batch_bytes(&commands, &self.config)?;
         let uncommitted_bytes = leader.proposals.bytes();
         if uncommitted_bytes + bytes > max_bytes && !mutated!(QuotaNotChecked) {
             return Err(Refusal::QuotaExceeded { uncommitted_bytes, max_bytes });

@@ -102,11 +102,11 @@ proptest! {
 fn the_bytes_are_those_of_the_documented_format() {
     let restored = Restored::founding(Membership::of_voters([NodeId(1), NodeId(300)]));
     let mut recorder = Recorder::new(&Config::new(NodeId(1)), 7, Instant(1000), &restored);
-    let mut expected = b"raft-rec\x04".to_vec();
+    let mut expected = b"raft-rec\x05".to_vec();
     expected.extend([1, 0]); // node 1, no seconds
     expected.extend([0x80, 0xca, 0xb5, 0xee, 0x01]); // 500,000,000 ns
     expected.extend([0, 0x80, 0xe1, 0xeb, 0x17]); // 50,000,000 ns
-    expected.extend([0x80, 0x80, 0x20, 0x80, 0x02, 0x80, 0x80, 0x80, 0x04]);
+    expected.extend([0x80, 0x80, 0x20, 0x80, 0x02, 0x80, 0x80, 0x80, 0x04, 0x80, 0x80, 0x80, 0x04]);
     expected.extend([0x80, 0x80, 0x80, 0x10, 0x80, 0x80, 0x80, 0x08, 0x80, 0x80, 0x01]);
     expected.extend([0xa0, 0x8d, 0x06, 0xc0, 0x84, 0x3d, 0xa0, 0x8d, 0x06, 10, 0x90, 0x4e]);
     expected.extend([0, 0, 0, 0, 0]); // no forwarding, leases, commit groups, witness, store
@@ -141,7 +141,7 @@ fn another_version_is_refused_and_both_are_named() {
     let error = RecordingError::UnknownVersion { found: 9, known: VERSION };
     assert_eq!(Recording::read(&file).err(), Some(error));
     let text = error.to_string();
-    assert!(text.contains("version 9") && text.contains("version 4"), "{text}");
+    assert!(text.contains("version 9") && text.contains("version 5"), "{text}");
     assert_eq!(replay(b"raft"), Err(ReplayError::Recording(RecordingError::NotARecording)));
 }
 

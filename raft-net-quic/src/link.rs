@@ -67,6 +67,17 @@ pub(crate) struct Link {
     dropped: Notify,
 }
 
+/// Nothing that is dropped for its size would ever be sent again in parts.
+fn warn_of_smaller_frames(peer: NodeId, welcome: &Welcome, limits: &Limits) {
+    let (theirs, ours) = (welcome.frame_bytes_max as usize, limits.peer_frame_bytes_max);
+    if theirs < ours {
+        warn!(
+            %peer, theirs, ours,
+            "the peer takes smaller frames than this node sends, so that a large command may never reach it: set peer_frame_bytes_max alike on all nodes"
+        );
+    }
+}
+
 #[derive(Debug, Default)]
 struct Call {
     connection: Option<Connection>,
@@ -208,6 +219,7 @@ impl Link {
                     let peer = self.node;
                     info!(%peer, address = %connection.remote_address(), "connected to peer");
                     (missed, told) = (true, false);
+                    warn_of_smaller_frames(peer, &welcome, limits);
                     let since = Instant::now();
                     let error = self.serve(&connection, &welcome).await;
                     self.queues().into_iter().for_each(Queue::close);

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use raft_core::{NodeId, StoreStamp};
-use raft_node::{Inbox, PeerMessage, Transport, TransportError};
+use raft_node::{Inbox, PeerMessage, SizeLimit, Transport, TransportError};
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tracing::error;
@@ -14,6 +14,10 @@ use crate::config::PeerAddress;
 use crate::endpoint::Guard;
 use crate::link::{Dialer, Link};
 use crate::wire::{Encoder, WireLimits};
+
+/// More than a frame holds beside its commands or data. What the table of an append or of a forwarded batch takes for each command is less
+/// than the core counts for it.
+pub(crate) const FRAME_OVERHEAD_BYTES: usize = 4 << 10;
 
 /// Carries the driver's messages to its peers. Made by [`Endpoint::transport`](crate::Endpoint::transport). Dropping it
 /// ends the connections to peers.
@@ -52,6 +56,12 @@ impl Transport for QuicTransport {
         })?;
         self.peers.table.start(inbox, own, runtime);
         Ok(())
+    }
+
+    fn size_limit(&self) -> Option<SizeLimit> {
+        let frame_bytes_max = self.peers.table.dialer.limits.peer_frame_bytes_max;
+        let bytes_max = frame_bytes_max.saturating_sub(FRAME_OVERHEAD_BYTES);
+        Some(SizeLimit { bytes_max, setting: "the transport's peer_frame_bytes_max" })
     }
 
     fn send(&mut self, to: NodeId, message: PeerMessage) {

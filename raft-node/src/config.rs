@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use raft_core::{Config, Membership, NodeId};
 
+use crate::{SizeLimit, StartError, limits};
+
 /// Settings of one node. Start from [`NodeConfig::new`] and change what needs changing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeConfig {
@@ -97,8 +99,14 @@ impl NodeConfig {
         }
     }
 
-    /// Checks what the core does not check itself: that every bound lets something through.
-    pub(crate) fn validate(&self) -> Result<(), String> {
+    /// Checks what the core does not check itself: that every bound lets something through, and that the store and the transport take
+    /// what the core accepts.
+    pub(crate) fn validate(&self, of_parts: [Option<SizeLimit>; 2]) -> Result<(), StartError> {
+        self.check(of_parts).map_err(StartError::Config)
+    }
+
+    fn check(&self, [of_store, of_transport]: [Option<SizeLimit>; 2]) -> Result<(), String> {
+        limits::check(&self.raft, of_store, of_transport)?;
         let positive = [
             ("waiting_batches_max", self.waiting_batches_max as u64),
             ("waiting_bytes_max", self.waiting_bytes_max as u64),
@@ -113,6 +121,12 @@ impl NodeConfig {
             ("snapshot_bytes_max", self.snapshot_bytes_max),
             ("checkpoint_log_bytes", self.checkpoint_log_bytes),
         ];
+        if self.waiting_bytes_max < self.raft.command_bytes_max {
+            return Err(format!(
+                "waiting_bytes_max is {} bytes, less than one command may have by raft.command_bytes_max, {}: raise the first or lower the second",
+                self.waiting_bytes_max, self.raft.command_bytes_max
+            ));
+        }
         match positive.iter().find(|(_, value)| *value == 0) {
             Some((setting, _)) => Err(format!("{setting} is zero; it must be positive")),
             None => Ok(()),

@@ -40,6 +40,7 @@ mod fetch;
 mod handle;
 #[cfg(feature = "driver")]
 mod handover;
+mod limits;
 mod log_store;
 #[cfg(feature = "driver")]
 mod metrics;
@@ -81,6 +82,7 @@ pub use error::{
 };
 #[cfg(feature = "driver")]
 pub use handle::NodeHandle;
+pub use limits::SizeLimit;
 pub use log_store::{LogReader, LogStore, ReadError, StorageError};
 #[cfg(feature = "driver")]
 pub use metrics::{LatencyHistogram, Metrics};

@@ -2,6 +2,8 @@
 
 use raft_core::{Entries, Index, LogPosition, Membership, Persist, RestoredLog, StoreStamp};
 
+use crate::SizeLimit;
+
 /// A durable log. Every method blocks; the driver calls all of them from one thread of its own, so that an
 /// implementation needs no locks. Readers are the exception: see [`LogStore::reader`].
 pub trait LogStore: Send + 'static {
@@ -50,6 +52,12 @@ pub trait LogStore: Send + 'static {
     /// # Errors
     /// As for `write`.
     fn compact(&mut self, through: LogPosition) -> Result<(), StorageError>;
+
+    /// The most bytes of a command that one entry can have here; `None` for as many as there may be. The driver does not start
+    /// where the protocol's settings allow more.
+    fn size_limit(&self) -> Option<SizeLimit> {
+        None
+    }
 
     /// A reader for other threads. It sees every write whose `write` call has returned.
     fn reader(&self) -> Self::Reader;

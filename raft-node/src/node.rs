@@ -57,7 +57,7 @@ impl Node {
         mut transport: T,
         machine: M,
     ) -> Result<NodeHandle<M>, StartError> {
-        config.validate().map_err(StartError::Config)?;
+        config.validate([store.size_limit(), transport.size_limit()])?;
         let to_restore = config.clone();
         let restore = tokio::task::spawn_blocking(move || restore(&to_restore, store, machine));
         let Stores { store, own, machine, restored, recording } = match restore.await {

@@ -3,7 +3,7 @@
 use raft_core::{NodeId, StoreStamp};
 use tokio::sync::mpsc;
 
-use crate::PeerMessage;
+use crate::{PeerMessage, SizeLimit};
 
 /// Carries messages between members. A message may be lost, duplicated or delayed; it must never be changed, and its
 /// sender must be authenticated. All methods are called from the driver's task and must not block.
@@ -15,6 +15,12 @@ pub trait Transport: Send + 'static {
     /// # Errors
     /// If it can not start.
     fn start(&mut self, inbox: Inbox, own: StoreStamp) -> Result<(), TransportError>;
+
+    /// The most bytes of commands, or of a snapshot's data, that one message can have; `None` for as many as there may be. The
+    /// driver does not start where the protocol's settings allow more.
+    fn size_limit(&self) -> Option<SizeLimit> {
+        None
+    }
 
     /// Queues a message for a peer, or drops it if the peer is unknown, unreachable or slow: queues are bounded. Classes
     /// ([`PeerMessage::class`]) do not wait for each other. Within a class, order is kept while a connection lasts.

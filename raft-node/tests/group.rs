@@ -9,7 +9,7 @@ use common::{Group, PATIENCE, applied, command, until};
 use raft_node::raft_core::recording::Replay;
 use raft_node::raft_core::{
     Action, Body, ChangeStep, CommitReason, HandleError, Index, LeadershipReason, Message, NodeId,
-    Refusal, RoleKind, Term,
+    Refusal, RoleKind, StoreStamp, Term,
 };
 use raft_node::{
     CheckpointFailed, Health, PeerMessage, ProposeError, ReadFailed, RecordingConfig, RequestError,
@@ -364,6 +364,69 @@ async fn a_peer_that_can_not_be_right_shows_in_the_health_and_the_node_serves_on
     assert!(node.status().health.why_stopped().is_none());
     group.shutdown().await;
     assert_eq!(node.status().health, Health::Stopped);
+}
+
+#[tokio::test]
+async fn a_command_that_is_too_large_is_refused_and_stops_nobody() {
+    for forwards in [false, true] {
+        let change: fn(&mut raft_node::NodeConfig) =
+            if forwards { |config| config.raft.forward_proposals = true } else { |_| {} };
+        let group = Group::start(3, change).await;
+        let leader = group.leader_of(1..=3).await;
+        let other = (1..=3).map(NodeId).find(|id| *id != leader).expect("three nodes");
+        let large = Bytes::from(vec![0; 20 << 20]);
+        for at in [leader, other] {
+            let refused = group.nodes[&at].propose(large.clone()).await;
+            let Err(ProposeError::Refused(why)) = refused else {
+                assert!(!forwards && at == other, "{refused:?}");
+                continue;
+            };
+            let text = why.to_string();
+            assert!(text.contains("20971520 bytes, and at most 8388608"), "{text}");
+        }
+        assert_eq!(group.nodes[&leader].propose(command("a")).await, Ok(1));
+        group.shutdown().await;
+    }
+}
+
+/// Passes everything on, and says that it can carry little.
+struct Narrow(raft_node::testing::SwitchboardTransport);
+
+impl raft_node::Transport for Narrow {
+    fn start(
+        &mut self,
+        inbox: raft_node::Inbox,
+        own: StoreStamp,
+    ) -> Result<(), raft_node::TransportError> {
+        self.0.start(inbox, own)
+    }
+
+    fn size_limit(&self) -> Option<raft_node::SizeLimit> {
+        Some(raft_node::SizeLimit { bytes_max: 1 << 20, setting: "the pipe's width" })
+    }
+
+    fn send(&mut self, to: NodeId, message: PeerMessage) {
+        self.0.send(to, message);
+    }
+}
+
+#[tokio::test]
+async fn settings_that_the_transport_can_not_meet_are_named_at_the_start() {
+    use common::{Disks, Journal};
+    use raft_node::{Node, NodeConfig};
+    let (network, disks) = (raft_node::testing::Switchboard::new(), Disks::default());
+    let start = |config: NodeConfig| {
+        let transport = Narrow(network.transport(NodeId(1)));
+        Node::start(config, disks.log.open(), transport, Journal::on(&disks))
+    };
+    let scratch = tempfile::tempdir().expect("a folder");
+    let mut config = NodeConfig::new(NodeId(1));
+    config.scratch_dir = scratch.path().into();
+    let error = start(config.clone()).await.expect_err("they disagree").to_string();
+    assert!(error.contains("raft.command_bytes_max is 8388608"), "{error}");
+    assert!(error.contains("the pipe's width"), "{error}");
+    config.raft.command_bytes_max = 1 << 20;
+    start(config).await.expect("they agree").shutdown().await.expect("stops");
 }
 
 #[tokio::test]

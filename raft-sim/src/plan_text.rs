@@ -19,6 +19,8 @@ pub(crate) struct ConfigText {
     append_bytes_max: usize,
     in_flight_messages_max: usize,
     in_flight_bytes_max: usize,
+    #[serde(default = "largest_command")]
+    command_bytes_max: usize,
     uncommitted_bytes_max: usize,
     tail_bytes_max: usize,
     apply_entries_max: u64,
@@ -51,6 +53,11 @@ fn nobody() -> NodeId {
 
 fn highest() -> u8 {
     Config::PRIORITY_MAX
+}
+
+/// Plan files of before commands had a limit of their own mean the usual one.
+fn largest_command() -> usize {
+    Config::new(nobody()).command_bytes_max
 }
 
 /// What plan files that do not say so mean: those of before plans had keys and sessions.

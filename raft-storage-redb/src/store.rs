@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLockWriteGuard};
 use std::thread::JoinHandle;
 
 use raft_core::{Index, LogPosition, Membership, Persist, RestoredLog, StoreStamp};
-use raft_node::{LogStore, StorageError};
+use raft_node::{LogStore, SizeLimit, StorageError};
 
 use crate::error::{misuse, storage_error};
 use crate::format::{self, Identity};
@@ -286,6 +286,11 @@ impl LogStore for RedbLogStore {
             self.shared.base.store(self.shape.base.index.0, Ordering::Release);
         }
         Ok(())
+    }
+
+    fn size_limit(&self) -> Option<SizeLimit> {
+        let setting = "the largest payload of a row of the log file";
+        Some(SizeLimit { bytes_max: format::PAYLOAD_BYTES_MAX, setting })
     }
 
     fn reader(&self) -> RedbLogReader {

@@ -38,7 +38,7 @@ use codec::{Code, Reader};
 pub const MAGIC: [u8; 8] = *b"raft-rec";
 
 /// The version of the format that this crate writes and reads.
-pub const VERSION: u64 = 4;
+pub const VERSION: u64 = 5;
 
 /// Encodes what a core is told. It does no I/O: whoever owns it appends what [`Recorder::take`] gives to a file, in
 /// order, as often as it likes.

@@ -95,6 +95,7 @@ code_struct!(Config {
     append_bytes_max,
     in_flight_messages_max,
     in_flight_bytes_max,
+    command_bytes_max,
     uncommitted_bytes_max,
     tail_bytes_max,
     apply_entries_max,

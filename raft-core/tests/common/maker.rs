@@ -323,6 +323,7 @@ impl Maker {
             append_bytes_max: self.count(),
             in_flight_messages_max: self.count(),
             in_flight_bytes_max: self.count(),
+            command_bytes_max: self.count(),
             uncommitted_bytes_max: self.count(),
             tail_bytes_max: self.count(),
             apply_entries_max: self.number(),

@@ -9,6 +9,7 @@ use raft_core::{
 use raft_node::{PeerMessage, SnapshotChunk, SnapshotFrame};
 
 use super::*;
+use crate::transport::FRAME_OVERHEAD_BYTES;
 
 const LIMITS: WireLimits = WireLimits { frame_bytes_max: 1 << 20 };
 
@@ -261,6 +262,32 @@ fn what_no_receiver_takes_is_not_sent() {
         decode(encode(&append(&many, 0)), limits),
         Err(WireError::TooMany { what: "entries in a frame", .. })
     ));
+}
+
+/// What the transport says that it can carry, it can.
+#[test]
+fn the_largest_that_a_frame_is_said_to_carry_fits() {
+    let bytes_max = LIMITS.frame_bytes_max - FRAME_OVERHEAD_BYTES;
+    let command = |size: usize| Bytes::from(vec![7; size]);
+    let entry = |index, size| {
+        let payload = Payload::Command(command(size));
+        Entry { term: Term(u64::MAX), index: Index(index), payload }
+    };
+    let alone = Entries::try_from_vec(vec![entry(1, bytes_max)]).unwrap();
+    // As many small ones as an append of so many bytes has.
+    let small = 1..=(bytes_max / Entry::OVERHEAD_BYTES) as u64;
+    let many = Entries::try_from_vec(small.map(|index| entry(index, 0)).collect()).unwrap();
+    assert!(many.size_bytes() <= bytes_max);
+    for entries in [alone, many] {
+        assert!(Encoder::new(LIMITS).encode(&append(&entries, 0)).is_ok());
+    }
+    let id = ForwardId { nonce: u64::MAX, sequence: u64::MAX };
+    let tiny = vec![Bytes::new(); bytes_max / Entry::OVERHEAD_BYTES];
+    for commands in [vec![command(bytes_max)], tiny] {
+        let body = Body::Forward { id, commands };
+        let message = PeerMessage::Raft(Message { term: Term(u64::MAX), body });
+        assert!(Encoder::new(LIMITS).encode(&message).is_ok());
+    }
 }
 
 /// The layout that `docs/wire-format.md` describes. If this fails, the format has changed: that takes a new version.

@@ -353,6 +353,7 @@ pub(crate) fn configure(config: &mut Config, key: &str, value: &str) -> Result<(
         "append_bytes_max" => config.append_bytes_max = size,
         "in_flight_messages_max" => config.in_flight_messages_max = size,
         "in_flight_bytes_max" => config.in_flight_bytes_max = size,
+        "command_bytes_max" => config.command_bytes_max = size,
         "uncommitted_bytes_max" => config.uncommitted_bytes_max = size,
         "tail_bytes_max" => config.tail_bytes_max = size,
         "apply_entries_max" => config.apply_entries_max = value,
