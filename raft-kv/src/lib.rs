@@ -27,6 +27,8 @@ mod mutants;
 pub mod protocol;
 pub mod query;
 mod replica;
+#[cfg_attr(not(feature = "node"), allow(dead_code))] // the pure state alone has no readers
+mod scan;
 #[cfg(feature = "quic")]
 pub mod service;
 mod session;
@@ -45,8 +47,7 @@ pub use machine::KvMachine;
 pub use query::Answer;
 pub use query::{KeyRecord, Query, Record, Stats};
 pub use replica::Replica;
-#[cfg(feature = "node")]
-pub use snapshot::SnapshotRecords;
+pub use scan::{Scan, ScanEnded, ScanPage};
 #[cfg(feature = "node")]
 pub use state_file::{StateFileError, StateFileOptions};
 pub use stream::StreamError;

@@ -10,7 +10,7 @@ use raft_node::{CheckpointDone, MachineError, SnapshotSource, StateMachine};
 
 use crate::command::{Command, Response};
 use crate::query::{Answer, Query, Stats};
-use crate::snapshot::{SnapshotRecords, SnapshotStream};
+use crate::snapshot::SnapshotStream;
 use crate::state::{Changes, State};
 use crate::state_file::{StateFile, StateFileError, StateFileOptions};
 use crate::stream::read_stream;
@@ -66,9 +66,9 @@ impl StateMachine for KvMachine {
 
     fn is_quick(query: &Query) -> bool {
         match query {
-            Query::Get { .. } | Query::Stats => true,
-            // Long ones, and those that open a file.
-            Query::Range { .. } | Query::Checkpoint => false,
+            Query::Get { .. } | Query::Stats | Query::Scan { .. } => true,
+            // Long ones.
+            Query::Range { .. } | Query::ScanPage(_) => false,
         }
     }
 
@@ -99,9 +99,10 @@ impl StateMachine for KvMachine {
                 Answer::Page { records, has_more }
             }
             Query::Stats => Answer::Stats(self.stats()),
-            Query::Checkpoint => Answer::Checkpoint(
-                SnapshotRecords::open(&self.file).map(|opened| opened.map(Box::new)),
-            ),
+            Query::Scan { start, kept_bytes_max } => {
+                Answer::Scan(self.state.scan(&start, kept_bytes_max))
+            }
+            Query::ScanPage(scan) => Answer::Scanned(self.state.scan_page(&scan)),
         }
     }
 
@@ -326,6 +327,35 @@ mod tests {
             ..options(folder.path())
         };
         assert_eq!(KvMachine::open(&options).unwrap().stats(), expected);
+    }
+
+    #[test]
+    fn a_dump_that_nobody_reads_on_holds_no_pages_of_the_file() {
+        // scenario 51 (etcd 18509): one stopped reader, and the file grew by all that was written meanwhile
+        let folder = tempfile::tempdir().unwrap();
+        let mut machine = filled(folder.path(), 50);
+        let overwrite = |machine: &mut KvMachine, rounds: std::ops::Range<u64>| {
+            for round in rounds {
+                for number in 0..50 {
+                    let value = format!("{round:04000}");
+                    let sequence = 50 * round + number;
+                    apply(machine, &[put(sequence, &format!("key {number}"), &value)]);
+                }
+                checkpoint(machine);
+            }
+            std::fs::metadata(folder.path().join("state.redb")).unwrap().len()
+        };
+        let before = overwrite(&mut machine, 1..10);
+        let begin = Query::Scan { start: "".into(), kept_bytes_max: 1 << 20 };
+        let Answer::Scan(scan) = machine.query(begin) else { panic!("another answer") };
+        let after = overwrite(&mut machine, 10..60);
+        // All that was written meanwhile is 10 MB.
+        assert!(after <= 4 * before, "{before} bytes, then {after}");
+        let Answer::Scanned(Ok(page)) = machine.query(Query::ScanPage(scan)) else {
+            panic!("it was ended")
+        };
+        assert_eq!(page.records.len(), 50);
+        assert!(page.records.iter().all(|record| record.record.value.ends_with(b"09")));
     }
 
     #[test]

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::scan::Scan;
 #[cfg(feature = "node")]
-use crate::snapshot::SnapshotRecords;
+use crate::scan::{ScanEnded, ScanPage};
 
 /// A question to the current state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,8 +29,15 @@ pub enum Query {
     },
     /// Numbers about the state.
     Stats,
-    /// The latest checkpoint, for reading at leisure while writes go on.
-    Checkpoint,
+    /// To read all keys from `start` on as they are now, with as many [`Query::ScanPage`] as it takes, while writes go on.
+    Scan {
+        /// The first key wanted.
+        start: Bytes,
+        /// How many bytes may be put aside for it, of what is overwritten before it was read: with more, it ends.
+        kept_bytes_max: usize,
+    },
+    /// The next page of a scan.
+    ScanPage(Scan),
 }
 
 impl Query {
@@ -54,8 +62,10 @@ pub enum Answer {
     },
     /// To [`Query::Stats`].
     Stats(Stats),
-    /// To [`Query::Checkpoint`]; `None` if there is none yet.
-    Checkpoint(Result<Option<Box<SnapshotRecords>>, crate::StateFileError>),
+    /// To [`Query::Scan`].
+    Scan(Scan),
+    /// To [`Query::ScanPage`].
+    Scanned(Result<ScanPage, ScanEnded>),
 }
 
 /// What is known of a key (etcd's data model).

@@ -39,6 +39,11 @@ pub struct ServiceOptions {
     /// How many dumps may be under way at a time, over all clients, half of them of one certificate; further ones are told that the node is
     /// busy. Default 4.
     pub dumps_max: usize,
+    /// How many bytes a dump may hold in memory, of what is overwritten before it was sent; a reader that is so much slower than the
+    /// writes is told to start again. Default 64 MiB.
+    pub dump_kept_bytes_max: usize,
+    /// How long the reader of a dump may take nothing of it, until the dump is ended; default 20 s.
+    pub dump_stall_timeout: Duration,
     /// How long a shutdown waits for answers to get out; default 1 s.
     pub drain_timeout: Duration,
 }
@@ -53,6 +58,8 @@ impl ServiceOptions {
             frames_in_flight_max: 1024,
             proposal_bytes_max: 4 << 20,
             dumps_max: 4,
+            dump_kept_bytes_max: 64 << 20,
+            dump_stall_timeout: Duration::from_secs(20),
             drain_timeout: Duration::from_secs(1),
         }
     }

@@ -1,4 +1,4 @@
-//! A checkpoint as a stream of bytes for another node, and as records for a dump.
+//! A checkpoint as a stream of bytes for another node.
 
 use std::collections::VecDeque;
 use std::io::Read;
@@ -10,36 +10,13 @@ use redb::Range;
 use crate::command::SessionId;
 use crate::query::KeyRecord;
 use crate::state_file::{RECORDS, SESSIONS, StateFile, StateFileError, decode_record};
-use crate::stream::{Head, StreamWriter};
+use crate::stream::StreamWriter;
 
 /// The records of one checkpoint in the order of their keys. Later checkpoints do not change them.
-pub struct SnapshotRecords {
-    head: Head,
+struct SnapshotRecords {
     path: PathBuf,
     /// Keeps its pages alive by itself.
     rows: Range<'static, &'static [u8], &'static [u8]>,
-}
-
-impl std::fmt::Debug for SnapshotRecords {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SnapshotRecords").field("head", &self.head).finish_non_exhaustive()
-    }
-}
-
-impl SnapshotRecords {
-    pub(crate) fn open(file: &StateFile) -> Result<Option<SnapshotRecords>, StateFileError> {
-        let Some((head, view)) = file.view()? else { return Ok(None) };
-        let path = file.path().to_path_buf();
-        let fault = |error: redb::Error| StateFileError::redb(&path, error);
-        let table = view.open_table(RECORDS).map_err(|error| fault(error.into()))?;
-        let rows = table.range::<&[u8]>(..).map_err(|error| fault(error.into()))?;
-        Ok(Some(SnapshotRecords { head, path, rows }))
-    }
-
-    /// What the records include.
-    pub fn meta(&self) -> &SnapshotMeta {
-        &self.head.meta
-    }
 }
 
 impl Iterator for SnapshotRecords {
@@ -83,7 +60,7 @@ impl SnapshotStream {
         let mut ready = Vec::new();
         let writer = StreamWriter::begin(&head, &mut ready);
         let meta = head.meta.clone();
-        let records = SnapshotRecords { head, path, rows };
+        let records = SnapshotRecords { path, rows };
         let stream = SnapshotStream {
             records: Some(records),
             sessions: Some(sessions),

@@ -10,6 +10,7 @@ use crate::codec::Malformed;
 use crate::command::{Command, Expect, Response, SessionId, Write, WriteOutcome};
 use crate::mutants::mutated;
 use crate::query::{KeyRecord, Query, Record};
+use crate::scan::{Scan, ScanEnded, ScanPage, Scans};
 use crate::session::{Known, Session, Sessions};
 
 /// The whole state. Values and keys are copied out of commands into allocations of their own: a slice of a network frame would
@@ -23,6 +24,7 @@ pub(crate) struct State {
     pub(crate) digest: u128,
     /// What changed since the last checkpoint; `None` for keys that are gone. Only looked up here, and sorted before it is iterated.
     dirty: HashMap<Arc<[u8]>, Option<Record>>,
+    scans: Scans,
 }
 
 /// Everything that changed since the last checkpoint.
@@ -104,6 +106,7 @@ impl State {
         let revision = self.revision;
         let value: Arc<[u8]> = value.into();
         let record = if let Some(record) = self.map.get_mut(key) {
+            self.scans.before_write(key, Some(record));
             self.digest = self.digest.wrapping_sub(hash(key, record));
             record.value = value;
             record.mod_revision = revision;
@@ -112,6 +115,7 @@ impl State {
         } else {
             let record =
                 Record { value, create_revision: revision, mod_revision: revision, version: 1 };
+            self.scans.before_write(key, None);
             self.map.insert(key.into(), record.clone());
             record
         };
@@ -122,6 +126,7 @@ impl State {
 
     fn delete(&mut self, key: &[u8]) -> WriteOutcome {
         let Some(record) = self.map.remove(key) else { return WriteOutcome::NotFound };
+        self.scans.before_write(key, Some(&record));
         self.revision += 1;
         self.digest = self.digest.wrapping_sub(hash(key, &record));
         self.mark_dirty(key, None);
@@ -183,6 +188,16 @@ impl State {
 
     pub(crate) fn get(&self, key: &[u8]) -> Option<Record> {
         self.map.get(key).cloned()
+    }
+
+    /// Begins to read all keys from `start` on as they are now, putting aside no more than so many bytes of what is overwritten.
+    pub(crate) fn scan(&self, start: &[u8], kept_bytes_max: usize) -> Scan {
+        self.scans.begin(start, kept_bytes_max)
+    }
+
+    /// The next page of a scan.
+    pub(crate) fn scan_page(&self, scan: &Scan) -> Result<ScanPage, ScanEnded> {
+        scan.page(&self.map)
     }
 
     /// A page of the keys from `start` to before `end`, and whether there are more.

@@ -38,7 +38,7 @@ struct World {
 
 impl World {
     async fn new(limits: Limits) -> World {
-        let cluster = Cluster::start_with(1, limits.clone()).await;
+        let cluster = Cluster::start_with(1, limits.clone(), |_| {}).await;
         let identity = cluster.ca.issue_client("attacker").unwrap();
         let nodes = cluster.addresses.clone();
         let target = Target { identity, cluster: cluster.id, nodes };

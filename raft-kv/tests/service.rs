@@ -2,11 +2,14 @@
 
 mod common;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use common::{Cluster, PATIENCE};
 use raft_core::NodeId;
 use raft_kv::WriteOutcome;
 use raft_kv::client::{Client, ClientConfig, ClientError, ExpectKey};
+use raft_net_quic::Limits;
 
 async fn patiently<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, work).await.expect("it takes far too long")
@@ -75,6 +78,37 @@ async fn ranges_are_paged_and_dumps_are_whole() {
         }
         let keys: Vec<_> = records.iter().map(|record| record.key.to_vec()).collect();
         assert_eq!(keys, (1..1_000).map(|i| key(i).into_bytes()).collect::<Vec<_>>());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dump_whose_reader_stops_is_ended_with_a_reason() {
+    // scenario 51 (etcd 18509)
+    patiently(async {
+        let mut limits = Limits::default();
+        limits.unsent.certificate = 4 << 20;
+        let cluster = Cluster::start_with(1, limits, |options| {
+            (options.dump_stall_timeout, options.dumps_max) = (Duration::from_millis(20), 1);
+        })
+        .await;
+        let client = cluster.client();
+        for i in 0..60 {
+            client.put(format!("key-{i:02}"), vec![i; 1 << 20]).await.unwrap();
+        }
+        let mut dump = client.dump("");
+        let mut records = dump.next().await.unwrap().unwrap().len();
+        // Its place is free only once it was ended.
+        assert!(client.dump("z").next().await.is_none());
+        let error = loop {
+            match dump.next().await.expect("it is not whole") {
+                Ok(chunk) => records += chunk.len(),
+                Err(error) => break error.to_string(),
+            }
+        };
+        assert!(records < 60, "{records}");
+        assert!(error.contains("nothing of it was read for"), "{error}");
+        assert_eq!(client.stats().await.unwrap().keys, 60, "all else goes on");
     })
     .await;
 }
@@ -162,7 +196,7 @@ async fn a_request_that_nobody_answers_says_what_was_seen() {
         for node in [NodeId(1), NodeId(2)] {
             cluster.stop(node).await;
         }
-        let request_timeout = std::time::Duration::from_millis(300);
+        let request_timeout = Duration::from_millis(300);
         let client = Client::new(ClientConfig { request_timeout, ..cluster.config() }).unwrap();
         let error = client.put("a", "1").await.unwrap_err();
         assert!(matches!(error, ClientError::Timeout { .. }), "{error}");

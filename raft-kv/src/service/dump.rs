@@ -1,24 +1,16 @@
-//! Everything, as of one moment: a checkpoint made now, read at leisure on a thread of its own while writes go on.
+//! Everything, as of one moment, a page at a time while writes go on. What it costs this node is bounded: pages that wait to be
+//! sent, what is put aside of overwritten records, and the time that a reader may take for a page.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use raft_node::CheckpointFailed;
-use tokio::sync::mpsc;
 
 use super::Shared;
 use super::frame::{Out, reply_bytes};
 use crate::protocol::{Fault, Reply, ReplyBody};
-use crate::query::{Answer, KeyRecord, Query};
-use crate::snapshot::SnapshotRecords;
-
-/// About how many bytes of keys and values go into one reply.
-const CHUNK_BYTES: usize = 256 << 10;
-/// How many chunks may be read ahead.
-const CHUNKS_AHEAD: usize = 2;
-
-type Chunk = Result<Vec<KeyRecord>, Fault>;
+use crate::query::{Answer, Query};
+use crate::scan::{Scan, ScanPage};
 
 /// The dumps that are under way, by certificate: no one may have more than half of them, so that a reader that has gone to sleep keeps
 /// nobody else from a backup.
@@ -76,74 +68,50 @@ pub(super) async fn run(shared: Arc<Shared>, id: u64, start: Bytes, out: Out) {
 }
 
 async fn stream(shared: &Shared, id: u64, start: Bytes, out: &Out) -> Result<(), Fault> {
-    let records = checkpoint(shared).await?;
-    let (chunks, mut ready) = mpsc::channel(CHUNKS_AHEAD);
-    let reading = tokio::task::spawn_blocking(move || read(records, &start, &chunks));
-    while let Some(chunk) = ready.recv().await {
+    let scan = begin(shared, start).await?;
+    let patience = shared.options.dump_stall_timeout;
+    loop {
+        let ScanPage { records, has_more } = next(shared, &scan).await?;
+        let body = ReplyBody::Page { records, has_more };
+        let room = out.owner.unsent().take(reply_bytes(&body));
+        let Ok(held) = tokio::time::timeout(patience, room).await else {
+            tracing::warn!(?patience, "a dump was ended: its reader took nothing for too long");
+            let why = format!("the dump was ended: nothing of it was read for {patience:?}");
+            return Err(Fault::Failed { why });
+        };
         if out.is_closed() {
             return Ok(());
         }
-        let body = ReplyBody::Page { records: chunk?, has_more: true };
-        let held = out.owner.unsent().take(reply_bytes(&body)).await;
         out.send(vec![Reply { id, body }], held).await;
-    }
-    if reading.await.is_err() {
-        return Err(Fault::Failed { why: "reading the checkpoint panicked".into() });
-    }
-    let body = ReplyBody::Page { records: Vec::new(), has_more: false };
-    let held = out.owner.unsent().take(reply_bytes(&body)).await;
-    out.send(vec![Reply { id, body }], held).await;
-    Ok(())
-}
-
-/// A checkpoint that includes everything that was acknowledged before this call; `None` if there is nothing at all.
-async fn checkpoint(shared: &Shared) -> Result<Option<Box<SnapshotRecords>>, Fault> {
-    let node = &shared.node;
-    // The barrier: after it, this node has applied whatever anybody was told.
-    node.read_batch(vec![Query::Stats]).await.map_err(|error| shared.read_fault(error))?;
-    match node.checkpoint().await {
-        Ok(_) => {}
-        Err(CheckpointFailed::NothingApplied) => return Ok(None),
-        Err(CheckpointFailed::Busy) => return Err(Fault::Busy),
-        Err(CheckpointFailed::Stopped { why }) => {
-            return Err(Fault::Stopped { why: why.to_string() });
+        if !has_more {
+            return Ok(());
         }
-    }
-    let answer =
-        node.query_local(Query::Checkpoint).await.map_err(|error| shared.read_fault(error))?;
-    match answer {
-        Answer::Checkpoint(Ok(records)) => Ok(records),
-        Answer::Checkpoint(Err(error)) => Err(Fault::Failed { why: error.to_string() }),
-        _ => Err(Fault::Failed { why: "an answer to another question".into() }),
     }
 }
 
-/// Reads records and hands them on in chunks; ends early when nobody takes them any more.
-fn read(records: Option<Box<SnapshotRecords>>, start: &[u8], chunks: &mpsc::Sender<Chunk>) {
-    let mut chunk = Vec::new();
-    let mut bytes = 0;
-    for record in records.into_iter().flatten() {
-        match record {
-            Ok(record) if *record.key < *start => {}
-            Ok(record) => {
-                bytes += record.key.len() + record.record.value.len() + 32;
-                chunk.push(record);
-                let is_full =
-                    bytes >= CHUNK_BYTES || chunk.len() >= Query::PAGE_RECORDS_MAX as usize;
-                if is_full && chunks.blocking_send(Ok(std::mem::take(&mut chunk))).is_err() {
-                    return;
-                }
-                if is_full {
-                    bytes = 0;
-                }
-            }
-            Err(error) => {
-                let _ = chunks.blocking_send(Err(Fault::Failed { why: error.to_string() }));
-                return;
-            }
+/// A scan that includes everything that was acknowledged before this call.
+async fn begin(shared: &Shared, start: Bytes) -> Result<Scan, Fault> {
+    let kept_bytes_max = shared.options.dump_kept_bytes_max;
+    let query = Query::Scan { start, kept_bytes_max };
+    let answers = shared.node.read_batch(vec![query]).await;
+    match answers.map_err(|error| shared.read_fault(error))?.pop() {
+        Some(Answer::Scan(scan)) => Ok(scan),
+        _ => Err(other_answer()),
+    }
+}
+
+async fn next(shared: &Shared, scan: &Scan) -> Result<ScanPage, Fault> {
+    let answer = shared.node.query_local(Query::ScanPage(scan.clone())).await;
+    match answer.map_err(|error| shared.read_fault(error))? {
+        Answer::Scanned(Ok(page)) => Ok(page),
+        Answer::Scanned(Err(ended)) => {
+            tracing::warn!(%ended, "a dump was ended");
+            Err(Fault::Failed { why: ended.to_string() })
         }
+        _ => Err(other_answer()),
     }
-    if !chunk.is_empty() {
-        let _ = chunks.blocking_send(Ok(chunk));
-    }
+}
+
+fn other_answer() -> Fault {
+    Fault::Failed { why: "an answer to another question".into() }
 }

@@ -270,7 +270,7 @@ fn answered(answer: Answer) -> ReplyBody {
         Answer::Page { records, has_more } => ReplyBody::Page { records, has_more },
         Answer::Stats(stats) => ReplyBody::Stats(stats),
         // Never asked for here.
-        Answer::Checkpoint(_) => {
+        Answer::Scan(_) | Answer::Scanned(_) => {
             ReplyBody::Failed(Fault::Failed { why: "an answer to another question".into() })
         }
     }

@@ -37,11 +37,15 @@ pub(crate) struct Running {
 impl Cluster {
     /// Starts `size` nodes.
     pub(crate) async fn start(size: u64) -> Cluster {
-        Cluster::start_with(size, Limits::default()).await
+        Cluster::start_with(size, Limits::default(), |_| {}).await
     }
 
-    /// Starts `size` nodes whose endpoints have these limits.
-    pub(crate) async fn start_with(size: u64, limits: Limits) -> Cluster {
+    /// Starts `size` nodes whose endpoints have these limits, with other settings of the service.
+    pub(crate) async fn start_with(
+        size: u64,
+        limits: Limits,
+        set: impl Fn(&mut ServiceOptions),
+    ) -> Cluster {
         let id = ClusterId::random().unwrap();
         let ca = ClusterCa::generate(id).unwrap();
         let folder = TempDir::new().unwrap();
@@ -68,7 +72,8 @@ impl Cluster {
             let store = MemoryDisk::new().open();
             let handle = Node::start(config, store, transport, machine).await.unwrap();
             let (stop, stopped) = oneshot::channel();
-            let options = ServiceOptions::new(addresses.clone());
+            let mut options = ServiceOptions::new(addresses.clone());
+            set(&mut options);
             let serving = serve(endpoint.clone(), handle.clone(), options, async {
                 let _ = stopped.await;
             });
