@@ -9,7 +9,7 @@ use raft_node::{LogReader, LogStore};
 #[test]
 fn the_memory_log_conforms() {
     let mut disks: HashMap<u32, MemoryDisk> = HashMap::new();
-    check_log_store(|number| disks.entry(number).or_default().open());
+    check_log_store(move |number| disks.entry(number).or_default().open());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! * [`MemoryDisk`] and [`MemoryLog`]: a [`LogStore`](crate::LogStore) in memory whose disk can be made to fail, to stall, and to lose its power;
 //! * [`Switchboard`]: a [`Transport`](crate::Transport) between nodes of one process, with links that can be cut;
 //! * [`Counter`]: about the smallest [`StateMachine`](crate::StateMachine) there can be;
-//! * [`check_log_store`] and [`check_transport`]: the conformance kits for log stores and transports. Put yours through them.
+//! * [`check_log_store`], [`check_log_store_crashes`] and [`check_transport`]: the conformance kits for log stores and transports. Put yours through them.
 //!
 //! All of it is for tests and examples; nothing here keeps anything.
 
@@ -13,7 +13,9 @@ mod memory_log;
 mod switchboard;
 mod transport_kit;
 
-pub use conformance::check_log_store;
+pub use conformance::{
+    CrashingDisk, check_log_store, check_log_store_crashes, check_log_store_within,
+};
 pub use counter::{Counter, CounterDisk};
 pub use memory_log::{MemoryDisk, MemoryLog, MemoryLogReader};
 pub use switchboard::{Switchboard, SwitchboardTransport};

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use raft_core::NodeId;
+use raft_node::testing::CrashingDisk;
 use raft_node::{LogReader, LogStore};
 
 use super::model::{Model, Step, check};
@@ -237,6 +238,35 @@ fn what_rots_is_refused_or_healed() {
         }
     }
     assert!(refused > 50 && healed > 50 && unseen < 5, "{refused} {healed} {unseen}");
+}
+
+struct Crashing(VirtualDisk);
+
+impl CrashingDisk for Crashing {
+    type Store = RedbLogStore;
+
+    fn open(&mut self) -> RedbLogStore {
+        open(&self.0)
+    }
+
+    fn lose_power(&mut self) {
+        self.0.lose_power();
+    }
+
+    fn lose_power_after(&mut self, operations: u64) {
+        self.0.arm(DiskFault::PowerLoss, operations);
+    }
+}
+
+#[test]
+fn it_keeps_every_promise_about_crashes() {
+    let mut seed = 0;
+    raft_node::testing::check_log_store_crashes(move || {
+        seed += 1;
+        let disk = VirtualDisk::new(seed);
+        testing::create(&disk, &options(), [2; 16]).expect("made");
+        Crashing(disk)
+    });
 }
 
 #[test]

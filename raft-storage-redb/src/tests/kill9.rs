@@ -76,7 +76,9 @@ fn open_slowly(folder: &Path) -> Result<RedbLogStore, OpenError> {
 }
 
 fn append(index: u64) -> Persist {
-    let payload = Payload::Command(Bytes::from(vec![index as u8; 100 + (index % 300) as usize]));
+    // So large that what is brought into redb at once goes straight to the file.
+    let length = 3_000 + (index % 800) as usize;
+    let payload = Payload::Command(Bytes::from(vec![index as u8; length]));
     let entry = Entry { term: Term(1), index: Index(index), payload };
     Persist {
         ticket: Ticket(index),

@@ -234,7 +234,7 @@ fn large_groups_and_rows_past_the_base_are_purged_a_few_at_a_time() {
 #[test]
 fn it_keeps_every_promise_of_a_log_store() {
     let folder = tempfile::tempdir().expect("a folder");
-    raft_node::testing::check_log_store(|number| {
+    raft_node::testing::check_log_store(move |number| {
         let path = folder.path().join(number.to_string());
         let options = Options { path, ..options(&folder) };
         RedbLogStore::open(options).expect("opened")
