@@ -30,12 +30,19 @@ pub struct Config {
     pub tail_bytes_max: usize,
     /// The most entries handed out to be applied and not yet reported as applied.
     pub apply_entries_max: u64,
+    /// The most bytes of entries handed out to be applied and not yet reported as applied; at least one entry always goes.
+    pub apply_bytes_max: u64,
     /// After a snapshot, this many entries before it are kept for followers that lag; one that lags more gets the snapshot.
     pub retained_entries: u64,
+    /// The same in bytes of entries ([`Entry::size_bytes`](crate::Entry::size_bytes)); whichever keeps less counts. (Of
+    /// entries from before the last start sizes are not known: they are taken to be like those since, on average.)
+    pub retained_bytes: u64,
     /// A leader lets its log grow by up to this many entries beyond `retained_entries` for a follower that still
     /// replicates but lags, or that is being given a snapshot and needs what comes after it; one that lags more, or
     /// was not heard for an election timeout, gets the snapshot, or the next one.
     pub compaction_lag_max: u64,
+    /// The same in bytes of entries; whichever keeps less counts.
+    pub compaction_lag_bytes_max: u64,
     /// The most reads that wait at one member for proof of leadership.
     pub waiting_reads_max: usize,
     /// From 0 to [`Config::PRIORITY_MAX`]. A member waits one election timeout more than others for each step below the
@@ -93,8 +100,11 @@ impl Config {
             uncommitted_bytes_max: 32 << 20,
             tail_bytes_max: 16 << 20,
             apply_entries_max: 16 << 10,
+            apply_bytes_max: 64 << 20,
             retained_entries: 100_000,
+            retained_bytes: 64 << 20,
             compaction_lag_max: 1_000_000,
+            compaction_lag_bytes_max: 512 << 20,
             waiting_reads_max: 100_000,
             priority: Config::PRIORITY_MAX,
             transfer_lag_max: 10_000,
@@ -111,7 +121,7 @@ impl Config {
     /// # Errors
     /// The first setting that can not work, by name.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let positive: [(&'static str, bool); 10] = [
+        let positive: [(&'static str, bool); 11] = [
             ("election_timeout", !self.election_timeout.is_zero()),
             ("heartbeat_interval", !self.heartbeat_interval.is_zero()),
             ("append_bytes_max", self.append_bytes_max > 0),
@@ -121,6 +131,7 @@ impl Config {
             ("uncommitted_bytes_max", self.uncommitted_bytes_max > 0),
             ("tail_bytes_max", self.tail_bytes_max > 0),
             ("apply_entries_max", self.apply_entries_max > 0),
+            ("apply_bytes_max", self.apply_bytes_max > 0),
             ("waiting_reads_max", self.waiting_reads_max > 0),
         ];
         for (setting, is_positive) in positive {

@@ -42,16 +42,23 @@ impl Entry {
 
     /// What the entry counts towards byte budgets: its payload and a fixed overhead.
     pub fn size_bytes(&self) -> usize {
-        Self::OVERHEAD_BYTES
-            + match &self.payload {
+        self.payload.size_bytes()
+    }
+
+    /// What an entry costs in memory beyond its payload, about; counted so that empty commands are not free.
+    pub const OVERHEAD_BYTES: usize = 64;
+}
+
+impl Payload {
+    /// What an entry that holds this counts: see [`Entry::size_bytes`].
+    pub(crate) fn size_bytes(&self) -> usize {
+        Entry::OVERHEAD_BYTES
+            + match self {
                 Payload::Empty | Payload::Withheld => 0,
                 Payload::Command(command) => command.len(),
                 Payload::Membership(membership) => 8 * membership.len(),
             }
     }
-
-    /// What an entry costs in memory beyond its payload, about; counted so that empty commands are not free.
-    pub const OVERHEAD_BYTES: usize = 64;
 }
 
 /// A run of entries with consecutive indexes, cheap to clone and to cut: the entries themselves are shared.

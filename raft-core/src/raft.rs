@@ -390,6 +390,12 @@ impl Raft {
             return;
         }
         let first = self.handed.next();
+        let in_budget = self.log.ceiling_within(self.applied, last, self.config.apply_bytes_max);
+        // One entry always goes, however large.
+        let last = in_budget.max(self.applied.next());
+        if last < first {
+            return;
+        }
         let entries = self.log.end_of(first, last);
         self.handed = last;
         self.actions.push_back(Action::Apply(Apply { first, last, entries }));

@@ -73,6 +73,7 @@ impl Raft {
     fn compactable(&self, index: Index) -> Index {
         let reserve = if mutated!(NothingRetained) { 0 } else { self.config.retained_entries };
         let reserved = Index(index.0.saturating_sub(reserve));
+        let reserved = reserved.max(self.log.floor_within(index, self.config.retained_bytes));
         let Role::Leader(leader) = &self.role else { return reserved };
         let window = self.config.election_timeout;
         let is_heard = |peer: &&Peer| !peer.is_silent(self.now, window);
@@ -80,6 +81,8 @@ impl Raft {
         let needs = peers.filter_map(|peer| peer.needs_log_after(self.now));
         let slowest = needs.min().unwrap_or(reserved);
         let budget = Index(reserved.0.saturating_sub(self.config.compaction_lag_max));
+        let lag_bytes = self.config.compaction_lag_bytes_max;
+        let budget = budget.max(self.log.floor_within(reserved, lag_bytes));
         if mutated!(SlowFollowerOutrun) {
             return reserved;
         }

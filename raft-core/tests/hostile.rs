@@ -17,6 +17,9 @@ fn config(make: &mut Maker) -> Config {
     Config {
         retained_entries: make.number(),
         compaction_lag_max: make.number(),
+        retained_bytes: make.number(),
+        compaction_lag_bytes_max: make.number(),
+        apply_bytes_max: make.number().max(1),
         apply_entries_max: make.number().max(1),
         tail_bytes_max: 1 + make.count() / 2,
         append_bytes_max: 1 + make.count() / 2,

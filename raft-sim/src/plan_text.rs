@@ -24,8 +24,14 @@ pub(crate) struct ConfigText {
     uncommitted_bytes_max: usize,
     tail_bytes_max: usize,
     apply_entries_max: u64,
+    #[serde(default = "unbounded")]
+    apply_bytes_max: u64,
     retained_entries: u64,
+    #[serde(default = "unbounded")]
+    retained_bytes: u64,
     compaction_lag_max: u64,
+    #[serde(default = "unbounded")]
+    compaction_lag_bytes_max: u64,
     waiting_reads_max: usize,
     #[serde(skip, default = "highest")]
     priority: u8,
@@ -49,6 +55,11 @@ pub(crate) struct ConfigText {
 /// Every run gives each node its own.
 fn nobody() -> NodeId {
     NodeId(0)
+}
+
+/// What plan files that do not say so mean: those of before logs were bounded in bytes.
+fn unbounded() -> u64 {
+    u64::MAX
 }
 
 fn highest() -> u8 {

@@ -1,4 +1,4 @@
-//! The log as the core holds it: its [shape](shape), its [tail](tail), and what of it is [durable](writes).
+//! The log as the core holds it: its [shape](shape), its [sizes](sizes), its [tail](tail), and what of it is [durable](writes).
 //!
 //! ```text
 //!  base           first in the tail      durable              last
@@ -11,6 +11,7 @@
 //! Nothing here decides anything: this is bookkeeping that cannot contradict itself.
 
 mod shape;
+mod sizes;
 mod tail;
 mod writes;
 
@@ -24,12 +25,14 @@ use crate::{
     RestoreError, RestoredLog, SnapshotMeta, Term, TermRun, Ticket,
 };
 use shape::LogShape;
+use sizes::{Sizes, command_bytes};
 use tail::Tail;
 use writes::Writes;
 
 #[derive(Debug)]
 pub(crate) struct Log {
     shape: LogShape,
+    sizes: Sizes,
     tail: Tail,
     writes: Writes,
     unsaved: Unsaved,
@@ -62,6 +65,7 @@ impl Log {
         let shape = LogShape::restore(restored)?;
         Ok(Log {
             durable: shape.last(),
+            sizes: Sizes::unknown(shape.last()),
             shape,
             tail: Tail::default(),
             writes: Writes::default(),
@@ -172,6 +176,7 @@ impl Log {
     pub(crate) fn append_payload(&mut self, term: Term, payload: Payload) -> Index {
         let index = self.last().next();
         self.shape.append(index, term, &payload);
+        self.sizes.append(index, payload.size_bytes());
         self.tail.stage(term, index, payload);
         self.unsaved.append_from.get_or_insert(index);
         self.note_appended();
@@ -188,6 +193,7 @@ impl Log {
         let (first, count) = (self.last().next(), commands.len() as u64);
         if count > 0 {
             self.shape.append_run(first, term, count);
+            self.sizes.append_all(self.shape.last(), bytes, commands.iter().map(command_bytes));
             self.tail.stage_all(term, first, commands, bytes);
             self.unsaved.append_from.get_or_insert(first);
             self.note_appended();
@@ -200,6 +206,8 @@ impl Log {
         if let Some((first, _)) = entries.ends() {
             self.unsaved.append_from.get_or_insert(first);
             self.shape.append_all(&entries);
+            let each = entries.iter().map(Entry::size_bytes);
+            self.sizes.append_all(self.shape.last(), entries.size_bytes(), each);
             self.tail.extend(entries);
             self.note_appended();
         }
@@ -208,6 +216,7 @@ impl Log {
     /// Forgets `index` and after.
     pub(crate) fn truncate_from(&mut self, index: Index) {
         self.shape.truncate_from(index);
+        self.sizes.truncate_from(index);
         self.tail.truncate_from(index);
         let earliest = self.unsaved.truncate_from.map_or(index, |before| before.min(index));
         self.unsaved.truncate_from = Some(earliest).filter(|_| !mutated!(TruncationNotPersisted));
@@ -218,6 +227,7 @@ impl Log {
     /// Replaces everything by a snapshot.
     pub(crate) fn reset(&mut self, snapshot: &SnapshotMeta) {
         self.shape.reset(snapshot);
+        self.sizes = Sizes::unknown(snapshot.position.index);
         self.tail.clear();
         self.unsaved = Unsaved { reset: Some(snapshot.clone()), ..Unsaved::default() };
         self.find_durable();
@@ -226,9 +236,20 @@ impl Log {
     /// Forgets everything through `index`, on which nothing here depends any more; returns the new base.
     pub(crate) fn compact(&mut self, index: Index) -> LogPosition {
         self.shape.compact(index);
+        self.sizes.compact(index);
         // Nobody is sent these any more, and they are applied: a group that was busy once must not hold them for ever.
         self.tail.release(index.min(self.durable()));
         self.shape.base()
+    }
+
+    /// The lowest index after which entries up to `end` count no more than `budget_bytes`, about.
+    pub(crate) fn floor_within(&self, end: Index, budget_bytes: u64) -> Index {
+        self.sizes.floor(self.base().index, end, budget_bytes)
+    }
+
+    /// The highest index up to `end` up to which entries after `start` count no more than `budget_bytes`, about.
+    pub(crate) fn ceiling_within(&self, start: Index, end: Index, budget_bytes: u64) -> Index {
+        self.sizes.ceiling(start, end, budget_bytes)
     }
 
     /// Whether the log waits to be written.
