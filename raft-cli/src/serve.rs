@@ -226,6 +226,8 @@ fn settings(config: &NodeConfig, me: NodeId, incoming: &Path) -> raft_node::Node
     let mut settings = raft_node::NodeConfig::new(me);
     settings.raft.election_timeout = Duration::from_millis(config.raft.election_timeout_ms);
     settings.raft.heartbeat_interval = Duration::from_millis(config.raft.heartbeat_interval_ms);
+    // For clients that do not reach the leader; only what asks for it is passed on.
+    settings.raft.forward_proposals = true;
     settings.checkpoint_log_bytes = config.raft.checkpoint_log_bytes;
     incoming.clone_into(&mut settings.scratch_dir);
     settings.recording = config.process.record.as_ref().map(|file| raft_node::RecordingConfig {

@@ -22,7 +22,7 @@ use bytes::Bytes;
 use raft_core::NodeId;
 use raft_net_quic::pki::Identity;
 use raft_net_quic::{ClientEndpoint, ClusterId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::command::WriteOutcome;
@@ -76,6 +76,7 @@ pub struct Page {
 #[derive(Clone, Debug)]
 pub struct Client {
     calls: mpsc::Sender<Call>,
+    closing: Arc<watch::Sender<bool>>,
     request_timeout: Duration,
     endpoint: Arc<ClientEndpoint>,
     known: Arc<Known>,
@@ -111,6 +112,12 @@ impl Known {
     }
 }
 
+/// When a time is up that begins now; a time without end is up in a year.
+fn deadline_in(timeout: Duration) -> Instant {
+    const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+    Instant::now() + timeout.min(LONGEST)
+}
+
 impl Client {
     /// Starts a client. Connects when something is asked. Must be called within a tokio runtime.
     ///
@@ -124,15 +131,25 @@ impl Client {
         let known = Arc::new(Known { nodes: Mutex::new((config.nodes, None)) });
         let in_flight_max = config.in_flight_max.max(1);
         let (calls, asked) = mpsc::channel(in_flight_max);
+        let (closing, is_closed) = watch::channel(false);
         let worker = worker::Worker::new(
             asked,
+            is_closed,
             Arc::clone(&endpoint),
             Arc::clone(&known),
             config.request_timeout,
             in_flight_max,
         )?;
         tokio::spawn(worker.run());
-        Ok(Client { calls, request_timeout: config.request_timeout, endpoint, known })
+        let closing = Arc::new(closing);
+        Ok(Client { calls, closing, request_timeout: config.request_timeout, endpoint, known })
+    }
+
+    /// The same client, with another time-out for the calls made on what is returned: `client.with_timeout(wait).put(…)`. Costs
+    /// next to nothing; connection and session are shared.
+    #[must_use]
+    pub fn with_timeout(&self, request_timeout: Duration) -> Client {
+        Client { request_timeout, ..self.clone() }
     }
 
     /// Sets a key, and returns the revision since when it has the value.
@@ -227,15 +244,24 @@ impl Client {
         }
     }
 
-    /// Closes the connections, so that nodes need not wait to notice. Requests that are under way fail.
+    /// Closes the connections, so that nodes need not wait to notice. Requests that are under way, and all that come later, on this
+    /// client or a clone of it, fail with [`ClientError::Closed`] at once.
     pub async fn close(&self) {
+        let _ = self.closing.send_replace(true);
         self.endpoint.close().await;
+    }
+
+    fn is_closed(&self) -> bool {
+        *self.closing.borrow()
     }
 
     async fn call(&self, op: Op) -> Result<Answered, ClientError> {
         let (reply, answer) = oneshot::channel();
-        let deadline = Instant::now() + self.request_timeout;
-        let call = Call { op, reply, deadline };
+        if self.is_closed() {
+            return Err(ClientError::Closed);
+        }
+        let timeout = self.request_timeout;
+        let call = Call { op, reply, deadline: deadline_in(timeout), timeout };
         match self.calls.try_send(call) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(call)) => self.queue(call).await?,

@@ -12,7 +12,7 @@ use crate::codec::{Malformed, Put, Reader};
 pub use replies::{Fault, Reply, ReplyBody, decode_replies};
 pub use report::{NodeReport, PeerReport};
 pub(crate) use requests::kind::COMMAND;
-pub use requests::{Request, RequestBody, decode_requests};
+pub use requests::{Request, RequestBody, ServeAt, decode_requests};
 
 /// The version of the protocol, every frame's first byte.
 pub const VERSION: u8 = 1;

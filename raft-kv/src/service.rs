@@ -5,6 +5,10 @@
 //! in their order. A client that sends more than [`ServiceOptions::frames_in_flight_max`], or more than its share of what may be received
 //! and of what may wait to be sent ([`Limits`](raft_net_quic::Limits)), is read from no further until its answers are out. What is put to the
 //! node takes turns by certificate and connection (`fair`).
+//!
+//! A client that does not reach the leader may ask any member ([`ServeAt::AnyMember`](crate::protocol::ServeAt::AnyMember)). Reads are then
+//! served there; writes are passed on to the leader if the node's configuration has
+//! [`forward_proposals`](raft_core::Config::forward_proposals).
 
 mod dump;
 mod fair;
@@ -17,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use raft_core::NodeId;
 use raft_net_quic::{Endpoint, Throttle};
-use raft_node::NodeHandle;
+use raft_node::{NodeHandle, NodeStatus};
 use tokio::task::JoinSet;
 
 use crate::KvMachine;
@@ -68,6 +72,7 @@ impl ServiceOptions {
 /// What all streams share.
 struct Shared {
     node: NodeHandle<KvMachine>,
+    status: tokio::sync::watch::Receiver<NodeStatus>,
     options: ServiceOptions,
     started: Instant,
     listening: String,
@@ -96,6 +101,7 @@ pub async fn serve(
 ) {
     let drain_timeout = options.drain_timeout;
     let shared = Arc::new(Shared {
+        status: node.watch_status(),
         node,
         started: Instant::now(),
         listening: endpoint.local_addr().to_string(),

@@ -4,18 +4,17 @@ mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
-use common::{Cluster, PATIENCE};
-use raft_core::{Index, NodeId, RoleKind, Term};
-use raft_kv::client::{Client, ClientConfig, NodeReport};
+use common::{Cluster, PATIENCE, bind, report};
+use raft_core::{NodeId, RoleKind};
+use raft_kv::client::{Client, ClientConfig};
 use raft_kv::protocol::{
     Fault, FrameBuilder, Reply, ReplyBody, RequestBody, decode_replies, decode_requests,
 };
 use raft_kv::{Command, Response, SessionId, Write, WriteOutcome};
 use raft_net_quic::pki::ClusterCa;
-use raft_net_quic::{ClientEndpoint, ClusterId, Endpoint, EndpointConfig, ServiceStream};
+use raft_net_quic::{ClientEndpoint, ClusterId, Endpoint, ServiceStream};
 
 async fn patiently<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, work).await.expect("it takes far too long")
@@ -119,7 +118,12 @@ async fn scripted(endpoint: Endpoint, ten: String) {
                 let mut answer = FrameBuilder::new();
                 for request in decode_requests(&frame).unwrap() {
                     let body = match request.body.unwrap() {
-                        RequestBody::Status => ReplyBody::Status(Box::new(leading())),
+                        RequestBody::Status => ReplyBody::Status(Box::new(report(
+                            9,
+                            RoleKind::Leader,
+                            5,
+                            Some(NodeId(9)),
+                        ))),
                         RequestBody::Command(_) if redirects.swap(false, Ordering::Relaxed) => {
                             ReplyBody::Failed(Fault::NotLeader {
                                 leader: Some((NodeId(10), Some(ten.clone()))),
@@ -143,31 +147,6 @@ async fn scripted(endpoint: Endpoint, ten: String) {
     }
 }
 
-fn leading() -> NodeReport {
-    NodeReport {
-        node: NodeId(9),
-        role: RoleKind::Leader,
-        term: Term(5),
-        leader: Some(NodeId(9)),
-        commit: Index(0),
-        applied: Index(0),
-        last: Index(0),
-        durable: Index(0),
-        address: String::new(),
-        failure: None,
-        suspicion: None,
-        uncounted: None,
-        stall: None,
-        explanation: None,
-        notice: None,
-        stats: None,
-        pid: 1,
-        uptime: Duration::ZERO,
-        version: String::new(),
-        peers: Vec::new(),
-    }
-}
-
 async fn a_client_leaves(ten: impl FnOnce(&ClusterCa, ClusterId) -> (String, Option<Endpoint>)) {
     let id = ClusterId::random().unwrap();
     let ca = ClusterCa::generate(id).unwrap();
@@ -179,12 +158,6 @@ async fn a_client_leaves(ten: impl FnOnce(&ClusterCa, ClusterId) -> (String, Opt
     let client = Client::new(ClientConfig { request_timeout: PATIENCE, ..config }).unwrap();
     assert_eq!(client.put("a", "1").await.unwrap(), 5);
     drop(kept);
-}
-
-fn bind(ca: &ClusterCa, id: ClusterId, node: u64) -> Endpoint {
-    let identity = ca.issue_node(NodeId(node), &[]).unwrap();
-    let listen = ([127, 0, 0, 1], 0).into();
-    Endpoint::bind(EndpointConfig::new(listen, identity, NodeId(node), id)).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

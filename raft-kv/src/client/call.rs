@@ -1,5 +1,7 @@
 //! A request as its caller made it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -90,4 +92,6 @@ pub(super) struct Call {
     pub(super) op: Op,
     pub(super) reply: oneshot::Sender<Result<Answered, ClientError>>,
     pub(super) deadline: Instant,
+    /// How long it may take in all, until `deadline`.
+    pub(super) timeout: Duration,
 }

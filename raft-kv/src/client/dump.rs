@@ -9,8 +9,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::error::Trouble;
-use super::{Client, ClientError};
-use crate::protocol::{Fault, FrameBuilder, NodeReport, ReplyBody, RequestBody, decode_replies};
+use super::{Client, ClientError, deadline_in};
+use crate::protocol::{
+    Fault, FrameBuilder, NodeReport, ReplyBody, RequestBody, ServeAt, decode_replies,
+};
 use crate::query::KeyRecord;
 
 /// How many chunks may be received ahead.
@@ -61,42 +63,59 @@ impl Client {
     }
 
     async fn run_dump(&self, start: Bytes, out: &Out) -> Result<(), ClientError> {
-        let deadline = Instant::now() + self.request_timeout;
-        let mut leader = self.known.leader();
+        let deadline = deadline_in(self.request_timeout);
+        let mut leader = self.known.leader().map(|leader| (leader, ServeAt::Leader));
         loop {
+            if self.is_closed() {
+                return Err(ClientError::Closed);
+            }
             let node = match leader {
                 Some(leader) => Some(leader),
                 None => self.ask_for_leader().await?,
             };
             let (hint, why) = match node {
-                Some(node) => match self.try_dump(node, start.clone(), out, deadline).await {
-                    End::Complete => return Ok(()),
-                    End::Failed(error) => return Err(error),
-                    End::Again { leader, why } => (leader, format!("node {node}: {why}")),
-                },
+                Some((node, at)) => {
+                    match self.try_dump((node, at), start.clone(), out, deadline).await {
+                        End::Complete => return Ok(()),
+                        End::Failed(error) => return Err(error),
+                        End::Again { leader, why } => (leader, format!("node {node}: {why}")),
+                    }
+                }
                 None => (None, "no node leads".into()),
             };
             if Instant::now() >= deadline {
                 let after = self.request_timeout;
                 return Err(ClientError::Timeout { after, maybe_applied: false, last_seen: why });
             }
-            leader = hint;
+            leader = hint.map(|leader| (leader, ServeAt::Leader));
             tokio::time::sleep(RETRY).await;
         }
     }
 
-    /// Who leads, as far as anybody says. The error is that no node accepts this client.
-    async fn ask_for_leader(&self) -> Result<Option<NodeId>, ClientError> {
+    /// Whom to ask: the leader, or, if it does not answer, a member that knows it. The error is that no node accepts this client.
+    async fn ask_for_leader(&self) -> Result<Option<(NodeId, ServeAt)>, ClientError> {
         let reports = self.status_all().await;
         if let Some(error) = refused_by_all(&reports) {
             return Err(error);
         }
-        let leaders = reports.into_iter().filter_map(|(.., report)| report.ok());
-        let latest = leaders.filter(NodeReport::is_serving_leader).max_by_key(|report| report.term);
-        Ok(latest.map(|report| report.node))
+        let reports: Vec<NodeReport> =
+            reports.into_iter().filter_map(|(.., report)| report.ok()).collect();
+        let latest = |wanted: &dyn Fn(&NodeReport) -> bool| {
+            let those = reports.iter().filter(|report| wanted(report));
+            those.max_by_key(|report| report.term).map(|report| report.node)
+        };
+        let leader = latest(&NodeReport::is_serving_leader).map(|node| (node, ServeAt::Leader));
+        let knows_one = |report: &NodeReport| report.leader.is_some() && report.failure.is_none();
+        Ok(leader.or_else(|| latest(&knows_one).map(|node| (node, ServeAt::AnyMember))))
     }
 
-    async fn try_dump(&self, node: NodeId, start: Bytes, out: &Out, deadline: Instant) -> End {
+    async fn try_dump(
+        &self,
+        (node, at): (NodeId, ServeAt),
+        start: Bytes,
+        out: &Out,
+        deadline: Instant,
+    ) -> End {
         let again = |why: String| End::Again { leader: None, why };
         let Some(address) = self.known.address(node) else {
             return again("its address is not known".into());
@@ -106,21 +125,27 @@ impl Client {
             Err(error) => return again(error.to_string()),
         };
         let mut frame = FrameBuilder::new();
-        frame.push_request(0, &RequestBody::Dump { start });
+        frame.push_request_at(0, at, &RequestBody::Dump { start });
         if let Err(error) = writer.send(frame.take()).await {
             return again(error.to_string());
         }
         let mut is_first = true;
+        let mut limit = deadline;
         loop {
-            // Making the checkpoint may take its time, but no more than a request; a chunk comes faster.
-            let limit = if is_first { deadline } else { Instant::now() + self.request_timeout };
+            // Making the checkpoint may take as long as it needs, as long as the node says that it is at work.
             let Ok(received) = tokio::time::timeout_at(limit, reader.next()).await else {
+                let what = if is_first {
+                    "has not begun to send the dump, and says nothing"
+                } else {
+                    "sends nothing more of the dump"
+                };
                 return End::Failed(ClientError::Timeout {
                     after: self.request_timeout,
                     maybe_applied: false,
-                    last_seen: format!("node {node} sends nothing more of the dump"),
+                    last_seen: format!("node {node} {what}"),
                 });
             };
+            limit = deadline_in(self.request_timeout);
             let frame = match received {
                 Ok(Some(frame)) => frame,
                 Ok(None) if is_first => return again("it closed the stream".into()),
@@ -134,7 +159,7 @@ impl Client {
             for reply in replies {
                 match reply.body {
                     ReplyBody::Page { records, has_more } => {
-                        is_first = false;
+                        is_first &= records.is_empty() && has_more;
                         if !records.is_empty() && out.send(Ok(records)).await.is_err() {
                             return End::Complete;
                         }
@@ -142,7 +167,7 @@ impl Client {
                             return End::Complete;
                         }
                     }
-                    ReplyBody::Failed(fault) if is_first => return self.faulted(fault),
+                    ReplyBody::Failed(fault) if is_first => return self.faulted(fault, at),
                     ReplyBody::Failed(fault) => return failed(&fault.to_string()),
                     _ => return End::Failed(ClientError::WrongAnswer),
                 }
@@ -151,7 +176,7 @@ impl Client {
     }
 
     /// What a fault before the first record means.
-    fn faulted(&self, fault: Fault) -> End {
+    fn faulted(&self, fault: Fault, at: ServeAt) -> End {
         let why = fault.to_string();
         match fault {
             Fault::NotLeader { leader: Some((leader, address)) } => {
@@ -164,6 +189,8 @@ impl Client {
             | Fault::Busy
             | Fault::OutcomeUnknown
             | Fault::Stopped { .. } => End::Again { leader: None, why },
+            // A node of an earlier version, which serves at the leader only.
+            Fault::Malformed { .. } if at == ServeAt::AnyMember => End::Again { leader: None, why },
             Fault::Malformed { why } | Fault::Refused { why } => {
                 End::Failed(ClientError::Refused { why })
             }

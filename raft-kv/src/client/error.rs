@@ -72,7 +72,7 @@ pub enum ClientError {
     /// The system gave no random numbers.
     #[error("the system's randomness failed: {0}")]
     Randomness(String),
-    /// The client's task has ended, with its runtime.
+    /// The client was closed, or its task has ended with its runtime. A write that was under way may have been applied.
     #[error("the client is closed: make a new one within a running runtime")]
     Closed,
 }

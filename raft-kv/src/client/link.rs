@@ -1,4 +1,4 @@
-//! The connection to the node that is taken for the leader. Not about which node that is.
+//! The connection to the node that is taken for the leader, or that passes requests on to it. Not about which node that is.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use super::error::Trouble;
 use super::search::Reported;
-use crate::protocol::{Reply, decode_replies};
+use crate::protocol::{Reply, ServeAt, decode_replies};
 
 /// What the client's task is told.
 #[derive(Debug)]
@@ -33,7 +33,9 @@ const FRAMES_AHEAD: usize = 2;
 pub(super) struct Link {
     pub(super) number: u64,
     pub(super) node: NodeId,
-    /// The term in which the node was found to lead; 0 if that is only hearsay.
+    /// What is asked of the node: as a rule it is taken for the leader.
+    pub(super) at: ServeAt,
+    /// The term in which the node was found to lead, or to know a leader; 0 if that is only hearsay.
     pub(super) term: Term,
     pub(super) is_up: bool,
     pub(super) frames: mpsc::Sender<Bytes>,
@@ -46,7 +48,7 @@ impl Link {
         endpoint: Arc<ClientEndpoint>,
         number: u64,
         (node, address): (NodeId, String),
-        term: Term,
+        (at, term): (ServeAt, Term),
         events: mpsc::Sender<Event>,
     ) -> Link {
         let (frames, to_send) = mpsc::channel(FRAMES_AHEAD);
@@ -58,7 +60,7 @@ impl Link {
             };
             let _ = events.send(Event::Lost { link: number, trouble }).await;
         });
-        Link { number, node, term, is_up: false, frames, _task: task }
+        Link { number, node, at, term, is_up: false, frames, _task: task }
     }
 }
 

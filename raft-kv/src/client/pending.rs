@@ -1,5 +1,7 @@
 //! Requests that are not answered yet, by number.
 
+use std::time::Duration;
+
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -23,6 +25,8 @@ pub(super) enum What {
 pub(super) struct Pending {
     pub(super) what: What,
     pub(super) deadline: Instant,
+    /// How long it may take in all, until `deadline`.
+    pub(super) timeout: Duration,
     /// Rises from request to request: repeated ones go out in this order.
     pub(super) order: u64,
     /// Of a write that was sent: its session and number, for good.
@@ -70,11 +74,18 @@ impl Table {
         self.len() == 0
     }
 
-    pub(super) fn insert(&mut self, what: What, deadline: Instant) -> u64 {
+    pub(super) fn insert(&mut self, what: What, deadline: Instant, timeout: Duration) -> u64 {
         let order = self.next_order;
         self.next_order += 1;
-        let pending =
-            Pending { what, deadline, order, number: None, on_wire: false, is_uncertain: false };
+        let pending = Pending {
+            what,
+            deadline,
+            timeout,
+            order,
+            number: None,
+            on_wire: false,
+            is_uncertain: false,
+        };
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot { uses: 0, pending: None });
             self.slots.len() as u32 - 1
@@ -128,9 +139,9 @@ mod tests {
     fn a_number_means_one_request_only() {
         let mut table = Table::default();
         let now = Instant::now();
-        let first = table.insert(What::OpenSession(SessionId(1)), now);
+        let first = table.insert(What::OpenSession(SessionId(1)), now, Duration::ZERO);
         assert!(table.remove(first).is_some());
-        let second = table.insert(What::OpenSession(SessionId(2)), now);
+        let second = table.insert(What::OpenSession(SessionId(2)), now, Duration::ZERO);
         assert_ne!(first, second);
         assert!(table.get_mut(first).is_none());
         assert!(table.remove(first).is_none());

@@ -4,16 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use raft_core::NodeId;
+use raft_core::{NodeId, Term};
 use raft_net_quic::ClientEndpoint;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::error::Trouble;
 use super::link::Event;
 use super::status::Asking;
 use crate::protocol::NodeReport;
 
+/// The waits of a calm search, which only looks whether something better than a working connection has come up.
+const CALM: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(1));
 /// How long a node has for one answer.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// The first and the longest wait before a node that answers is asked again: what a client adds to the length of an election.
@@ -33,6 +36,10 @@ pub(super) struct Reported {
 #[derive(Debug)]
 pub(super) struct Search {
     pub(super) number: u64,
+    pub(super) is_calm: bool,
+    pub(super) since: Instant,
+    /// The highest term in which a node said that it leads.
+    pub(super) heard: Option<Term>,
     _tasks: JoinSet<()>,
 }
 
@@ -40,6 +47,7 @@ impl Search {
     pub(super) fn start(
         endpoint: &Arc<ClientEndpoint>,
         number: u64,
+        is_calm: bool,
         nodes: BTreeMap<NodeId, String>,
         events: &mpsc::Sender<Event>,
     ) -> Search {
@@ -49,6 +57,8 @@ impl Search {
             let prober = Prober {
                 endpoint: Arc::clone(endpoint),
                 search: number,
+                pace: if is_calm { CALM } else { PACE },
+                back_off: if is_calm { CALM } else { BACK_OFF },
                 node,
                 address,
                 events: events.clone(),
@@ -56,13 +66,15 @@ impl Search {
             };
             tasks.spawn(prober.run());
         }
-        Search { number, _tasks: tasks }
+        Search { number, is_calm, since: Instant::now(), heard: None, _tasks: tasks }
     }
 }
 
 struct Prober {
     endpoint: Arc<ClientEndpoint>,
     search: u64,
+    pace: (Duration, Duration),
+    back_off: (Duration, Duration),
     node: NodeId,
     address: String,
     events: mpsc::Sender<Event>,
@@ -71,12 +83,12 @@ struct Prober {
 
 impl Prober {
     async fn run(mut self) {
-        let mut wait = BACK_OFF.0;
+        let mut wait = self.back_off.0;
         loop {
             let connecting = self.endpoint.connect(self.node, &self.address);
             let trouble = match tokio::time::timeout(2 * PATIENCE, connecting).await {
                 Ok(Ok(stream)) => {
-                    wait = BACK_OFF.0;
+                    wait = self.back_off.0;
                     self.ask(Asking::new(stream)).await
                 }
                 Ok(Err(error)) => error.into(),
@@ -84,21 +96,25 @@ impl Prober {
             };
             self.report(Err(trouble)).await;
             tokio::time::sleep(self.jitter.spread(wait)).await;
-            wait = (wait * 2).min(BACK_OFF.1);
+            wait = (wait * 2).min(self.back_off.1);
         }
     }
 
     /// Asks until there is no answer, and says why.
     async fn ask(&mut self, mut asking: Asking) -> Trouble {
-        let mut wait = PACE.0;
+        let mut wait = self.pace.0;
         loop {
             match tokio::time::timeout(PATIENCE, asking.ask()).await {
                 Ok(Ok(report)) => self.report(Ok(Box::new(report))).await,
                 Ok(Err(error)) => return Trouble::from(&error),
-                Err(_) => return "it does not answer".into(),
+                Err(_) => {
+                    // Perhaps only the connection is dead.
+                    self.endpoint.forget(self.node, &self.address);
+                    return "it does not answer".into();
+                }
             }
             tokio::time::sleep(self.jitter.spread(wait)).await;
-            wait = (wait * 2).min(PACE.1);
+            wait = (wait * 2).min(self.pace.1);
         }
     }
 

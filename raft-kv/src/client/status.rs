@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use raft_core::NodeId;
-use raft_net_quic::{ClientEndpoint, FrameReader, FrameWriter, ServiceStream};
+use raft_net_quic::{ClientEndpoint, FrameReader, FrameWriter, NetError, ServiceStream};
 use tokio::task::JoinSet;
 
 use super::{Client, ClientError};
@@ -54,8 +54,11 @@ async fn ask(
     node: NodeId,
     address: &str,
 ) -> Result<NodeReport, ClientError> {
-    let mut asking = Asking::new(endpoint.connect(node, address).await?);
-    asking.ask().await
+    let stream = endpoint.connect(node, address).await.map_err(|error| match error {
+        NetError::Closed => ClientError::Closed,
+        other => other.into(),
+    })?;
+    Asking::new(stream).ask().await
 }
 
 /// A stream for asking one node again and again.

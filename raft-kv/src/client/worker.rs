@@ -1,30 +1,34 @@
 //! The client's one task: takes what is asked, puts it into frames, matches the replies, and repeats what was lost. How a connection works
-//! is `link`'s affair, and how the leader is found `search`'s; when to do either is decided here.
+//! is `link`'s affair, and how the leader is found `search`'s; whom to ask is decided in `route`.
+
+mod route;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use raft_core::{NodeId, Term};
+use raft_core::NodeId;
 use raft_net_quic::ClientEndpoint;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::call::{Answered, Call};
-use super::error::{ClientError, Trouble};
+use super::error::ClientError;
 use super::link::{Event, Link};
 use super::pending::{Pending, Table, What};
-use super::search::{Jitter, Reported, Search, random_seed};
+use super::search::{Jitter, Search, random_seed};
 use super::session::Session;
-use super::{Known, Page};
+use super::{Known, Page, deadline_in};
 use crate::command::{Command, Response, SessionId};
-use crate::protocol::{COMMAND, Fault, FrameBuilder, Reply, ReplyBody};
+use crate::protocol::{COMMAND, Fault, FrameBuilder, Reply, ReplyBody, ServeAt};
 
 /// How often deadlines are looked at.
 const SWEEP: Duration = Duration::from_millis(20);
 /// A leader that answers nothing for so long is doubted: the others are asked.
-const STALL: Duration = Duration::from_millis(500);
+const STALL: Duration = Duration::from_millis(400);
+/// After so long a search, or a quarter of the time that requests have, whoever knows a leader is asked to pass requests on to it.
+const RELAY_AFTER: Duration = Duration::from_secs(1);
 /// The first and the longest pause after a node was busy.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
 /// About how large a frame gets.
@@ -50,6 +54,7 @@ enum Redirect {
 
 pub(super) struct Worker {
     asked: mpsc::Receiver<Call>,
+    closing: watch::Receiver<bool>,
     endpoint: Arc<ClientEndpoint>,
     known: Arc<Known>,
     request_timeout: Duration,
@@ -82,6 +87,7 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn new(
         asked: mpsc::Receiver<Call>,
+        closing: watch::Receiver<bool>,
         endpoint: Arc<ClientEndpoint>,
         known: Arc<Known>,
         request_timeout: Duration,
@@ -92,6 +98,7 @@ impl Worker {
         let (events, happened) = mpsc::channel(EVENTS_MAX);
         Ok(Worker {
             asked,
+            closing,
             endpoint,
             known,
             request_timeout,
@@ -117,7 +124,7 @@ impl Worker {
         })
     }
 
-    /// Works until every [`Client`](super::Client) is dropped.
+    /// Works until every [`Client`](super::Client) is dropped, or one is closed.
     pub(super) async fn run(mut self) {
         let mut sweep = tokio::time::interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -128,6 +135,7 @@ impl Worker {
             let can_send = frames.is_some();
             tokio::select! {
                 biased;
+                Ok(()) = closed(&mut self.closing) => return self.close(),
                 _ = sweep.tick(), if !self.pending.is_empty() => self.sweep(),
                 Some(event) = self.happened.recv() => self.on_event(event),
                 count = self.asked.recv_many(&mut calls, room), if room > 0 => {
@@ -149,11 +157,23 @@ impl Worker {
         }
     }
 
-    fn accept(&mut self, Call { op, reply, deadline }: Call) {
+    /// Fails everything that is under way, and whatever comes later.
+    fn close(mut self) {
+        self.asked.close();
+        while let Ok(Call { reply, .. }) = self.asked.try_recv() {
+            // The caller may have given up.
+            let _ = reply.send(Err(ClientError::Closed));
+        }
+        for id in self.pending.pick(|_| true) {
+            self.finish(id, Err(ClientError::Closed));
+        }
+    }
+
+    fn accept(&mut self, Call { op, reply, deadline, timeout }: Call) {
         if reply.is_closed() {
             return;
         }
-        let id = self.pending.insert(What::Call { op, reply }, deadline);
+        let id = self.pending.insert(What::Call { op, reply }, deadline, timeout);
         self.ready.push_back(id);
         self.ensure_link();
     }
@@ -168,12 +188,13 @@ impl Worker {
     /// A frame of what is ready; `None` if all of it has to wait for the session.
     fn next_frame(&mut self) -> Option<Bytes> {
         let mut frame = FrameBuilder::new();
+        let at = self.link.as_ref().map(|link| link.at).unwrap_or_default();
         self.has_waited = false;
         while frame.len_bytes() < FRAME_BYTES && frame.count() < FRAME_REQUESTS {
             let Some(id) = self.ready.pop_front() else { break };
             // It may have been given up meanwhile.
             let Some(pending) = self.pending.get_mut(id) else { continue };
-            if !put_request(&mut frame, id, pending, &mut self.session) {
+            if !put_request(&mut frame, (id, at), pending, &mut self.session) {
                 self.held.push(id);
                 continue;
             }
@@ -195,8 +216,9 @@ impl Worker {
         match new_session() {
             Ok(session) => {
                 self.session.opening(session);
-                let deadline = Instant::now() + self.request_timeout;
-                let id = self.pending.insert(What::OpenSession(session), deadline);
+                let timeout = self.request_timeout;
+                let what = What::OpenSession(session);
+                let id = self.pending.insert(what, deadline_in(timeout), timeout);
                 self.ready.push_front(id);
             }
             // The writes' time will be up.
@@ -215,11 +237,13 @@ impl Worker {
         let present = self.link.as_ref().map(|link| link.number);
         match event {
             Event::Connected { link } if present == Some(link) => {
-                self.search = None;
+                self.settle_search();
                 if let Some(link) = &mut self.link {
                     link.is_up = true;
                     self.refusals.remove(&link.node);
-                    self.known.set_leader(Some(link.node));
+                    if link.at == ServeAt::Leader {
+                        self.known.set_leader(Some(link.node));
+                    }
                 }
             }
             Event::Replies { link, replies } if present == Some(link) => self.on_replies(replies),
@@ -232,9 +256,7 @@ impl Worker {
 
     fn on_replies(&mut self, replies: Vec<Reply>) {
         self.progress_at = Instant::now();
-        if self.search.is_some() {
-            self.search = None;
-        }
+        self.settle_search();
         let mut redirect = Redirect::Stay;
         for Reply { id, body } in replies {
             let Some(pending) = self.pending.get_mut(id).filter(|pending| pending.on_wire) else {
@@ -307,9 +329,12 @@ impl Worker {
 
     /// `redirect` becomes where to go instead, if anywhere.
     fn on_fault(&mut self, id: u64, fault: &Fault, redirect: &mut Redirect) {
-        let node = self.link.as_ref().map_or(NodeId(0), |link| link.node);
+        let link = self.link.as_ref().map(|link| (link.node, link.at));
+        let (node, at) = link.unwrap_or((NodeId(0), ServeAt::Leader));
         let Some(pending) = self.pending.get_mut(id) else { return };
         match fault {
+            // A node of an earlier version, which passes nothing on.
+            Fault::Malformed { .. } if at == ServeAt::AnyMember => {}
             Fault::OutcomeUnknown | Fault::Stopped { .. } => pending.is_uncertain = true,
             Fault::NotLeader { .. } | Fault::Busy => {}
             Fault::Malformed { why } | Fault::Refused { why } => {
@@ -336,7 +361,11 @@ impl Worker {
                 if let Some(address) = address {
                     self.known.learn(*leader, address.clone());
                 }
-                *redirect = Redirect::To(*leader);
+                // Who asks for more than the leader's word has found that it does not reach the leader.
+                *redirect = match at {
+                    ServeAt::Leader => Redirect::To(*leader),
+                    ServeAt::AnyMember => Redirect::Away,
+                };
             }
             _ => *redirect = Redirect::Away,
         }
@@ -383,15 +412,15 @@ impl Worker {
         for id in self.pending.pick(|pending| pending.deadline <= now) {
             let Some(pending) = self.pending.get_mut(id) else { continue };
             let maybe_applied = pending.is_write() && (pending.is_uncertain || pending.on_wire);
-            let last_seen = self.last_seen.clone();
-            let after = self.request_timeout;
+            let (last_seen, after) = (self.last_seen.clone(), pending.timeout);
             self.finish(id, Err(ClientError::Timeout { after, maybe_applied, last_seen }));
         }
         let pending = &mut self.pending;
         self.held.retain(|id| pending.get_mut(*id).is_some());
         self.release();
         self.ensure_session();
-        if let Some(link) = self.link.as_ref().filter(|_| self.search.is_none()) {
+        let is_searching = self.search.as_ref().is_some_and(|search| !search.is_calm);
+        if let Some(link) = self.link.as_ref().filter(|_| !is_searching) {
             let is_waiting = self.on_wire > 0 || !link.is_up;
             if is_waiting && now.duration_since(self.progress_at) > STALL {
                 self.last_seen = format!("node {} answers nothing", link.node);
@@ -400,139 +429,12 @@ impl Worker {
         }
         self.ensure_link();
     }
-
-    /// Follows a redirection; without a hint, or after too many, asks everybody.
-    fn on_redirect(&mut self, leader: Option<NodeId>) {
-        let from = self.link.as_ref().map(|link| link.node);
-        self.disconnect();
-        self.hops += 1;
-        let address = leader.and_then(|leader| self.known.address(leader));
-        match leader.zip(address).filter(|(leader, _)| Some(*leader) != from) {
-            Some(to) if self.hops <= HOPS_MAX => self.connect(to, Term(0)),
-            _ => {
-                if self.hops > HOPS_MAX {
-                    self.pause();
-                }
-                self.known.set_leader(None);
-                self.start_search();
-            }
-        }
-    }
-
-    fn on_lost(&mut self, trouble: Trouble) {
-        let node = self.link.as_ref().map(|link| link.node);
-        self.disconnect();
-        if let Some(node) = node {
-            self.on_trouble(node, trouble);
-        }
-        self.known.set_leader(None);
-        if !self.pending.is_empty() {
-            self.start_search();
-        }
-    }
-
-    /// Remembers what is wrong with a node. When no node is left that could accept us, nothing is worth waiting for.
-    fn on_trouble(&mut self, node: NodeId, Trouble { why, is_credentials }: Trouble) {
-        self.last_seen = format!("node {node}: {why}");
-        if !is_credentials {
-            self.refusals.remove(&node);
-            return;
-        }
-        self.refusals.insert(node, why.clone());
-        if !self.known.nodes().keys().all(|node| self.refusals.contains_key(node)) {
-            return;
-        }
-        // A write that may have been applied has to be told so when its time is up.
-        for id in self.pending.pick(|pending| !(pending.is_write() && pending.is_uncertain)) {
-            self.finish(id, Err(ClientError::Credentials { node, why: why.clone() }));
-        }
-    }
-
-    fn on_reported(&mut self, Reported { search, node, result }: Reported) {
-        if self.search.as_ref().is_none_or(|present| present.number != search) {
-            return;
-        }
-        let report = match result {
-            Ok(report) => report,
-            Err(trouble) => return self.on_trouble(node, trouble),
-        };
-        self.refusals.remove(&node);
-        let address = self.known.address(node);
-        if report.is_serving_leader() {
-            match &mut self.link {
-                Some(link) if link.node == node => link.term = report.term,
-                Some(link) if link.term >= report.term => {}
-                _ => {
-                    self.disconnect();
-                    if let Some(address) = address {
-                        self.connect((node, address), report.term);
-                    }
-                }
-            }
-            return;
-        }
-        if self.link.is_some() {
-            return;
-        }
-        self.last_seen = match report.leader {
-            Some(leader) => format!("node {node} takes node {leader} for the leader"),
-            None => format!("node {node} knows no leader"),
-        };
-        // It knows a leader whose address we do not: it will tell it.
-        let unknown = report.leader.filter(|leader| self.known.address(*leader).is_none());
-        if let (Some(_), Some(address)) = (unknown, address) {
-            self.connect((node, address), Term(0));
-        }
-    }
-
-    /// There is somebody to ask, or to be found, if there is something to ask.
-    fn ensure_link(&mut self) {
-        if self.link.is_some() || self.search.is_some() || self.pending.is_empty() {
-            return;
-        }
-        let leader = self.known.leader();
-        match leader.and_then(|leader| Some((leader, self.known.address(leader)?))) {
-            Some(to) => self.connect(to, Term(0)),
-            None => self.start_search(),
-        }
-    }
-
-    fn connect(&mut self, to: (NodeId, String), term: Term) {
-        self.next_number += 1;
-        let (endpoint, events) = (Arc::clone(&self.endpoint), self.events.clone());
-        self.search = None;
-        self.progress_at = Instant::now();
-        self.link = Some(Link::connect(endpoint, self.next_number, to, term, events));
-    }
-
-    fn start_search(&mut self) {
-        self.next_number += 1;
-        let nodes = self.known.nodes();
-        self.search = Some(Search::start(&self.endpoint, self.next_number, nodes, &self.events));
-    }
-
-    /// Gives the connection up. What was sent over it will be sent again.
-    fn disconnect(&mut self) {
-        if self.link.take().is_none() {
-            return;
-        }
-        self.on_wire = 0;
-        let lost = self.pending.pick(|pending| {
-            let was_on_wire = std::mem::take(&mut pending.on_wire);
-            pending.is_uncertain |= was_on_wire;
-            was_on_wire
-        });
-        // They are older than what waits to be sent for the first time.
-        for id in lost.into_iter().rev() {
-            self.ready.push_front(id);
-        }
-    }
 }
 
 /// Appends a request. `false` if it is a write that can have no number yet.
 fn put_request(
     frame: &mut FrameBuilder,
-    id: u64,
+    (id, at): (u64, ServeAt),
     pending: &mut Pending,
     session: &mut Session,
 ) -> bool {
@@ -548,13 +450,13 @@ fn put_request(
                 session.opening(*of);
             }
             let command = Command::OpenSession { session: *of };
-            frame.push(id, COMMAND, |out| command.encode_into(out));
+            frame.push(id, at.kind(COMMAND), |out| command.encode_into(out));
             return true;
         }
         What::Call { op, .. } => op,
     };
     if let Some(body) = op.read() {
-        frame.push_request(id, &body);
+        frame.push_request_at(id, at, &body);
     } else if let Some(write) = op.write() {
         let Some((of, sequence)) = pending.number.or_else(|| session.number()) else {
             return false;
@@ -562,7 +464,7 @@ fn put_request(
         pending.number = Some((of, sequence));
         let acked_below = session.acked_below(of);
         let command = Command::Write { session: of, sequence, acked_below, write };
-        frame.push(id, COMMAND, |out| command.encode_into(out));
+        frame.push(id, at.kind(COMMAND), |out| command.encode_into(out));
     }
     true
 }
@@ -572,6 +474,11 @@ fn new_session() -> Result<SessionId, ClientError> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| ClientError::Randomness(error.to_string()))?;
     Ok(SessionId(u128::from_le_bytes(bytes)))
+}
+
+/// Resolves once the client is closed; an error says that nobody is left who could close it.
+async fn closed(closing: &mut watch::Receiver<bool>) -> Result<(), watch::error::RecvError> {
+    closing.wait_for(|closed| *closed).await.map(drop)
 }
 
 /// A place for a frame; `None` if the connection's task has ended, of which an event tells more.

@@ -10,8 +10,31 @@ use crate::codec::{Malformed, Put, Reader};
 pub struct Request {
     /// The client's number for it; the reply carries the same.
     pub id: u64,
+    /// Who may serve it.
+    pub at: ServeAt,
     /// What is asked, or why that can not be read: then only this request is refused, and not the frame.
     pub body: Result<RequestBody, Malformed>,
+}
+
+/// Who may serve a request. The answer is as linearizable from one as from the other; a status is always of the node that is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServeAt {
+    /// The leader, which needs no other node's word to hand the request on: the quick way.
+    #[default]
+    Leader,
+    /// Whoever is asked: a follower passes a write on to the leader, and asks it for the index that a read needs. For clients that
+    /// do not reach the leader.
+    AnyMember,
+}
+
+impl ServeAt {
+    /// The kind of a request that is to be served so.
+    pub(crate) fn kind(self, kind: u8) -> u8 {
+        match self {
+            ServeAt::Leader => kind,
+            ServeAt::AnyMember => kind | kind::AT_ANY_MEMBER,
+        }
+    }
 }
 
 /// What is asked.
@@ -53,25 +76,35 @@ pub(crate) mod kind {
     pub(super) const STATS: u8 = 4;
     pub(super) const STATUS: u8 = 5;
     pub(super) const DUMP: u8 = 6;
+    /// Added to a kind: any member may serve it.
+    pub(super) const AT_ANY_MEMBER: u8 = 0x80;
 }
 
 impl FrameBuilder {
-    /// Appends a request.
+    /// Appends a request for the leader.
     pub fn push_request(&mut self, id: u64, body: &RequestBody) {
+        self.push_request_at(id, ServeAt::Leader, body);
+    }
+
+    /// Appends a request, and says who may serve it.
+    pub fn push_request_at(&mut self, id: u64, at: ServeAt, body: &RequestBody) {
+        let kind = |kind| at.kind(kind);
         match body {
-            RequestBody::Command(command) => self.push(id, kind::COMMAND, |out| out.put(command)),
-            RequestBody::Get { key } => self.push(id, kind::GET, |out| out.put(key)),
+            RequestBody::Command(command) => {
+                self.push(id, kind(kind::COMMAND), |out| out.put(command));
+            }
+            RequestBody::Get { key } => self.push(id, kind(kind::GET), |out| out.put(key)),
             RequestBody::Range { start, end, limit, keys_only } => {
-                self.push(id, kind::RANGE, |out| {
+                self.push(id, kind(kind::RANGE), |out| {
                     out.put_bytes(start);
                     put_option(out, end.as_ref(), |out, end| out.put_bytes(end));
                     out.put_u32(*limit);
                     out.put_u8(u8::from(*keys_only));
                 });
             }
-            RequestBody::Stats => self.push(id, kind::STATS, |_| ()),
-            RequestBody::Status => self.push(id, kind::STATUS, |_| ()),
-            RequestBody::Dump { start } => self.push(id, kind::DUMP, |out| out.put(start)),
+            RequestBody::Stats => self.push(id, kind(kind::STATS), |_| ()),
+            RequestBody::Status => self.push(id, kind(kind::STATUS), |_| ()),
+            RequestBody::Dump { start } => self.push(id, kind(kind::DUMP), |out| out.put(start)),
         }
     }
 }
@@ -81,12 +114,18 @@ impl FrameBuilder {
 /// # Errors
 /// If the frame as a whole makes no sense; a request that makes none is reported in its place.
 pub fn decode_requests(frame: &Bytes) -> Result<Vec<Request>, Malformed> {
-    decode_items(frame, |item| Ok(Request { id: item.id, body: decode_body(frame, &item) }))
+    decode_items(frame, |item| {
+        let at = match item.kind & kind::AT_ANY_MEMBER {
+            0 => ServeAt::Leader,
+            _ => ServeAt::AnyMember,
+        };
+        Ok(Request { id: item.id, at, body: decode_body(frame, &item) })
+    })
 }
 
 fn decode_body(frame: &Bytes, item: &RawItem<'_>) -> Result<RequestBody, Malformed> {
     let mut reader = Reader::new(item.payload);
-    let body = match item.kind {
+    let body = match item.kind & !kind::AT_ANY_MEMBER {
         kind::COMMAND => return Ok(RequestBody::Command(frame.slice_ref(item.payload))),
         kind::GET => return Ok(RequestBody::Get { key: frame.slice_ref(item.payload) }),
         kind::DUMP => return Ok(RequestBody::Dump { start: frame.slice_ref(item.payload) }),
@@ -100,7 +139,7 @@ fn decode_body(frame: &Bytes, item: &RawItem<'_>) -> Result<RequestBody, Malform
         },
         kind::STATS => RequestBody::Stats,
         kind::STATUS => RequestBody::Status,
-        tag => return Err(Malformed::UnknownTag { what: "request", tag }),
+        _ => return Err(Malformed::UnknownTag { what: "request", tag: item.kind }),
     };
     reader.finish()?;
     Ok(body)

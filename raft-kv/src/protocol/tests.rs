@@ -142,15 +142,18 @@ fn reply() -> impl Strategy<Value = ReplyBody> {
 
 proptest! {
     #[test]
-    fn every_frame_of_requests_reads_back(bodies in proptest::collection::vec(request(), 0..6)) {
+    fn every_frame_of_requests_reads_back(
+        bodies in proptest::collection::vec((request(), any::<bool>()), 0..6),
+    ) {
+        let at = |anywhere| if anywhere { ServeAt::AnyMember } else { ServeAt::Leader };
         let mut frame = FrameBuilder::new();
-        for (id, body) in (7..).zip(&bodies) {
-            frame.push_request(id, body);
+        for (id, (body, anywhere)) in (7..).zip(&bodies) {
+            frame.push_request_at(id, at(*anywhere), body);
         }
         let frame = frame.take();
         let requests = decode_requests(&frame).expect("just written");
-        let expected: Vec<_> =
-            (7..).zip(bodies).map(|(id, body)| Request { id, body: Ok(body) }).collect();
+        let read = |(id, (body, anywhere))| Request { id, at: at(anywhere), body: Ok(body) };
+        let expected: Vec<_> = (7..).zip(bodies).map(read).collect();
         prop_assert_eq!(requests, expected);
         for cut in 0..frame.len() {
             prop_assert!(decode_requests(&frame.slice(..cut)).is_err());
@@ -206,9 +209,9 @@ fn a_count_is_not_believed_before_it_is_checked() {
 #[test]
 fn a_request_of_a_newer_version_is_refused_by_itself() {
     let mut frame = FrameBuilder::new();
-    frame.push(1, 200, |out| out.put(b"whatever"));
+    frame.push(1, 0x48, |out| out.put(b"whatever"));
     frame.push_request(2, &RequestBody::Status);
     let requests = decode_requests(&frame.take()).expect("the frame is sound");
-    assert!(matches!(requests[0], Request { id: 1, body: Err(Malformed::UnknownTag { .. }) }));
-    assert_eq!(requests[1], Request { id: 2, body: Ok(RequestBody::Status) });
+    assert!(matches!(requests[0], Request { id: 1, body: Err(Malformed::UnknownTag { .. }), .. }));
+    assert_eq!(requests[1], Request { id: 2, at: ServeAt::Leader, body: Ok(RequestBody::Status) });
 }

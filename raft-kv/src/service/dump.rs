@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::Shared;
 use super::frame::{Out, reply_bytes};
-use crate::protocol::{Fault, Reply, ReplyBody};
+use crate::protocol::{Fault, Reply, ReplyBody, ServeAt};
 use crate::query::{Answer, Query};
 use crate::scan::{Scan, ScanPage};
 
@@ -57,9 +57,9 @@ impl Drop for Running<'_> {
 }
 
 /// Answers one dump request with as many replies as it takes.
-pub(super) async fn run(shared: Arc<Shared>, id: u64, start: Bytes, out: Out) {
+pub(super) async fn run(shared: Arc<Shared>, id: u64, at: ServeAt, start: Bytes, out: Out) {
     let result = match shared.dumps.begin(out.owner.certificate()) {
-        Some(_running) => stream(&shared, id, start, &out).await,
+        Some(_running) => stream(&shared, id, at, start, &out).await,
         None => Err(Fault::Busy),
     };
     if let Err(fault) = result {
@@ -67,8 +67,14 @@ pub(super) async fn run(shared: Arc<Shared>, id: u64, start: Bytes, out: Out) {
     }
 }
 
-async fn stream(shared: &Shared, id: u64, start: Bytes, out: &Out) -> Result<(), Fault> {
-    let scan = begin(shared, start).await?;
+async fn stream(
+    shared: &Shared,
+    id: u64,
+    at: ServeAt,
+    start: Bytes,
+    out: &Out,
+) -> Result<(), Fault> {
+    let scan = begin(shared, at, start).await?;
     let patience = shared.options.dump_stall_timeout;
     loop {
         let ScanPage { records, has_more } = next(shared, &scan).await?;
@@ -90,10 +96,10 @@ async fn stream(shared: &Shared, id: u64, start: Bytes, out: &Out) -> Result<(),
 }
 
 /// A scan that includes everything that was acknowledged before this call.
-async fn begin(shared: &Shared, start: Bytes) -> Result<Scan, Fault> {
+async fn begin(shared: &Shared, at: ServeAt, start: Bytes) -> Result<Scan, Fault> {
     let kept_bytes_max = shared.options.dump_kept_bytes_max;
     let query = Query::Scan { start, kept_bytes_max };
-    let answers = shared.node.read_batch(vec![query]).await;
+    let answers = shared.read(at, vec![query]).await;
     match answers.map_err(|error| shared.read_fault(error))?.pop() {
         Some(Answer::Scan(scan)) => Ok(scan),
         _ => Err(other_answer()),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use raft_core::{NodeId, StorageHealth};
+use raft_core::{NodeId, RoleKind, StorageHealth};
 use raft_net_quic::{Held, Owner};
 use raft_node::{ProposeError, ReadFailed};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -15,7 +15,9 @@ use super::stream::Done;
 use super::{Shared, dump};
 use crate::command::Command;
 use crate::limits::check_key;
-use crate::protocol::{Fault, NodeReport, PeerReport, Reply, ReplyBody, Request, RequestBody};
+use crate::protocol::{
+    Fault, NodeReport, PeerReport, Reply, ReplyBody, Request, RequestBody, ServeAt,
+};
 use crate::query::{Answer, KeyRecord, Query};
 
 /// How many gets are answered at a time.
@@ -39,19 +41,30 @@ const EXPLAIN_TIMEOUT: Duration = Duration::from_millis(250);
 /// Why a node is said to stall.
 const STALL: &str =
     "its log store answers later than it should; a leader makes way if another can take over";
+/// In the order of [`Parts::reads`].
+const AT: [ServeAt; 2] = [ServeAt::Leader, ServeAt::AnyMember];
 
 /// What goes on by itself.
 pub(super) type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// Commands that are proposed together.
+#[derive(Default)]
+struct Proposal {
+    at: ServeAt,
+    ids: Vec<u64>,
+    commands: Vec<Bytes>,
+}
+
 /// A frame's requests, by what they need.
 #[derive(Default)]
 pub(super) struct Parts {
-    /// Proposals; more than one only if the frame is large.
-    commands: Vec<(Vec<u64>, Vec<Bytes>)>,
-    reads: Vec<(u64, Query)>,
-    ranges: Vec<(u64, Query)>,
+    /// Proposals; more than one only if the frame is large, or asks both of the leader and of anybody.
+    commands: Vec<Proposal>,
+    /// Gets and numbers: for the leader, and for any member.
+    reads: [Vec<(u64, Query)>; 2],
+    ranges: [Vec<(u64, Query)>; 2],
     statuses: Vec<u64>,
-    dumps: Vec<(u64, Bytes)>,
+    dumps: Vec<(u64, ServeAt, Bytes)>,
     refused: Vec<Reply>,
 }
 
@@ -60,33 +73,35 @@ impl Parts {
     pub(super) fn of(requests: Vec<Request>, shared: &Shared) -> Parts {
         let mut parts = Parts::default();
         let mut proposed_bytes = usize::MAX;
-        for Request { id, body } in requests {
+        for Request { id, at, body } in requests {
             match body.map_err(|error| Fault::Malformed { why: error.to_string() }) {
                 Ok(RequestBody::Command(command)) => match check_command(&command) {
                     Ok(()) => {
                         let bytes = command.len() + 64;
                         proposed_bytes = proposed_bytes.saturating_add(bytes);
-                        if proposed_bytes > shared.options.proposal_bytes_max {
-                            parts.commands.push(Default::default());
+                        let is_same = parts.commands.last().is_some_and(|last| last.at == at);
+                        if !is_same || proposed_bytes > shared.options.proposal_bytes_max {
+                            parts.commands.push(Proposal { at, ..Proposal::default() });
                             proposed_bytes = bytes;
                         }
-                        if let Some((ids, commands)) = parts.commands.last_mut() {
-                            ids.push(id);
-                            commands.push(command);
+                        if let Some(proposal) = parts.commands.last_mut() {
+                            proposal.ids.push(id);
+                            proposal.commands.push(command);
                         }
                     }
                     Err(fault) => parts.refuse(id, fault),
                 },
                 Ok(RequestBody::Get { key }) => match check_key(&key) {
-                    Ok(()) => parts.reads.push((id, Query::Get { key })),
+                    Ok(()) => parts.reads[at as usize].push((id, Query::Get { key })),
                     Err(limit) => parts.refuse(id, Fault::Refused { why: limit.to_string() }),
                 },
                 Ok(RequestBody::Range { start, end, limit, keys_only }) => {
-                    parts.ranges.push((id, Query::Range { start, end, limit, keys_only }));
+                    let range = Query::Range { start, end, limit, keys_only };
+                    parts.ranges[at as usize].push((id, range));
                 }
-                Ok(RequestBody::Stats) => parts.reads.push((id, Query::Stats)),
+                Ok(RequestBody::Stats) => parts.reads[at as usize].push((id, Query::Stats)),
                 Ok(RequestBody::Status) => parts.statuses.push(id),
-                Ok(RequestBody::Dump { start }) => parts.dumps.push((id, start)),
+                Ok(RequestBody::Dump { start }) => parts.dumps.push((id, at, start)),
                 Err(fault) => parts.refuse(id, fault),
             }
         }
@@ -104,17 +119,19 @@ impl Parts {
         if !commands.is_empty() {
             work.push(Box::pin(propose(Arc::clone(shared), commands, out.clone())));
         }
-        if !reads.is_empty() {
-            work.push(Box::pin(read(Arc::clone(shared), reads, out.clone())));
-        }
-        if !ranges.is_empty() {
-            work.push(Box::pin(read_ranges(Arc::clone(shared), ranges, out.clone())));
+        for (at, (reads, ranges)) in AT.into_iter().zip(reads.into_iter().zip(ranges)) {
+            if !reads.is_empty() {
+                work.push(Box::pin(read(Arc::clone(shared), at, reads, out.clone())));
+            }
+            if !ranges.is_empty() {
+                work.push(Box::pin(read_ranges(Arc::clone(shared), at, ranges, out.clone())));
+            }
         }
         if !statuses.is_empty() {
             work.push(Box::pin(tell_status(Arc::clone(shared), statuses, out.clone())));
         }
-        for (id, start) in dumps {
-            work.push(Box::pin(dump::run(Arc::clone(shared), id, start, out.clone())));
+        for (id, at, start) in dumps {
+            work.push(Box::pin(dump::run(Arc::clone(shared), id, at, start, out.clone())));
         }
         if !refused.is_empty() {
             let out = out.clone();
@@ -205,8 +222,14 @@ impl Out {
     }
 }
 
-async fn propose(shared: Arc<Shared>, batches: Vec<(Vec<u64>, Vec<Bytes>)>, out: Out) {
-    for (ids, commands) in batches {
+async fn propose(shared: Arc<Shared>, batches: Vec<Proposal>, out: Out) {
+    for Proposal { at, ids, commands } in batches {
+        // A node that may pass proposals on does it for those only who ask for it: the others find the leader, and are served
+        // sooner. A status that is behind costs nobody more than a detour.
+        if let Some(elsewhere) = shared.leads_elsewhere().filter(|_| at == ServeAt::Leader) {
+            out.fail(ids.into_iter(), &elsewhere).await;
+            continue;
+        }
         // First of all: who does not read its answers is not served further.
         let held = out.owner.unsent().take(ids.len() * REPLY_BYTES).await;
         let cost = commands.iter().map(|command| command.len() + 64).sum();
@@ -225,7 +248,7 @@ async fn propose(shared: Arc<Shared>, batches: Vec<(Vec<u64>, Vec<Bytes>)>, out:
     }
 }
 
-async fn read(shared: Arc<Shared>, mut gets: Vec<(u64, Query)>, out: Out) {
+async fn read(shared: Arc<Shared>, at: ServeAt, mut gets: Vec<(u64, Query)>, out: Out) {
     while !gets.is_empty() {
         let rest = gets.split_off(gets.len().min(GETS_AT_ONCE));
         let batch = std::mem::replace(&mut gets, rest);
@@ -234,11 +257,11 @@ async fn read(shared: Arc<Shared>, mut gets: Vec<(u64, Query)>, out: Out) {
             return;
         }
         let pass = shared.reads.pass(&out.owner, batch.len() * GET_COST).await;
-        read_batch(&shared, batch, &out, held, pass).await;
+        read_batch(&shared, (at, batch), &out, held, pass).await;
     }
 }
 
-async fn read_ranges(shared: Arc<Shared>, mut ranges: Vec<(u64, Query)>, out: Out) {
+async fn read_ranges(shared: Arc<Shared>, at: ServeAt, mut ranges: Vec<(u64, Query)>, out: Out) {
     while !ranges.is_empty() {
         let rest = ranges.split_off(ranges.len().min(RANGES_AT_ONCE));
         let batch = std::mem::replace(&mut ranges, rest);
@@ -247,13 +270,19 @@ async fn read_ranges(shared: Arc<Shared>, mut ranges: Vec<(u64, Query)>, out: Ou
             return;
         }
         let pass = shared.reads.pass(&out.owner, batch.len() * Query::PAGE_BYTES_MAX).await;
-        read_batch(&shared, batch, &out, held, pass).await;
+        read_batch(&shared, (at, batch), &out, held, pass).await;
     }
 }
 
-async fn read_batch(shared: &Shared, batch: Vec<(u64, Query)>, out: &Out, held: Held, pass: Pass) {
+async fn read_batch(
+    shared: &Shared,
+    (at, batch): (ServeAt, Vec<(u64, Query)>),
+    out: &Out,
+    held: Held,
+    pass: Pass,
+) {
     let (ids, queries): (Vec<u64>, Vec<Query>) = batch.into_iter().unzip();
-    let result = shared.node.read_batch(queries).await;
+    let result = shared.read(at, queries).await;
     drop(pass);
     match result {
         Ok(answers) => out.answer(ids, answers.into_iter().map(answered), held).await,
@@ -329,6 +358,25 @@ impl Shared {
             version: self.options.version.clone(),
             peers: peers.map(|peer| PeerReport { node: peer.id, matched: peer.matched }).collect(),
         }
+    }
+
+    /// Reads at the leader, or here with the leader's word for how far to read.
+    pub(super) async fn read(
+        &self,
+        at: ServeAt,
+        queries: Vec<Query>,
+    ) -> Result<Vec<Answer>, ReadFailed> {
+        match at {
+            ServeAt::Leader => self.node.read_batch(queries).await,
+            ServeAt::AnyMember => self.node.read_batch_here(queries).await,
+        }
+    }
+
+    /// That another node leads, if this one does not.
+    fn leads_elsewhere(&self) -> Option<Fault> {
+        let status = self.status.borrow();
+        let raft = &status.raft;
+        (raft.role != RoleKind::Leader).then(|| self.not_leader(raft.leader))
     }
 
     fn not_leader(&self, leader: Option<NodeId>) -> Fault {

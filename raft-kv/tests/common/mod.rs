@@ -1,11 +1,13 @@
 //! What the tests over the network share: a cluster of nodes in this process, over QUIC on loopback.
 #![allow(dead_code)] // each test file uses a part
 
+pub(crate) mod relay;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use raft_core::{Membership, NodeId};
-use raft_kv::client::{Client, ClientConfig};
+use raft_core::{Index, Membership, NodeId, RoleKind, Term};
+use raft_kv::client::{Client, ClientConfig, NodeReport};
 use raft_kv::service::{ServiceOptions, serve};
 use raft_kv::{KvMachine, StateFileOptions};
 use raft_net_quic::pki::ClusterCa;
@@ -63,6 +65,7 @@ impl Cluster {
         let mut nodes = BTreeMap::new();
         for (node, endpoint) in endpoints {
             let mut config = NodeConfig::new(node);
+            config.raft.forward_proposals = true;
             config.founding = Some(Membership::of_voters(ids.iter().copied()));
             config.scratch_dir = folder.path().join(format!("scratch-{node}"));
             let peers = addresses.iter().map(|(n, a)| (*n, PeerAddress::from(a.clone())));
@@ -108,5 +111,38 @@ impl Cluster {
         endpoint.close().await;
         let _ = stop.send(());
         handle.shutdown().await.unwrap();
+    }
+}
+
+/// An endpoint of a node that is played by a test.
+pub(crate) fn bind(ca: &ClusterCa, id: ClusterId, node: u64) -> Endpoint {
+    let identity = ca.issue_node(NodeId(node), &[]).unwrap();
+    let listen = ([127, 0, 0, 1], 0).into();
+    Endpoint::bind(EndpointConfig::new(listen, identity, NodeId(node), id)).unwrap()
+}
+
+/// What such a node may say of itself.
+pub(crate) fn report(node: u64, role: RoleKind, term: u64, leader: Option<NodeId>) -> NodeReport {
+    NodeReport {
+        node: NodeId(node),
+        role,
+        term: Term(term),
+        leader,
+        commit: Index(0),
+        applied: Index(0),
+        last: Index(0),
+        durable: Index(0),
+        address: String::new(),
+        failure: None,
+        suspicion: None,
+        uncounted: None,
+        stall: None,
+        explanation: None,
+        notice: None,
+        stats: None,
+        pid: 1,
+        uptime: Duration::ZERO,
+        version: String::new(),
+        peers: Vec::new(),
     }
 }
