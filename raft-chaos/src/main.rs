@@ -201,6 +201,8 @@ impl Runner<'_> {
         revision: &mut u64,
     ) -> anyhow::Result<Round> {
         let begun = Instant::now();
+        nemesis::prepare(nemeses, self.watcher).await?;
+        *revision = self.watcher.stats().await?.revision.max(*revision);
         let book = Book::new(*revision);
         let clients = (0..CLIENTS)
             .map(|_| self.cluster.client(REQUEST_TIMEOUT))

@@ -349,11 +349,6 @@ impl Injection<'_> {
     /// A wiped member is killed while it is filled.
     async fn interrupt_catch_up(&mut self) -> anyhow::Result<String> {
         let node = self.victim().await;
-        let bulk = bytes::Bytes::from(vec![b'x'; 64 << 10]);
-        for number in 0..200 {
-            // What is refused while nobody leads is not missed.
-            let _ = self.client.put(format!("bulk{number:03}"), bulk.clone()).await;
-        }
         self.cluster.kill(node).await?;
         fs::remove_dir_all(self.cluster.data(node)).context("wipe")?;
         for _ in 0..3 {
@@ -456,6 +451,17 @@ impl Injection<'_> {
         self.effect.odd.push(node);
         Ok(format!("node {node} is started with the certificate of node {other}"))
     }
+}
+
+/// Writes what a fault wants to find, before the round's history begins: its revisions are in no history.
+pub(crate) async fn prepare(nemeses: &[Nemesis], client: &Client) -> anyhow::Result<()> {
+    if nemeses.contains(&Nemesis::SnapshotInterrupted) {
+        let bulk = bytes::Bytes::from(vec![b'x'; 64 << 10]);
+        for number in 0..200 {
+            client.put(format!("bulk{number:03}"), bulk.clone()).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Undoes everything that is in effect, and starts every node that does not run.
