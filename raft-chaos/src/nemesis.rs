@@ -113,7 +113,9 @@ impl Nemesis {
     /// Parts of ERROR lines and of final messages that it explains.
     pub(crate) fn explains(self) -> &'static [&'static str] {
         match self {
-            Nemesis::DiskFull => &["No space left", "space", "full"],
+            Nemesis::DiskFull => {
+                &["No space left", "space", "full", "what the disk holds is uncertain"]
+            }
             Nemesis::FailingSync => &["Input/output error", "log store", "I/O error", "os error 5"],
             Nemesis::Wipe | Nemesis::OlderCopy | Nemesis::SnapshotInterrupted => {
                 &["another store", "older copy", "blank", "contradicts"]
