@@ -61,7 +61,7 @@ fn open(shared: &Arc<Shared>, incoming: Incoming) {
     let shared = Arc::clone(shared);
     let ticket = shared.door.enter(from, is_peer);
     tokio::spawn(async move {
-        let Err(error) = serve(&shared, incoming, ticket, is_peer).await else { return };
+        let Err(error) = serve(&shared, incoming, ticket).await else { return };
         match error {
             NetError::Closed => {}
             error if error.is_transient() && !matches!(error, NetError::Crowded { .. }) => {
@@ -79,41 +79,21 @@ fn open(shared: &Arc<Shared>, incoming: Incoming) {
 }
 
 /// From the first packet to the hello.
-async fn shake_hands(
-    shared: &Arc<Shared>,
-    incoming: Incoming,
-    is_peer: bool,
-) -> Result<(Connection, Hello, SendStream), NetError> {
+async fn shake_hands(incoming: Incoming) -> Result<(Connection, Hello, SendStream), NetError> {
     let by = incoming.remote_address().to_string();
-    // A peer does not queue with strangers.
-    let turn = if is_peer { None } else { shared.door.turn().await };
-    let mut connecting = incoming.accept().map_err(|error| lost(&by, &error))?;
-    if let Some(turn) = turn {
-        // The first flight is the work that anybody can cause. Who sends its own in pieces does not hold the others up.
-        let _ = tokio::time::timeout(FIRST_FLIGHT, connecting.handshake_data()).await;
-        turn.end();
-    }
-    let connection = connecting.await.map_err(|error| lost(&by, &error))?;
+    let connection = incoming.await.map_err(|error| lost(&by, &error))?;
     match await_hello(&connection, &by).await {
         Ok((hello, reply)) => Ok((connection, hello, reply)),
         Err(error) => Err(refuse(&connection, CloseCode::Protocol, error)),
     }
 }
 
-/// How long a first flight may keep others from being worked on.
-const FIRST_FLIGHT: Duration = Duration::from_millis(20);
-
 /// One connection from its handshake to its end.
-async fn serve(
-    shared: &Arc<Shared>,
-    incoming: Incoming,
-    ticket: Ticket,
-    is_peer: bool,
-) -> Result<(), NetError> {
+async fn serve(shared: &Arc<Shared>, incoming: Incoming, ticket: Ticket) -> Result<(), NetError> {
     let limit = shared.limits().handshake_timeout;
     let from = incoming.remote_address();
     let by = from.to_string();
-    let shaken = tokio::time::timeout(limit, shake_hands(shared, incoming, is_peer));
+    let shaken = tokio::time::timeout(limit, shake_hands(incoming));
     let (connection, hello, reply) = tokio::select! {
         shaken = shaken => {
             shaken.map_err(|_| NetError::TimedOut { what: "the handshake", limit })??

@@ -7,10 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use tokio::sync::Notify;
 
 use crate::config::Limits;
 
@@ -18,26 +16,11 @@ use crate::config::Limits;
 const SURE_FROM: usize = 8;
 /// How many handshakes of peers may be under way.
 const PEERS_MAX: usize = 64;
-/// How many handshakes are worked on at a time. The work of one takes a good part of a millisecond, and what else waits for the thread (a
-/// heartbeat) comes in between.
-const AT_ONCE: usize = 2;
-/// After its work, a handshake keeps its turn for so many times as long: handshakes take a part of a busy thread, and never all of it.
-const REST: u32 = 2;
-const REST_MAX: Duration = Duration::from_millis(10);
-
 #[derive(Debug)]
 pub(crate) struct Door {
     per_address_max: usize,
     strangers: Mutex<Lane>,
     peers: Mutex<Lane>,
-    work: Arc<Semaphore>,
-}
-
-/// A turn to do the work of a handshake.
-#[derive(Debug)]
-pub(crate) struct Turn {
-    permit: OwnedSemaphorePermit,
-    since: Instant,
 }
 
 #[derive(Debug)]
@@ -63,7 +46,6 @@ impl Door {
             per_address_max: limits.handshakes_per_address_max.max(1),
             strangers: Mutex::new(Lane::new(limits.handshakes_max.max(1))),
             peers: Mutex::new(Lane::new(PEERS_MAX)),
-            work: Arc::new(Semaphore::new(AT_ONCE)),
         })
     }
 
@@ -76,13 +58,6 @@ impl Door {
     pub(crate) fn is_busy(&self, is_peer: bool) -> bool {
         let lane = self.lane(is_peer);
         lane.inside.len() * SURE_FROM >= lane.places
-    }
-
-    /// Waits for a turn.
-    pub(crate) async fn turn(&self) -> Option<Turn> {
-        // Never closed.
-        let permit = Arc::clone(&self.work).acquire_owned().await.ok()?;
-        Some(Turn { permit, since: Instant::now() })
     }
 
     /// Takes a place, if need be that of the oldest: of the same address, if that has all it may have.
@@ -105,18 +80,6 @@ impl Door {
         lane.inside.insert(number, (address, Arc::clone(&evicted)));
         lane.by_address.entry(address).or_default().insert(number);
         Ticket { door: Arc::clone(self), is_peer, number, evicted }
-    }
-}
-
-impl Turn {
-    /// The work is done. Does not wait.
-    pub(crate) fn end(self) {
-        let rest = (self.since.elapsed() * REST).min(REST_MAX);
-        let permit = self.permit;
-        tokio::spawn(async move {
-            tokio::time::sleep(rest).await;
-            drop(permit);
-        });
     }
 }
 
