@@ -77,6 +77,10 @@ impl Sizes {
         while self.marks.get(1).is_some_and(|second| second.0 <= base) {
             self.marks.pop_front();
         }
+        // A burst's room is given back: an idle group must stay small.
+        if self.marks.capacity() > 4 * self.marks.len() {
+            self.marks.shrink_to_fit();
+        }
     }
 
     /// About how many bytes lie after `index`.
