@@ -540,6 +540,12 @@ fn check_bounds(
     if index > Index::MAX {
         return Err(RestoreError::ImpossibleIndex { index });
     }
+    if let Some(SnapshotMeta { position, membership }) = snapshot
+        && !membership.is_empty()
+        && !membership.is_valid()
+    {
+        return Err(RestoreError::BrokenMembership { at: position.index });
+    }
     Ok(())
 }
 

@@ -45,6 +45,9 @@ impl LogShape {
         if last < base.index || (terms.is_empty() && last != base.index) {
             return Err(RestoreError::BrokenTerms { at: last });
         }
+        if !base_membership.is_empty() && !base_membership.is_valid() {
+            return Err(RestoreError::BrokenMembership { at: base.index });
+        }
         let mut at = base.index;
         for (index, membership) in &memberships {
             let is_wrong = *index <= at || *index > last || !membership.is_valid();
