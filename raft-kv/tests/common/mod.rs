@@ -13,7 +13,7 @@ use raft_kv::{KvMachine, StateFileOptions};
 use raft_net_quic::pki::ClusterCa;
 use raft_net_quic::{ClusterId, Endpoint, EndpointConfig, Limits, PeerAddress};
 use raft_node::testing::MemoryDisk;
-use raft_node::{Node, NodeConfig, NodeHandle};
+use raft_node::{Node, NodeConfig, NodeHandle, NodeStatus};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
@@ -83,7 +83,23 @@ impl Cluster {
             tokio::spawn(serving);
             nodes.insert(node, Running { endpoint, handle, stop });
         }
-        Cluster { ca, id, nodes, addresses, _folder: folder }
+        let cluster = Cluster { ca, id, nodes, addresses, _folder: folder };
+        cluster.is_founded().await;
+        cluster
+    }
+
+    /// Waits until every member has the record of all members' stores: before that, the loss of one founder may stop
+    /// the group (decision 17), which is not what these tests are about.
+    async fn is_founded(&self) {
+        for node in self.nodes.values() {
+            let mut status = node.handle.watch_status();
+            let all = |status: &NodeStatus| {
+                let raft = &status.raft;
+                self.nodes.keys().all(|id| raft.membership.stores.contains_key(id))
+                    && raft.commit == raft.last
+            };
+            status.wait_for(all).await.unwrap();
+        }
     }
 
     /// How to reach it.
