@@ -3,6 +3,8 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use redb::StorageBackend;
 use redb::backends::FileBackend;
@@ -72,12 +74,25 @@ pub(crate) fn check_owner(options: &Options, header: &[u8]) -> Result<Owner, Ope
     Ok(owner)
 }
 
+/// How often, and after how long each time, a lock that is taken is tried again. A process that this one is starting
+/// holds all its locks from the fork to the exec: a store that was just closed may seem to be in use.
+const LOCK_TRIES: u32 = 50;
+const LOCK_INTERVAL: Duration = Duration::from_millis(10);
+
 fn lock(file: &File, options: &Options) -> Result<(), OpenError> {
-    match file.try_lock() {
-        Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: options.path.clone() }),
-        Err(TryLockError::Error(error)) => Err(OpenError::io(&journal_path(&options.path), error)),
+    for tries in 1.. {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) if tries < LOCK_TRIES => thread::sleep(LOCK_INTERVAL),
+            Err(TryLockError::WouldBlock) => {
+                return Err(OpenError::InUse { path: options.path.clone() });
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(OpenError::io(&journal_path(&options.path), error));
+            }
+        }
     }
+    Ok(())
 }
 
 /// Makes a journal for a log whose file does not need the one that it had, if it ever had one.
